@@ -1,0 +1,41 @@
+// The schemas of the `sparrow_native` ops: those of `sparrow`, argument for argument.
+#include <torch/csrc/stable/library.h>
+
+#define LAYOUT \
+  "Tensor parent, Tensor depth, Tensor ancestors, Tensor first_child, Tensor next_sibling"
+#define ACCEPTANCE "(Tensor path, Tensor accept_length, Tensor tokens)"
+
+STABLE_TORCH_LIBRARY(sparrow_native, library) {
+  library.def(
+      "build_tree(Tensor parent, Tensor? num_nodes) -> "
+      "(Tensor parent, Tensor depth, Tensor ancestors, Tensor first_child, Tensor next_sibling, "
+      "Tensor status)");
+  library.def(
+      "select_tree(Tensor scores, Tensor parent, SymInt num_nodes) -> "
+      "(Tensor selected, Tensor parent)");
+  library.def("topk_logprobs(Tensor logits, SymInt k) -> (Tensor values, Tensor ids)");
+  library.def("accept_tree(Tensor tokens, " LAYOUT
+              ", Tensor target_tokens, SymInt max_path) -> " ACCEPTANCE);
+  library.def("sample_tokens(Tensor probs, Tensor uniform) -> Tensor");
+  library.def("accept_tree_residual(Tensor tokens, " LAYOUT
+              ", Tensor target_probs, Tensor draft_probs, Tensor uniform, Tensor bonus_uniform, "
+              "SymInt max_path) -> " ACCEPTANCE);
+  library.def("gather_hidden(Tensor[] states, Tensor index) -> Tensor");
+  library.def("gather_hidden_out(Tensor[] states, Tensor index, Tensor(a!) out) -> ()");
+  library.def(
+      "compact_cache_(Tensor(a!)[] keys, Tensor(b!)[] values, Tensor path, Tensor accept_length, "
+      "Tensor prefix_lens) -> ()");
+  library.def(
+      "commit_path_(Tensor path, Tensor accept_length, Tensor(a!)[] keys, Tensor(b!)[] values, "
+      "Tensor[] states, Tensor(c!) prefix_lens) -> Tensor");
+  library.def("commit_tree_(Tensor tokens, " LAYOUT
+              ", Tensor target_tokens, Tensor(a!)[] keys, Tensor(b!)[] values, Tensor[] states, "
+              "Tensor(c!) prefix_lens, SymInt max_path) -> "
+              "(Tensor path, Tensor accept_length, Tensor tokens, Tensor hidden)");
+  library.def(
+      "append_cache_(Tensor key, Tensor value, Tensor(a!) key_cache, Tensor(b!) value_cache, "
+      "Tensor prefix_lens) -> ()");
+  library.def(
+      "rotate_append_(Tensor query, Tensor key, Tensor value, Tensor cos, Tensor sin, "
+      "Tensor(a!) key_cache, Tensor(b!) value_cache, Tensor prefix_lens) -> Tensor");
+}

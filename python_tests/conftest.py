@@ -1,0 +1,45 @@
+"""What this machine cannot test, said in the last lines of a run.
+
+The mark `gpu` skips a test where there is no GPU. Tests of the native library are left out only
+where it was left out of the build by name (SPARROW_BUILD_NATIVE=0); where it is missing for any
+other reason they fail.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from sparrow_kernels.ops import native
+
+NO_GPU = "no CUDA GPU on this machine"
+NO_NATIVE = native.unavailable()  # loads it
+
+collect_ignore_glob = []
+if NO_NATIVE is not None and os.environ.get("SPARROW_BUILD_NATIVE") == "0":
+    collect_ignore_glob.append("test_native_*.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu") is not None:
+            item.add_marker(pytest.mark.skip(reason=NO_GPU))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_unconfigure(config: pytest.Config) -> Iterator[None]:
+    yield
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is None:
+        return
+    if collect_ignore_glob:
+        terminal.write_line("the tests of the native library did not run: SPARROW_BUILD_NATIVE=0")
+    if torch.cuda.is_available():
+        return
+    skipped = [report for report in terminal.stats.get("skipped", []) if "gpu" in report.keywords]
+    terminal.write_line(f"{len(skipped)} gpu tests did not run: {NO_GPU}")

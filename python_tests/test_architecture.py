@@ -1,0 +1,192 @@
+"""The layers of docs/design.md, held by reading imports and includes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from architecture import PACKAGE, Import, Source, is_inside
+
+ROOT = Path(__file__).resolve().parents[1]
+CORE = ("types", "registry", "errors", "env", "native", "values")
+# Which layers a layer may import besides itself. An unlisted layer fails: it must be placed here.
+LAYERS = {
+    "ops": (),
+    "decoding": ("ops",),
+    "drafting": ("ops", "video_shim"),
+    "models": ("ops", "decoding", "drafting", "video_shim"),
+    "embedded": ("models",),
+    # The commands that train, evaluate and compare call functions which are no library API, and
+    # `sparrow env` asks the op registry which backend is available.
+    "cli": ("", "embedded", "models", "ops", "_version", "_C"),
+    "integrations": ("",),
+    "testing": ("",),
+    "video_shim": (),
+    "_version": (),
+}
+# Files of `models` that train or measure the embedded pair: they use its clips and recipes, which
+# know nothing of models. What decodes (SparrowDecoder) must not.
+OF_THE_EMBEDDED_PAIR = r"models/(target_training/|draft_|small_target\.py|pair\.py)"
+FAMILY_IMPORTS = {"gather": ("accept",)}
+LONGEST = {".py": 300, ".h": 400, ".cuh": 400, ".cpp": 400, ".cu": 400}
+
+
+def layer(module_or_file: str) -> str:
+    """`ops` of sparrow_kernels.ops.tree or sparrow_kernels/ops/tree/api.py; "" is the root."""
+    parts = module_or_file.removesuffix(".py").replace("/", ".").split(".")
+    return "" if len(parts) == 1 or parts[1] == "__init__" else parts[1]
+
+
+def layers(source: Source) -> list[str]:
+    found = []
+    for each in source.imports():
+        own, other = layer(each.file), layer(each.module)
+        if not is_inside(each.module, PACKAGE) or own in ("", other):
+            continue  # the package's __init__ names everything; a layer may import itself
+        if other == "embedded" and re.search(OF_THE_EMBEDDED_PAIR, each.file):
+            continue
+        if other not in LAYERS.get(own, ()):
+            found.append(str(each))
+    return found
+
+
+def op_families(source: Source) -> list[str]:
+    """Families import the core and themselves; others import a family, not what is behind it."""
+    found = []
+    for each in source.imports():
+        if not is_inside(each.module, f"{PACKAGE}.ops"):
+            continue
+        target, own = each.module.split(".")[2:], _family(each)
+        if not target or target[0] in CORE:
+            allowed = own is not None or not target or target[0] in ("types", "env")
+            allowed |= layer(each.file) == "cli" and target[0] in ("registry", "native")
+        elif own is None:
+            allowed = len(target) == 1
+        else:
+            allowed = target[0] in (own, *FAMILY_IMPORTS.get(own, ()))
+        if not allowed:
+            found.append(str(each))
+    return found
+
+
+def _family(each: Import) -> str | None:
+    """The family or core module a file of `ops` belongs to, None outside of `ops`."""
+    parts = each.file.removesuffix(".py").split("/")
+    return parts[2] if parts[1] == "ops" else None
+
+
+def transformers(source: Source) -> list[str]:
+    """Only models, and one file of drafting: the draft's PreTrainedModel shell."""
+    found = [each for each in source.imports() if is_inside(each.module, "transformers")]
+    shells = {each.file for each in found if layer(each.file) == "drafting"}
+    allowed = "drafting" if len(shells) <= 1 else None
+    return [str(each) for each in found if layer(each.file) not in ("models", allowed)]
+
+
+def triton(source: Source) -> list[str]:
+    """Only `ops/<family>/triton*.py`."""
+    return [
+        str(each)
+        for each in source.imports()
+        if is_inside(each.module, "triton")
+        and not re.fullmatch(rf"{PACKAGE}/ops/\w+/triton\w*(/\w+)?\.py", each.file)
+    ]
+
+
+def benches(source: Source) -> list[str]:
+    """Benches and examples use the public API, the testing helpers and whole layers; no insides
+    of op families."""
+    return [
+        str(each)
+        for each in source.imports("bench", "examples")
+        if is_inside(each.module, f"{PACKAGE}.ops") and len(each.module.split(".")) > 3
+    ]
+
+
+def includes(source: Source) -> list[str]:
+    """Torch and pybind11 in csrc/bindings only; kernels include kernels and the toolkits."""
+    outside = re.compile(r"(torch|ATen|c10|caffe2|pybind11|Python\.h)\b")
+    ours = re.compile(r"(bindings|cpu|cuda)/")
+    return [
+        f"{file} includes {header}"
+        for file, header in source.includes()
+        if (outside.match(header) and not file.startswith("csrc/bindings/"))
+        or (ours.match(header) and file.startswith("csrc/kernels/"))
+    ]
+
+
+def lengths(source: Source) -> list[str]:
+    others = [*(source.root / "python_tests").rglob("*.py"), *(source.root / "bench").rglob("*.py")]
+    found = []
+    for path in [*source.python, *source.native, *sorted(others)]:
+        lines = len(path.read_text().splitlines())
+        if lines > LONGEST[path.suffix]:
+            found.append(f"{source.name(path)} has {lines} lines")
+    return found
+
+
+def rings(source: Source) -> list[str]:
+    return source.cycle()
+
+
+RULES = [layers, op_families, transformers, triton, benches, includes, lengths, rings]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_repository_keeps(rule: Callable[[Source], list[str]]) -> None:
+    assert rule(Source(ROOT)) == []
+
+
+BREACHES = [
+    (layers, "sparrow_kernels/decoding/loop.py", "from sparrow_kernels.drafting import x"),
+    (layers, "sparrow_kernels/ops/tree/api.py", "import sparrow_kernels.models"),
+    (layers, "sparrow_kernels/ops/tree/api.py", "from ...decoding import x"),
+    (layers, "sparrow_kernels/models/decoder.py", "from sparrow_kernels.embedded import clips"),
+    (layers, "sparrow_kernels/integrations/sglang.py", "from sparrow_kernels.ops.tree import x"),
+    (layers, "sparrow_kernels/newcomer/file.py", "def f():\n    import sparrow_kernels.ops"),
+    (op_families, "sparrow_kernels/ops/tree/api.py", "import sparrow_kernels.ops.accept"),
+    (op_families, "sparrow_kernels/ops/accept/api.py", "from sparrow_kernels.ops import gather"),
+    (op_families, "sparrow_kernels/ops/registry.py", "from sparrow_kernels.ops import tree"),
+    (op_families, "sparrow_kernels/models/a.py", "from sparrow_kernels.ops.tree import api"),
+    (op_families, "sparrow_kernels/models/a.py", "import sparrow_kernels.ops.registry"),
+    (transformers, "sparrow_kernels/embedded/a.py", "def f():\n    import transformers.utils"),
+    (transformers, "sparrow_kernels/drafting/second.py", "from transformers import x"),
+    (triton, "sparrow_kernels/ops/tree/api.py", "import triton.language as tl"),
+    (triton, "sparrow_kernels/models/triton.py", "import triton"),
+    (benches, "bench/case.py", "from sparrow_kernels.ops.tree.reference import x"),
+    (includes, "csrc/kernels/tree/a.h", "#include <torch/extension.h>"),
+    (includes, "csrc/cuda/a.cu", '  #  include "ATen/ATen.h"'),
+    (includes, "csrc/kernels/tree/a.h", '#include "cpu/tree.h"'),
+    (lengths, "sparrow_kernels/long.py", "x = 1\n" * 301),
+    (lengths, "csrc/kernels/long.h", "//\n" * 401),
+    (rings, "sparrow_kernels/ops/tree/reference.py", "import sparrow_kernels.ops.tree.api"),
+]
+
+
+@pytest.mark.parametrize(("rule", "file", "text"), BREACHES)
+def test_a_breach_is_found(
+    rule: Callable[[Source], list[str]], file: str, text: str, tmp_path: Path
+) -> None:
+    sound = {
+        "sparrow_kernels/ops/tree/__init__.py": "",
+        "sparrow_kernels/ops/tree/api.py": "from sparrow_kernels.ops.tree import reference",
+        "sparrow_kernels/ops/tree/reference.py": "",
+        "sparrow_kernels/ops/accept/__init__.py": "",
+        "sparrow_kernels/ops/gather/__init__.py": "from sparrow_kernels.ops.accept import x",
+        "sparrow_kernels/drafting/shell.py": "from transformers import PreTrainedModel",
+        "sparrow_kernels/decoding/__init__.py": "from sparrow_kernels.ops.tree import build_tree",
+        "csrc/bindings/tree.cpp": "#include <torch/csrc/stable/library.h>",
+    }
+
+    def write(name: str, content: str) -> None:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+    for name, content in sound.items():
+        write(name, content)
+    assert rule(Source(tmp_path)) == []
+    write(file, text)
+    assert len(rule(Source(tmp_path))) > 0

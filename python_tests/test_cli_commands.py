@@ -1,0 +1,285 @@
+"""`sparrow` and its commands, called as a program calls them: `main([...])`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sparrow_kernels import __version__
+from sparrow_kernels.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def one_line_error(capsys: pytest.CaptureFixture[str]) -> str:
+    """The error text; fails unless stdout is empty and stderr is one `sparrow: error:` line."""
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("sparrow: error: ")
+    assert captured.err.endswith("\n") and captured.err.count("\n") == 1
+    return captured.err.removeprefix("sparrow: error: ").strip()
+
+
+def test_version_and_help_import_neither_torch_nor_transformers() -> None:
+    code = (
+        "import sys; from sparrow_kernels.cli import main\n"
+        "assert main(['--version']) == 0 and main(['generate', '--help']) == 0\n"
+        "heavy = {'torch', 'transformers', 'triton', 'numpy', 'av'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"sparrow {__version__}\n")
+    assert "30-4-8" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["foo"], "invalid choice: 'foo'"),
+        (["generate"], "required: CLIP.mp4, QUESTION"),
+        (["generate", "a.mp4", "why", "--tree", "30-4"], "total-depth-width such as 30-4-8"),
+        (["generate", "a.mp4", "why", "--tree", "99-1-8"], "total must be at most 9"),
+        (["generate", "a.mp4", "why", "--fps", "3"], "2 divided by a whole number, got 3"),
+        (["generate", "a.mp4", "why", "--temperature", "-1"], "number of at least 0, got '-1'"),
+        (["generate", "a.mp4", "why", "--temperature", "nan"], "number of at least 0, got 'nan'"),
+        (["generate", "a.mp4", "why", "--max-new-tokens", "0"], "at least 1, got '0'"),
+        (["generate", "a.mp4", "why", "--seed", "x"], "at least 0, got 'x'"),
+        (["generate", "a.mp4", "why", "--jso"], "unrecognized arguments: --jso"),
+        (["clip", "a.mp4", "--visual-tokens", "-5"], "at least 1, got '-5'"),
+        (["train", "teacher"], "invalid choice: 'teacher'"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_status_2(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    message = one_line_error(capsys)
+    assert said in message
+    assert message.endswith("--help)")
+
+
+def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("generate", "clip", "train", "evaluate", "env", "bench"))
+
+
+class TestClip:
+    @pytest.fixture(autouse=True)
+    def needs_av(self) -> None:
+        pytest.importorskip("av")
+
+    def test_writes_the_clip_of_a_seed_and_what_it_shows(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        from sparrow_kernels.embedded.captions import description
+        from sparrow_kernels.embedded.clips import make_clip, read_mp4
+
+        script = make_clip(60, 5)
+        assert main(["clip", str(tmp_path / "a.mp4"), "--visual-tokens", "60", "--seed", "5"]) == 0
+        assert f"{script.visual_tokens} visual tokens" in capsys.readouterr().out
+        assert (tmp_path / "a.txt").read_text() == description(script) + "\n"
+        frames, fps = read_mp4(tmp_path / "a.mp4")
+        assert (len(frames), fps) == (script.frames, 2.0)
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["a.mp4", "a.txt"]
+
+    def test_a_failure_leaves_nothing_new_and_nothing_changed(
+        self,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        (tmp_path / "a.mp4").write_text("mine")
+
+        def full_disk(path: Path, frames: Any) -> None:
+            Path(path).write_bytes(b"half a clip")
+            raise OSError(28, "No space left on device", str(path))
+
+        monkeypatch.setattr("sparrow_kernels.embedded.clips.write_mp4", full_disk)
+        out = tmp_path / "a.mp4"
+        assert main(["clip", str(out), "--visual-tokens", "60"]) == 1
+        assert one_line_error(capsys) == f"No space left on device: {out}"
+        assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
+        assert out.read_text() == "mine"
+
+    def test_refusals(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "b.txt").mkdir()
+        for out, said in [
+            ("a.avi", "OUT must end in .mp4"),
+            ("no/such/a.mp4", "must lie in a folder that exists"),
+            ("b.mp4", "b.txt, which is a folder"),
+        ]:
+            assert main(["clip", str(tmp_path / out)]) == 1
+            assert said in one_line_error(capsys)
+        for tokens, said in [("4", "must be 28 or more"), ("9999999", "must be at most")]:
+            out = str(tmp_path / "a.mp4")
+            assert main(["clip", out, "--visual-tokens", tokens]) == 1
+            assert said in one_line_error(capsys)
+        assert [file.name for file in tmp_path.iterdir()] == ["b.txt"]
+
+
+class TestEnvironment:
+    def test_json_tells_versions_backends_and_build(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import torch
+
+        from sparrow_kernels.ops import native
+
+        monkeypatch.setenv("SPARROW_SOMETHING", "7")
+        assert main(["env", "--json"]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert facts["versions"]["torch"] == torch.__version__
+        assert facts["devices"][0]["device"] == "cpu"
+        assert facts["settings"]["SPARROW_SOMETHING"] == "7"
+        reference = facts["backends"]["reference"]
+        assert "tree_attention" in reference["available"] and not reference["unavailable"]
+        built = native.unavailable() is None
+        assert ("accept_tree" in facts["backends"]["native"]["available"]) == built
+
+    def test_lines_give_the_reason_of_a_missing_backend(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from sparrow_kernels.ops import accept  # noqa: F401  (defines its ops)
+        from sparrow_kernels.ops.registry import defined_ops
+
+        implementation = defined_ops()["accept_tree"].implementations["native"]
+        monkeypatch.setattr(implementation, "available", lambda: "built without native code")
+        assert main(["env"]) == 0
+        shown = capsys.readouterr().out
+        line = next(line for line in shown.splitlines() if line.startswith("native "))
+        assert line.endswith("built without native code")
+
+
+class TestTrain:
+    def test_hands_over_to_the_trainers(
+        self,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        pytest.importorskip("transformers")
+        import sparrow_kernels.models.draft_training
+        import sparrow_kernels.models.pair
+        import sparrow_kernels.models.target_training.run  # noqa: F401
+
+        calls: list[Any] = []
+        models = "sparrow_kernels.models"
+        monkeypatch.setattr(
+            f"{models}.target_training.run.train_target", lambda *a, **k: calls.append((a, k))
+        )
+        monkeypatch.setattr(
+            f"{models}.draft_training.train_draft", lambda *a, **k: calls.append((a, k))
+        )
+        monkeypatch.setattr(f"{models}.pair.load_target", lambda where: (where, "processor"))
+        out = tmp_path / "out"
+        assert main(["train", "target", "--out", str(out), "--fresh"]) == 0
+        assert main(["train", "draft", "--out", str(out), "--target", "t", "--seed", "3"]) == 0
+        assert calls == [
+            ((out,), {"resume": False, "seed": 0}),
+            ((Path("t"), "processor", out), {"resume": True, "seed": 3}),
+        ]
+
+    def test_refusals(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        file = tmp_path / "file"
+        file.write_text("")
+        assert main(["train", "target", "--out", str(file)]) == 1
+        assert "--out must be a folder" in one_line_error(capsys)
+        assert main(["train", "target", "--target", "x"]) == 1
+        assert "--target must be left out" in one_line_error(capsys)
+
+
+class TestEvaluate:
+    def test_prints_both_tables(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytest.importorskip("transformers")
+        import sparrow_kernels.embedded.evaluation
+        import sparrow_kernels.models.draft_evaluation  # noqa: F401
+
+        asked: list[Any] = []
+
+        def answers(target: Any, processor: Any, tokens: int, seeds: range) -> dict[str, Any]:
+            asked.append((tokens, len(seeds)))
+            kinds = ("content", "exact", "color", "count", "shape", "action")
+            return {"visual_tokens": tokens} | {k: 0.1 * i for i, k in enumerate(kinds)}
+
+        def emitted(*arguments: Any) -> dict[str, Any]:
+            return {
+                "visual_tokens": arguments[3],
+                "tree": "6-5-1",
+                "mean_emitted": 4.567,
+                "mean_emitted_other_clip": 2.0,
+            }
+
+        monkeypatch.setattr("sparrow_kernels.embedded.evaluation.evaluate_budget", answers)
+        monkeypatch.setattr("sparrow_kernels.models.draft_evaluation.evaluate_draft", emitted)
+        monkeypatch.setattr(
+            "sparrow_kernels.models.pair.load_pair", lambda t, d: ("target", "draft", "processor")
+        )
+        assert main(["evaluate", "--clips", "3", "--visual-tokens", "60", "500"]) == 0
+        assert asked == [(60, 3), (500, 3)]
+        rows = [line.split() for line in capsys.readouterr().out.splitlines() if line]
+        assert ["60", "0.000", "0.100", "0.200", "0.300", "0.400", "0.500"] in rows
+        assert ["500", "6-5-1", "4.57", "2.00"] in rows
+
+    def test_refusals(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["evaluate", "--clips", "1"]) == 1
+        assert "--clips must be at least 2" in one_line_error(capsys)
+        assert main(["evaluate", "--visual-tokens", "500", "9"]) == 1
+        assert "visual_tokens must be 28 or more, got 9" in one_line_error(capsys)
+
+
+class TestBench:
+    def test_outside_a_checkout_says_so(
+        self,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        from sparrow_kernels.cli import bench
+
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(bench, "__file__", str(tmp_path / "site" / "cli" / "bench.py"))
+        assert main(["bench", "--any", "thing"]) == 1
+        assert "sparrow bench needs a checkout" in one_line_error(capsys)
+
+    def test_inside_one_hands_over_every_word(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from sparrow_kernels.cli import bench
+
+        (tmp_path / "bench").mkdir()
+        (tmp_path / "bench" / "run.py").write_text("")
+        monkeypatch.setattr(bench, "__file__", str(tmp_path / "package" / "cli" / "bench.py"))
+        calls: list[Any] = []
+        subprocess_like = SimpleNamespace(call=lambda words, cwd: calls.append((words, cwd)) or 7)
+        monkeypatch.setattr(bench, "subprocess", subprocess_like)
+        monkeypatch.chdir(tmp_path)
+        assert main(["bench", "tree", "--quick"]) == 7
+        assert calls == [([sys.executable, "-m", "bench.run", "tree", "--quick"], tmp_path)]
+
+
+def test_an_unexpected_error_is_one_line_unless_a_traceback_is_asked_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sparrow_kernels.cli import environment
+
+    def broken() -> None:
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr(environment, "describe", broken)
+    assert main(["env"]) == 1
+    assert one_line_error(capsys) == "RuntimeError: two lines (SPARROW_TRACEBACK=1 shows where)"
+    monkeypatch.setenv("SPARROW_TRACEBACK", "1")
+    with pytest.raises(RuntimeError):
+        main(["env"])

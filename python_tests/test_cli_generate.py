@@ -1,0 +1,264 @@
+"""`sparrow generate`: what it prints, and every way it can be refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+av = pytest.importorskip("av")
+pytest.importorskip("transformers")
+pytest.importorskip("PIL")
+
+from decoding_cases import random_pair, video  # noqa: E402
+
+from sparrow_kernels.cli import main  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+KEYS = {
+    *("text", "visual_tokens", "new_tokens", "target_calls", "mean_emitted"),
+    *("histogram", "seconds"),
+}
+COMPARED = {
+    *("identical", "baseline_text", "decode_speedup", "end_to_end_speedup", "near_tie_at"),
+}
+PHASES = {"prefill", "draft_prefill", "draft", "verify", "commit"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random pair in target/ and draft/, and clip.mp4: 4 frames, 8 visual tokens."""
+    from sparrow_kernels.embedded.clips import write_mp4
+
+    root = tmp_path_factory.mktemp("generate")
+    target, draft, processor = random_pair()
+    target.save_pretrained(root / "target")
+    processor.save_pretrained(root / "target")
+    draft.save_pretrained(root / "draft")
+    write_mp4(root / "clip.mp4", video(4).transpose(0, 2, 3, 1))
+    return root
+
+
+def words(folder: Path, *more: str, clip: Path | None = None) -> list[str]:
+    return [
+        *("generate", str(clip or folder / "clip.mp4"), "describe the video"),
+        *("--target", str(folder / "target"), "--draft", str(folder / "draft"), *more),
+    ]
+
+
+def one_line_error(capsys: pytest.CaptureFixture[str]) -> str:
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("sparrow: error: ")
+    assert captured.err.endswith("\n") and captured.err.count("\n") == 1
+    return captured.err
+
+
+def plain_text(folder: Path, new_tokens: int) -> str:
+    """What transformers alone answers."""
+    from sparrow_kernels.models.video import build_inputs
+
+    target, _, processor = random_pair()
+    inputs = build_inputs(processor, "describe the video", [folder / "clip.mp4"])
+    ids = target.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)
+    return processor.tokenizer.decode(
+        ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+    )
+
+
+def test_the_answer_is_on_stdout_and_the_summary_on_stderr(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(folder, "--max-new-tokens", "7")) == 0
+    captured = capsys.readouterr()
+    assert captured.out == plain_text(folder, 7) + "\n"
+    assert captured.err.startswith("8 visual tokens; 7 tokens in ")
+    assert captured.err.count("\n") == 1
+
+
+def test_json_is_one_object_with_the_agreed_keys(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(folder, "--max-new-tokens", "7", "--json")) == 0
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    assert captured.out.count("\n") == 1 and captured.err == ""
+    assert set(report) == KEYS and set(report["seconds"]) == PHASES
+    assert report["text"] == plain_text(folder, 7)
+    assert (report["visual_tokens"], report["new_tokens"]) == (8, 7)
+    assert report["mean_emitted"] == pytest.approx(6 / report["target_calls"])
+    assert sum(k * steps for k, steps in enumerate(report["histogram"])) == 6
+
+
+def test_json_of_a_comparison(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ("--max-new-tokens", "7", "--json", "--compare", "--repeats", "2", "--tree", "4-3-1")
+    assert main(words(folder, *more)) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report) == KEYS | COMPARED and set(report["seconds"]) == PHASES
+    assert report["identical"] is True and report["near_tie_at"] == []
+    assert report["text"] == report["baseline_text"]
+    assert set(report["decode_speedup"]) == {"cached", "generate"}
+    assert all(speedup > 0 for speedup in report["decode_speedup"].values())
+    assert report["end_to_end_speedup"] > 0
+
+
+def test_lines_of_a_comparison(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words(folder, "--max-new-tokens", "4", "--compare", "--repeats", "1")) == 0
+    _, text, speed = capsys.readouterr().err.splitlines()
+    assert text == "text: identical, token for token, to decoding without speculation"
+    assert "x in decoding" in speed and speed.endswith("(medians of 1 run)")
+
+
+def test_one_token_has_no_mean(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words(folder, "--max-new-tokens", "1", "--json", "--compare")) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["target_calls"], report["mean_emitted"], report["histogram"]) == (0, None, [])
+    assert report["decode_speedup"] == {"cached": None, "generate": None}
+
+
+def test_sampling_follows_the_seed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def sampled(seed: str, *more: str) -> Any:
+        settings = ("--max-new-tokens", "8", "--temperature", "1.5", "--seed", seed, "--json")
+        assert main(words(folder, *settings, *more)) == 0
+        return json.loads(capsys.readouterr().out)
+
+    first = sampled("1", "--tree", "2x1")
+    assert first["text"] == sampled("1", "--tree", "2x1")["text"]
+    assert len({first["text"], *(sampled(seed)["text"] for seed in "234")}) > 1
+    assert sampled("1", "--compare", "--repeats", "1")["identical"] is None
+
+
+class TestRefusals:
+    def test_clips(self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        from sparrow_kernels.embedded.clips import write_mp4
+
+        text = tmp_path / "notes.mp4"
+        text.write_text("not a video")
+        still = tmp_path / "still.mp4"
+        write_mp4(still, video(1).transpose(0, 2, 3, 1))
+        for clip, said in [
+            (tmp_path / "none.mp4", "none.mp4 does not exist"),
+            (tmp_path, "must be a video file"),
+            (text, "cannot be read as a video"),
+            (still, "at least 2 frames, got 1"),
+        ]:
+            assert main(words(folder, clip=clip)) == 1
+            assert said in one_line_error(capsys)
+
+    def test_directories(
+        self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        from sparrow_kernels.drafting import SparrowDraft
+
+        other = SparrowDraft.for_target(random_pair(layers=3)[0])
+        other.save_pretrained(tmp_path / "other")
+        (tmp_path / "broken").mkdir()
+        (tmp_path / "broken" / "config.json").write_text("{}")
+        (tmp_path / "broken" / "model.safetensors").write_bytes(b"\0" * 16)
+        capsys.readouterr()  # transformers' bars while saving
+        for role, directory, said in [
+            ("--draft", "missing", "draft must be a directory with config.json and safetensors"),
+            ("--draft", "other", "layers 3, target has 2"),
+            ("--target", "missing", "target must be a directory with config.json"),
+            ("--target", "broken", ""),
+            ("--draft", "broken", ""),
+        ]:
+            assert main(words(folder, role, str(tmp_path / directory))) == 1
+            assert said in one_line_error(capsys)
+
+    def test_a_prompt_beyond_the_context(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        config = folder / "target" / "config.json"
+        before = config.read_text()
+        small = json.loads(before)
+        small["text_config"]["max_position_embeddings"] = 20
+        config.write_text(json.dumps(small))
+        try:
+            assert main(words(folder)) == 1
+        finally:
+            config.write_text(before)
+        message = one_line_error(capsys)
+        assert "shorter than the model's context of 20 tokens" in message
+        assert "--fps 1.0" in message
+
+    def test_an_empty_question(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        command = words(folder)
+        command[2] = " "
+        assert main(command) == 1
+        assert "question must not be empty" in one_line_error(capsys)
+
+    def test_without_pyav(
+        self,
+        folder: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "av", None)
+        assert main(words(folder)) == 1
+        assert "av is not installed (pip install 'sparrow_kernels[video]')" in one_line_error(
+            capsys
+        )
+
+
+def start(folder: Path, command: list[str], code: str = "", **streams: Any) -> subprocess.Popen:
+    """`sparrow` in a process of its own, after running `code`."""
+    program = f"import sys; {code}\nfrom sparrow_kernels.cli import main; sys.exit(main())"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *command], cwd=ROOT, start_new_session=True, **streams
+    )
+
+
+def test_without_torchvision(folder: Path) -> None:
+    blocked = "sys.modules['torchvision'] = None"
+    process = start(
+        folder, words(folder), blocked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, out) == (1, ""), err
+    said = "sparrow: error: torchvision is not installed (pip install 'sparrow_kernels[video]')\n"
+    assert err == said
+
+
+def test_a_reader_that_leaves_early_is_no_error(folder: Path) -> None:
+    process = start(folder, ["env"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
+
+
+def test_ctrl_c_in_mid_stream_ends_the_line_and_says_so(folder: Path) -> None:
+    """On a real terminal: words come before the end, then one line of error and status 130."""
+    leader, follower = pty.openpty()
+    command = words(folder, "--max-new-tokens", "20000")
+    process = start(folder, command, stdout=follower, stderr=follower, stdin=follower)
+    os.close(follower)
+    shown, interrupted, began = b"", False, time.monotonic()
+    while time.monotonic() - began < 300:
+        try:
+            piece = os.read(leader, 4096)
+        except OSError:  # Linux: the last follower is closed
+            break
+        shown += piece
+        # Words follow the clearing of the full bar.
+        words_so_far = shown.rpartition(b"\x1b[K")[2] if b"4/4" in shown else b"prefill"
+        if not interrupted and len(words_so_far) > 20 and b"prefill" not in words_so_far:
+            assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            interrupted = True
+    os.close(leader)
+    assert process.wait() == 130
+    assert b"prefill [" in shown
+    *_, text, error, rest = shown.rpartition(b"\x1b[K")[2].split(b"\r\n")
+    assert error == b"sparrow: error: interrupted (what was written so far is incomplete)"
+    assert rest == b"" and text != b""
+    assert b"Traceback" not in shown

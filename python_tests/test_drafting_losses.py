@@ -1,0 +1,122 @@
+"""Each loss against the same written in plain Python."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from sparrow_kernels.drafting import losses
+from sparrow_kernels.drafting.losses import LossWeights
+
+BATCH, ROWS, VOCAB, HIDDEN = 2, 3, 13, 5
+
+
+def rows_of(seed: int) -> tuple[Tensor, Tensor]:
+    """Draft logits and target distributions `[B, R, V]` float64."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, BATCH, ROWS, VOCAB, generator=generator, dtype=torch.float64) * 3
+    return logits[0], logits[1].softmax(dim=-1)
+
+
+def softmax(scores: list[float]) -> list[float]:
+    masses = [math.exp(score) for score in scores]
+    return [mass / sum(masses) for mass in masses]
+
+
+def cross_entropy_by_hand(draft: list[float], target: list[float]) -> float:
+    return -sum(t * math.log(d) for t, d in zip(target, softmax(draft), strict=True))
+
+
+def l1_by_hand(draft: list[float], target: list[float]) -> float:
+    return sum(abs(d - t) for t, d in zip(target, softmax(draft), strict=True))
+
+
+def list_mle_by_hand(draft: list[float], target: list[float], length: int = 10) -> float:
+    order = sorted(range(len(target)), key=lambda token: -target[token])[:length]
+    loss = 0.0
+    while order:
+        loss -= math.log(math.exp(draft[order[0]]) / sum(math.exp(draft[t]) for t in order))
+        order.pop(0)
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("loss", "by_hand"),
+    [
+        (losses.soft_cross_entropy, cross_entropy_by_hand),
+        (losses.distribution_l1, l1_by_hand),
+        (lambda draft, target: losses.list_mle(draft, target, 10), list_mle_by_hand),
+    ],
+    ids=["soft cross entropy", "distribution l1", "list mle"],
+)
+def test_loss_of_distributions(loss, by_hand) -> None:
+    draft, target = rows_of(1)
+    result = loss(draft, target)
+    assert result.shape == (BATCH, ROWS)
+    for batch in range(BATCH):
+        for row in range(ROWS):
+            expected = by_hand(draft[batch, row].tolist(), target[batch, row].tolist())
+            assert result[batch, row].item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_list_mle_of_a_vocabulary_shorter_than_the_list() -> None:
+    draft, target = rows_of(2)
+    expected = list_mle_by_hand(draft[0, 0].tolist(), target[0, 0].tolist(), 99)
+    assert losses.list_mle(draft, target, 99)[0, 0].item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_state_distance_is_smooth_l1() -> None:
+    output = torch.tensor([[0.0, 0.5, -3.0]])
+    state = torch.tensor([[0.2, 0.5, 1.0]])
+    expected = (0.5 * 0.2**2 + 0.0 + (4.0 - 0.5)) / 3
+    assert losses.state_distance(output, state).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_row_mean_counts_only_counted_rows() -> None:
+    values = torch.tensor([[1.0, float("nan"), 3.0], [10.0, float("inf"), 7.0]])
+    counted = torch.tensor([[True, False, True], [False, False, True]])
+    assert losses.row_mean(values, counted).item() == pytest.approx((1 + 3 + 7) / 3)
+    assert losses.row_mean(values, torch.zeros_like(counted)).item() == 0.0
+
+
+def test_a_row_that_does_not_count_gets_no_gradient() -> None:
+    draft, target = rows_of(3)
+    output, state = torch.randn(2, BATCH, ROWS, HIDDEN, dtype=torch.float64)
+    draft.requires_grad_(True)
+    output.requires_grad_(True)
+    counted = torch.tensor([[True, False, True], [False, True, True]])
+    weights = LossWeights(1.0, 1.0, 1.0, 1.0)
+    losses.weighted_loss(weights, output, draft, state, target, counted).backward()
+    for grad in (draft.grad, output.grad):
+        assert torch.equal((grad != 0).any(dim=-1), counted)
+
+
+def test_weights_scale_their_own_loss() -> None:
+    draft, target = rows_of(4)
+    output, state = torch.randn(2, BATCH, ROWS, HIDDEN, dtype=torch.float64)
+    counted = torch.rand(BATCH, ROWS) < 0.7
+    counted[0, 0] = True
+    parts = {
+        "soft_cross_entropy": losses.soft_cross_entropy(draft, target),
+        "distribution_l1": losses.distribution_l1(draft, target),
+        "list_mle": losses.list_mle(draft, target, 4),
+        "smooth_l1": losses.state_distance(output, state),
+    }
+    expected = 0.0
+    for weight, name in enumerate(parts, start=2):
+        kept = [parts[name][b, r].item() for b, r in counted.nonzero().tolist()]
+        expected += weight * sum(kept) / len(kept)
+    weights = LossWeights(2.0, 3.0, 4.0, 5.0, list_length=4)
+    total = losses.weighted_loss(weights, output, draft, state, target, counted)
+    assert total.item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_a_perfect_draft_loses_nothing() -> None:
+    draft, _ = rows_of(5)
+    target = draft.softmax(dim=-1)
+    assert losses.distribution_l1(draft, target).abs().max() < 1e-12
+    entropy = -(target * target.log()).sum(dim=-1)
+    torch.testing.assert_close(losses.soft_cross_entropy(draft, target), entropy)

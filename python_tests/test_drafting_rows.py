@@ -1,0 +1,111 @@
+"""Training rows are what decoding's prefill would keep: same tokens, same states, same order."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from sparrow_kernels.embedded.clips import ClipScript, render
+from sparrow_kernels.embedded.recipe import LanguageStage, Length
+from sparrow_kernels.embedded.world import FRAMES_PER_SECOND
+from sparrow_kernels.models.attention import sparrow_attention
+from sparrow_kernels.models.draft_evaluation import model_inputs
+from sparrow_kernels.models.draft_rows import text_rows
+from sparrow_kernels.models.families import Parts
+from sparrow_kernels.models.small_target import END, build_processor, build_target, clip_inputs
+from sparrow_kernels.models.target import TargetState
+from sparrow_kernels.models.target_training import language
+from sparrow_kernels.models.target_training.language import BatchMaker, ClipBatch
+
+STAGE = LanguageStage(
+    "rows", (2, 3), (Length(2, (5, 5), 1.0),), steps=0, learning_rate=(0.0, 0.0), most_clips=2
+)
+
+
+class Made(NamedTuple):
+    """A training batch of two clips, and the same clips as a processor prepares them."""
+
+    target: Any
+    batch: ClipBatch
+    prepared: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def made() -> Made:
+    """The batch's visual tokens come from the target's own tower over the rendered frames."""
+    processor = build_processor()
+    target = build_target(len(processor.tokenizer), layers=2, seed=3).eval()
+    prepared: list[dict[str, Any]] = []
+
+    @torch.no_grad()
+    def visual_tokens(script: ClipScript, *_: object) -> Tensor:
+        inputs = dict(clip_inputs(processor, render(script), FRAMES_PER_SECOND, "QUESTION"))
+        prepared.append(inputs)
+        visual = target.model.visual(
+            inputs["pixel_values_videos"], grid_thw=inputs["video_grid_thw"]
+        )
+        return getattr(visual, "pooler_output", visual)
+
+    maker = BatchMaker(processor.tokenizer.backend_tokenizer, torch.empty(0), seed=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(language, "clip_features", visual_tokens)
+        batch = maker(STAGE, 0)
+    return Made(target, batch, prepared)
+
+
+def exchanges_of(batch: ClipBatch, clip: int) -> list[tuple[list[int], int]]:
+    """Token ids of each exchange of a clip, and how many of them are the question."""
+    found = []
+    for segment in range(5):
+        chosen = batch.segments[clip] == segment
+        labels = batch.labels[clip, chosen].tolist()
+        first_label = next(i for i, label in enumerate(labels) if label >= 0)
+        found.append((batch.text_ids[clip, chosen].tolist(), first_label + 1))
+    return found
+
+
+@torch.no_grad()
+def test_rows_are_those_of_a_prefill(made: Made) -> None:
+    target, batch, prepared = made
+    captions, answers = text_rows(target, batch)
+    assert (len(captions.tokens), len(answers.tokens)) == (2, 8)
+    for clip, inputs in enumerate(prepared):
+        end = int((inputs["input_ids"][0] == int(batch.prefix_ids[-1])).nonzero()[-1]) + 1
+        prefix = inputs["input_ids"][:, :end]
+        assert prefix[0].tolist() == batch.prefix_ids.tolist()
+        for number, (ids, question) in enumerate(exchanges_of(batch, clip)):
+            rows, at = (captions, clip) if number == 0 else (answers, 4 * clip + number - 1)
+            whole = torch.cat([prefix, torch.tensor([ids])], dim=1)
+            changed = {
+                "input_ids": whole,
+                "attention_mask": torch.ones_like(whole),
+                "mm_token_type_ids": (whole == target.config.video_token_id).int() * 2,
+            }
+            state = TargetState(Parts(target), whole.shape[1] + 4)
+            with sparrow_attention(target.config.get_text_config()):
+                prefill = state.prefill(model_inputs(target, {**inputs, **changed}))
+            length = prefill.text_tokens.shape[1]
+            assert rows.tokens[at, :length].equal(prefill.text_tokens[0])
+            expected = prefill.text_hidden[0]
+            torch.testing.assert_close(
+                rows.hidden[at, :length], expected[:length], rtol=1e-3, atol=1e-4
+            )
+            # A row's own state is the next row's previous one, where both are text.
+            own = slice(length - len(ids), length)
+            torch.testing.assert_close(
+                rows.state[at, own], expected[own.start + 1 :], rtol=1e-3, atol=1e-4
+            )
+            # Trees are rooted at emitted tokens whose successor may be drafted.
+            emitted = range(length - len(ids) + question, length)
+            roots = [row for row in emitted if row + 1 < length and ids[row + 1 - length] != END]
+            assert rows.response[at].nonzero().flatten().tolist() == roots
+
+
+@torch.no_grad()
+def test_padding_is_never_response(made: Made) -> None:
+    for rows in text_rows(made.target, made.batch):
+        assert not bool(rows.response[:, -1].any())
+        assert bool(rows.response.any(dim=1).all())

@@ -1,0 +1,93 @@
+"""The native topk_logprobs against log_softmax in float64 and a stable sort."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+OPS = torch.ops.sparrow_native
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+def expected(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    order = logits.float().argsort(dim=-1, descending=True, stable=True)[:, :k]
+    return logits.double().log_softmax(-1).gather(-1, order), order
+
+
+def assert_topk(logits: Tensor, k: int) -> None:
+    values, ids = OPS.topk_logprobs(logits, k)
+    exact, order = expected(logits, k)
+    assert torch.equal(ids, order)
+    assert values.dtype == torch.float32 and bool((values <= 0).all())
+    rounding = torch.finfo(torch.float32).eps * exact.abs().clamp(min=1e-30)
+    infinite = exact.isinf() & (values.double() == exact)
+    assert bool((((values.double() - exact).abs() <= rounding + 1e-7) | infinite).all())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("rows", "vocab", "k"),
+    [(1, 1, 1), (3, 7, 7), (2, 511, 8), (2, 512, 1), (2, 513, 100), (1, 50_000, 10)],
+)
+def test_topk(dtype: torch.dtype, rows: int, vocab: int, k: int) -> None:
+    torch.manual_seed(rows * vocab)
+    assert_topk((torch.randn(rows, vocab) * 6).to(dtype), k)
+
+
+def test_many_rows_with_many_ties() -> None:
+    torch.manual_seed(0)
+    assert_topk(torch.randint(0, 4, (130, 3000)).float(), 17)
+
+
+@pytest.mark.parametrize("rising", [True, False])
+def test_the_maximum_moves(rising: bool) -> None:
+    """A row whose maximum grows in every block, and one where it never does."""
+    logits = torch.linspace(-80, 80, 4000)
+    assert_topk((logits if rising else logits.flip(0))[None], 5)
+
+
+def test_masked_ids_come_last() -> None:
+    logits = torch.full((1, 1200), -torch.inf)
+    logits[0, 700] = 2.0
+    logits[0, 1100] = 2.0
+    values, ids = OPS.topk_logprobs(logits, 4)
+    assert ids.tolist() == [[700, 1100, 0, 1]]
+    assert values[0, :2].tolist() == pytest.approx([-0.6931472, -0.6931472])
+    assert values[0, 2:].tolist() == [-torch.inf, -torch.inf]
+
+
+def test_a_nearly_certain_row_keeps_its_small_remainder() -> None:
+    logits = torch.zeros(1, 2)
+    logits[0, 1] = -20.0
+    values, _ = OPS.topk_logprobs(logits, 1)
+    assert values.item() == pytest.approx(-2.0611536e-09, rel=1e-5)
+
+
+@pytest.mark.parametrize("place", [0, 600])
+def test_a_nan_spoils_its_row_alone(place: int) -> None:
+    logits = torch.zeros(2, 1000)
+    logits[0, place] = torch.nan
+    values, ids = OPS.topk_logprobs(logits, 3)
+    assert bool(values[0].isnan().all()) and bool((values[1] < 0).all())
+    assert bool(((ids >= 0) & (ids < 1000)).all())
+
+
+def test_rows_may_be_strided_and_guards_stay_unread() -> None:
+    wide = torch.full((3, 40), torch.nan)
+    wide[:, 5:38] = torch.randn(3, 33)
+    assert_topk(wide[:, 5:38], 6)
+
+
+@pytest.mark.parametrize(
+    ("logits", "k", "message"),
+    [
+        (torch.zeros(2, 3, dtype=torch.float64), 1, "logits must be Float or Half or BFloat16"),
+        (torch.zeros(3), 1, "logits must be"),
+        (torch.zeros(2, 3), 4, r"k must be in \[0, 3\], got 4"),
+        (torch.zeros(3, 2).t(), 1, "contiguous in its last dim"),
+    ],
+)
+def test_topk_refuses_by_name(logits: Tensor, k: int, message: str) -> None:
+    with pytest.raises(ValueError, match=f"topk_logprobs: .*{message}"):
+        OPS.topk_logprobs(logits, k)

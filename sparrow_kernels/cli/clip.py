@@ -1,0 +1,66 @@
+"""Write a clip that the embedded target understands, and its true description beside it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sparrow_kernels.cli.arguments import positive, seed
+
+HELP = "write a clip the embedded target understands, and its description"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", metavar="OUT.mp4", type=Path, help="the description is OUT.txt")
+    parser.add_argument(
+        "--visual-tokens",
+        type=positive,
+        default=500,
+        metavar="N",
+        help="length of the clip in the target's tokens, to the nearest second (default: 500)",
+    )
+    parser.add_argument("--seed", type=seed, default=0, help="what the clip shows (default: 0)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    out: Path = arguments.out
+    if out.suffix.lower() != ".mp4":
+        raise ValueError(f"OUT must end in .mp4, got {out}")
+    if not out.parent.is_dir():
+        raise ValueError(f"OUT must lie in a folder that exists, got {out}")
+    from sparrow_kernels.embedded.captions import description
+    from sparrow_kernels.embedded.clips import make_clip, render, write_mp4
+
+    script = make_clip(arguments.visual_tokens, arguments.seed)
+    text = out.with_suffix(".txt")
+    for file in (out, text):
+        if file.is_dir():
+            raise ValueError(f"OUT must be a file, got {file}, which is a folder")
+    with _written_together(out, text) as (clip_file, text_file):
+        text_file.write_text(description(script) + "\n", encoding="utf-8")
+        frames = render(script)
+        write_mp4(clip_file, frames)
+    print(
+        f"{out}: {script.visual_tokens} visual tokens, {script.seconds} s of"
+        f" {frames.shape[2]}x{frames.shape[1]}; {text}: what it shows"
+    )
+    return 0
+
+
+@contextmanager
+def _written_together(*files: Path) -> Iterator[tuple[Path, ...]]:
+    """Hidden files to write instead of `files`, renamed at the end: all whole, or none there."""
+    hidden = tuple(file.with_name(f".{os.getpid()}-{file.name}") for file in files)
+    try:
+        yield hidden
+        for written, file in zip(hidden, files, strict=True):
+            written.replace(file)
+    except OSError as error:
+        # Name the file asked for: nobody knows the hidden one.
+        raise OSError(error.errno, error.strerror, str(files[0])) from error
+    finally:
+        for written in hidden:
+            written.unlink(missing_ok=True)

@@ -1,0 +1,157 @@
+"""Describe this machine and installation: versions, devices, and which backend runs, or why not."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+HELP = "versions, devices, and which backend is available and why not"
+
+_PACKAGES = ("torch", "transformers", "triton", "torchvision", "av", "numpy", "safetensors")
+_SETTINGS = ("SPARROW_BACKEND", "SPARROW_CHECK", "SPARROW_TRACEBACK")
+_BACKENDS = ("native", "triton", "torch", "reference")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    facts = describe()
+    if arguments.json:
+        print(json.dumps(facts, ensure_ascii=False))
+    else:
+        print("\n".join(_lines(facts)))
+    return 0
+
+
+def describe() -> dict[str, Any]:
+    """Everything `sparrow env` tells, ready for JSON."""
+    return {
+        "versions": _versions(),
+        "devices": _devices(),
+        "backends": _backends(),
+        "native_build": _native_build(),
+        "settings": {name: os.environ.get(name) for name in _setting_names()},
+    }
+
+
+def _versions() -> dict[str, str | None]:
+    from sparrow_kernels import __version__
+
+    versions: dict[str, str | None] = {
+        "sparrow_kernels": __version__,
+        "python": platform.python_version(),
+    }
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    import torch
+
+    versions["torch"] = torch.__version__
+    versions["cuda"] = torch.version.cuda
+    return versions
+
+
+def _devices() -> list[dict[str, Any]]:
+    import torch
+
+    cpu = {"device": "cpu", "name": _cpu_name(), "threads": torch.get_num_threads()}
+    devices: list[dict[str, Any]] = [cpu]
+    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        facts = torch.cuda.get_device_properties(number)
+        devices.append(
+            {
+                "device": f"cuda:{number}",
+                "name": facts.name,
+                "capability": f"{facts.major}.{facts.minor}",
+                "memory_bytes": facts.total_memory,
+            }
+        )
+    return devices
+
+
+def _setting_names() -> list[str]:
+    return sorted({*_SETTINGS, *(name for name in os.environ if name.startswith("SPARROW_"))})
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _backends() -> dict[str, dict[str, Any]]:
+    """For each backend its ops that can run here, and why the others cannot."""
+    import sparrow_kernels.ops.accept
+    import sparrow_kernels.ops.attention
+    import sparrow_kernels.ops.gather
+    import sparrow_kernels.ops.tree  # noqa: F401  (families define their ops when imported)
+    from sparrow_kernels.ops.registry import defined_ops
+
+    backends = {}
+    for backend in _BACKENDS:
+        available: list[str] = []
+        unavailable: dict[str, str] = {}
+        for name, op in sorted(defined_ops().items()):
+            if backend not in op.implementations:
+                continue
+            reason = op.unavailable(backend)
+            if reason is None:
+                available.append(name)
+            else:
+                unavailable[name] = reason
+        backends[backend] = {"available": available, "unavailable": unavailable}
+    return backends
+
+
+def _native_build() -> dict[str, Any] | None:
+    try:
+        from sparrow_kernels import _C  # type: ignore[attr-defined]
+    except ImportError:
+        return None
+    names = (name for name in vars(_C) if not name.startswith("_"))
+    return {name: getattr(_C, name) for name in names if not callable(getattr(_C, name))}
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    lines = [f"{name:<16} {version or 'none'}" for name, version in facts["versions"].items()]
+    lines.append("")
+    for device in facts["devices"]:
+        more = ", ".join(f"{k} {v}" for k, v in device.items() if k not in ("device", "name"))
+        lines.append(f"{device['device']:<16} {device['name']} ({more})")
+    lines += ["", *_backend_lines(facts["backends"]), ""]
+    build = facts["native_build"]
+    if build is None:
+        lines.append(f"{'native build':<16} none")
+    else:
+        lines += [f"{'native build':<16} {name} {value}" for name, value in build.items()]
+    lines.append("")
+    lines += [f"{name:<18} {value or 'not set'}" for name, value in facts["settings"].items()]
+    return lines
+
+
+def _backend_lines(backends: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, ops in backends.items():
+        count = len(ops["available"])
+        total = count + len(ops["unavailable"])
+        reasons = sorted(set(ops["unavailable"].values()))
+        if not total:
+            lines.append(f"{name:<16} no op has this backend")
+        elif not reasons:
+            lines.append(f"{name:<16} available for {count} ops")
+        else:
+            lines.append(f"{name:<16} available for {count} of {total} ops: {'; '.join(reasons)}")
+    return lines

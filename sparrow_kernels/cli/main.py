@@ -1,0 +1,85 @@
+"""The entry point: parses the command line, runs a command, and turns any error into one line.
+
+Torch and transformers take seconds to import, so commands import them when they run, not here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from sparrow_kernels._version import __version__
+from sparrow_kernels.cli import bench, clip, environment, evaluate, generate, train
+from sparrow_kernels.cli.errors import BROKEN_PIPE, INTERRUPTED, USAGE, explain
+
+_COMMANDS = {
+    "generate": generate,
+    "clip": clip,
+    "train": train,
+    "evaluate": evaluate,
+    "env": environment,
+    "bench": bench,
+}
+
+_EPILOG = """\
+exit status: 0 done, 1 an error, 2 a wrong command line, 130 interrupted.
+SPARROW_TRACEBACK=1 shows where an error came from.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"sparrow: error: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `sparrow` with `argv`, the process's own by default. Returns the exit status."""
+    try:
+        status = _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return status
+    except SystemExit as ended:  # argparse: help, version, a wrong command line
+        return ended.code if isinstance(ended.code, int) else 1
+    except BrokenPipeError:
+        # The reader is gone. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except (KeyboardInterrupt, Exception) as error:
+        if os.environ.get("SPARROW_TRACEBACK") == "1":
+            raise
+        print(f"sparrow: error: {explain(error)}", file=sys.stderr)
+        return INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
+
+
+def _run(argv: list[str]) -> int:
+    parser = _parser()
+    if argv[:1] == ["bench"] and argv[1:] not in (["-h"], ["--help"]):
+        return bench.run(argv[1:])  # its options are its own
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help()
+        return USAGE
+    return _COMMANDS[arguments.command].run(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="sparrow",
+        description="Speculative decoding for Video LLMs: the same text, sooner.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"sparrow {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    for name, module in _COMMANDS.items():
+        command = commands.add_parser(
+            name, help=module.HELP, description=module.__doc__, allow_abbrev=False
+        )
+        module.add_arguments(command)
+    return parser

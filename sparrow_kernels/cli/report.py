@@ -1,0 +1,77 @@
+"""What `sparrow generate` tells about a run: one JSON object, or lines for a person."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparrow_kernels.models.comparison import Comparison
+    from sparrow_kernels.models.stats import DecodeStats
+
+
+def as_object(text: str, visual_tokens: int, stats: DecodeStats) -> dict[str, Any]:
+    """The object of `--json`."""
+    return {
+        "text": text,
+        "visual_tokens": visual_tokens,
+        "new_tokens": stats.new_tokens,
+        "target_calls": stats.target_calls,
+        "mean_emitted": stats.mean_emitted,
+        "histogram": stats.histogram,
+        "seconds": stats.seconds,
+    }
+
+
+def comparison_as_object(comparison: Comparison, baseline_text: str) -> dict[str, Any]:
+    """What `--compare` adds to it, and replaces: `seconds` are then medians over the repeats."""
+    return {
+        "seconds": comparison.phases(),
+        "identical": comparison.identical,
+        "baseline_text": baseline_text,
+        "decode_speedup": {
+            baseline: comparison.decode_speedup(baseline) for baseline in ("cached", "generate")
+        },
+        "end_to_end_speedup": comparison.end_to_end_speedup("generate"),
+        "near_tie_at": comparison.near_tie_at,
+    }
+
+
+def lines(visual_tokens: int, stats: DecodeStats, comparison: Comparison | None) -> list[str]:
+    """The same for a person."""
+    phases = ", ".join(
+        f"{name.replace('_', ' ')} {seconds:.2f} s" for name, seconds in stats.seconds.items()
+    )
+    mean = "" if stats.mean_emitted is None else f", {stats.mean_emitted:.2f} a call"
+    summary = [
+        f"{visual_tokens} visual tokens; {_counted(stats.new_tokens, 'token')} in"
+        f" {_counted(stats.target_calls, 'target call')}{mean}; {phases}"
+    ]
+    if comparison is not None:
+        summary += [_same_text(comparison), _speedups(comparison)]
+    return summary
+
+
+def _same_text(comparison: Comparison) -> str:
+    if comparison.identical is None:
+        return "text: sampled, so the ways differ in their draws and not in their distribution"
+    if comparison.identical:
+        return "text: identical, token for token, to decoding without speculation"
+    if comparison.near_tie_at:
+        tokens = ", ".join(map(str, comparison.near_tie_at))
+        return f"text: differs from token {tokens} on, a near tie within rounding"
+    return "text: DIFFERS from decoding without speculation"
+
+
+def _speedups(comparison: Comparison) -> str:
+    parts = []
+    for baseline, name in (("cached", "our plain loop"), ("generate", "transformers' generate")):
+        decode = comparison.decode_speedup(baseline)
+        decode_text = "" if decode is None else f"{decode:.2f}x in decoding, "
+        whole = comparison.end_to_end_speedup(baseline)
+        parts.append(f"{decode_text}{whole:.2f}x end to end against {name}")
+    repeats = len(comparison.runs["sparrow"])
+    return f"speed: {'; '.join(parts)} (medians of {_counted(repeats, 'run')})"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -1,0 +1,49 @@
+"""Train the embedded target, or a draft for it, on clips the package draws itself.
+
+Interrupt it when you like: the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sparrow_kernels.cli.arguments import seed
+
+HELP = "train the embedded target or its draft; resumable"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("role", choices=("target", "draft"))
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="default: ./sparrow-target or ./sparrow-draft"
+    )
+    parser.add_argument(
+        "--target", type=Path, metavar="DIR", help="what a draft is for (default: the embedded one)"
+    )
+    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="default: 0")
+    parser.add_argument(
+        "--fresh", action="store_true", help="start over, whatever is in DIR already"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.role == "target" and arguments.target is not None:
+        raise ValueError("--target must be left out when training a target (it is for a draft)")
+    out: Path = arguments.out or Path(f"sparrow-{arguments.role}")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out must be a folder, got {out}, which is a file")
+    if arguments.role == "target":
+        from sparrow_kernels.models.target_training.run import train_target
+
+        train_target(out, resume=not arguments.fresh, seed=arguments.seed)
+    else:
+        from sparrow_kernels.models.draft_training import train_draft
+        from sparrow_kernels.models.pair import load_target
+        from sparrow_kernels.models.quiet import quiet_transformers
+
+        with quiet_transformers():
+            target, processor = load_target(arguments.target)
+        train_draft(target, processor, out, resume=not arguments.fresh, seed=arguments.seed)
+    print(f"{out}: a trained {arguments.role} (sparrow generate ... --{arguments.role} {out})")
+    return 0

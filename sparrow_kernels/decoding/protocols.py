@@ -1,0 +1,61 @@
+"""What the loop needs of a target and of a draft. Any model that offers this can be decoded."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from sparrow_kernels.ops.types import Acceptance, TreeLayout
+
+
+class Tree(NamedTuple):
+    """A drafted tree, ready to verify."""
+
+    tokens: Tensor
+    """`[B, T]` int64, node 0 the root: the last committed token."""
+    layout: TreeLayout
+    draft_probs: Tensor | None
+    """`[B, T, V]` float32: row `node` is the distribution that node's children were drawn from.
+    None where the children are the draft's best rather than draws."""
+
+
+class Verification(NamedTuple):
+    """The target's answer to a tree."""
+
+    hidden: Tensor
+    """`[B, T, H]` top states (after the final norm)."""
+    logits: Tensor
+    """`[B, T, V]`."""
+
+
+class Target(Protocol):
+    """The model whose output distribution is preserved, with its cache."""
+
+    keys: list[Tensor]
+    """A `[B, Hkv, N, D]` cache a layer."""
+    values: list[Tensor]
+    prefix_lens: Tensor
+    """`[B]` int32 committed slots; advanced in place by the commit."""
+
+    def verify(self, tokens: Tensor, layout: TreeLayout) -> Verification:
+        """Run every node in one forward, each seeing the committed slots and its ancestors.
+
+        Node i's position is the next text position + its depth; its KV goes to slot
+        `prefix_lens + i`.
+        """
+
+
+class Draft(Protocol):
+    """The cheap proposer, with its own text-only cache."""
+
+    def refresh(self, acceptance: Acceptance, path_hidden: Tensor) -> Tensor:
+        """Commit emitted tokens with their true states; the new root's output `[B, H]`."""
+
+    def grow(
+        self, tokens: Tensor, hidden: Tensor, depth: int, first_slot: int, ancestors: Tensor
+    ) -> Tensor:
+        """Run one level of grown nodes; their outputs `[B, width, H]`."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits `[..., V]` of draft outputs `[..., H]`; what must not be drafted is -inf."""

@@ -1,0 +1,145 @@
+"""The draft as a transformers model: `config.json` and safetensors on disk, nothing pickled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparrow_kernels.drafting.network import DraftNetwork, LayerShape
+from sparrow_kernels.video_shim import install_video_shim
+
+install_video_shim()
+
+from transformers import PreTrainedConfig, PreTrainedModel  # noqa: E402  (the shim must come first)
+
+
+class SparrowDraftConfig(PreTrainedConfig):
+    """Shape of a draft, and which target it was made for.
+
+    `target_*` name the target's family, hidden size, vocabulary and depth: a draft shares its
+    target's embedding and LM head, so it fits no other. `tree` holds the keywords of the
+    `TreeConfig` to use when the caller names none. `slice_clip` pairs the first text row after a
+    clip with the state *before* the clip, as the weights released by the paper's authors expect;
+    the default pairs it with the state of the clip's last token.
+    """
+
+    model_type = "sparrow_draft"
+
+    def __init__(
+        self,
+        target_model_type: str = "qwen2_5_vl",
+        target_layers: int = 28,
+        hidden_size: int = 3584,
+        vocab_size: int = 152064,
+        intermediate_size: int = 18944,
+        num_attention_heads: int = 28,
+        num_key_value_heads: int = 4,
+        head_dim: int = 128,
+        rope_theta: float = 1e6,
+        rms_norm_eps: float = 1e-6,
+        attention_bias: bool = True,
+        initializer_range: float = 0.02,
+        tree: dict[str, Any] | None = None,
+        slice_clip: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.target_model_type = target_model_type
+        self.target_layers = target_layers
+        self.hidden_size = hidden_size
+        self.vocab_size = vocab_size
+        self.intermediate_size = intermediate_size
+        self.num_attention_heads = num_attention_heads
+        self.num_key_value_heads = num_key_value_heads
+        self.head_dim = head_dim
+        self.rope_theta = rope_theta
+        self.rms_norm_eps = rms_norm_eps
+        self.attention_bias = attention_bias
+        self.initializer_range = initializer_range
+        self.tree = tree if tree is not None else {"total": 30, "depth": 4, "width": 8}
+        self.slice_clip = slice_clip
+        super().__init__(**kwargs)
+
+    def layer_shape(self) -> LayerShape:
+        """The sizes the network is built from."""
+        return LayerShape(
+            hidden=self.hidden_size,
+            intermediate=self.intermediate_size,
+            heads=self.num_attention_heads,
+            kv_heads=self.num_key_value_heads,
+            head_dim=self.head_dim,
+            norm_eps=self.rms_norm_eps,
+            attention_bias=self.attention_bias,
+        )
+
+
+class SparrowDraft(PreTrainedModel):
+    """A Sparrow draft: one decoder layer over text rows, which borrows its target's vocabulary.
+
+    `SparrowDraft.from_pretrained(path)` loads a trained one, `SparrowDraft.for_target(target)`
+    makes a fresh one shaped like a decoder layer of `target`, to be trained.
+    """
+
+    config_class = SparrowDraftConfig
+    base_model_prefix = "network"
+    _no_split_modules = ["DraftNetwork"]
+
+    def __init__(self, config: SparrowDraftConfig) -> None:
+        super().__init__(config)
+        self.network = DraftNetwork(config.layer_shape())
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, DraftNetwork):
+            for norm in (module.embedding_norm, module.attention_norm, module.mlp_norm):
+                nn.init.ones_(norm)
+
+    @classmethod
+    def for_target(cls, target: PreTrainedModel, **settings: Any) -> SparrowDraft:
+        """A fresh draft for `target`, on its device and in its dtype.
+
+        Args:
+            target: a Vid-LLM of transformers.
+            settings: keywords of `SparrowDraftConfig` that replace what the target suggests.
+        """
+        text = target.config.get_text_config()
+        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        suggested = {
+            "target_model_type": target.config.model_type,
+            "target_layers": text.num_hidden_layers,
+            "hidden_size": text.hidden_size,
+            "vocab_size": text.vocab_size,
+            "intermediate_size": text.intermediate_size,
+            "num_attention_heads": text.num_attention_heads,
+            "num_key_value_heads": text.num_key_value_heads,
+            "head_dim": head_dim,
+            "rope_theta": text.rope_parameters["rope_theta"],
+            "rms_norm_eps": text.rms_norm_eps,
+            "initializer_range": text.initializer_range,
+        }
+        draft = cls(SparrowDraftConfig(**{**suggested, **settings}))
+        weight = target.get_input_embeddings().weight
+        return draft.to(device=weight.device, dtype=weight.dtype)
+
+    def check_fits(self, target: PreTrainedModel) -> None:
+        """Raise `ValueError` naming what differs if this draft was made for another target."""
+        text = target.config.get_text_config()
+        config = self.config
+        pairs = [
+            ("family", config.target_model_type, target.config.model_type),
+            ("layers", config.target_layers, text.num_hidden_layers),
+            ("hidden size", config.hidden_size, text.hidden_size),
+            ("vocabulary", config.vocab_size, text.vocab_size),
+        ]
+        wrong = [f"{what} {have}, target has {want}" for what, have, want in pairs if have != want]
+        if wrong:
+            raise ValueError(
+                f"draft: must be made for this target, got {'; '.join(wrong)} (train one with"
+                " `sparrow train draft`, or make one with SparrowDraft.for_target)"
+            )

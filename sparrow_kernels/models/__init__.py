@@ -1,0 +1,11 @@
+"""Speculative decoding of Hugging Face Vid-LLMs: the one place that imports transformers."""
+
+from sparrow_kernels.video_shim import install_video_shim
+
+install_video_shim()
+
+from sparrow_kernels.models.decoder import SparrowDecoder  # noqa: E402  (the shim must come first)
+from sparrow_kernels.models.generate import plain_generate, sparrow_generate  # noqa: E402
+from sparrow_kernels.models.request import SparrowOutput  # noqa: E402
+
+__all__ = ["SparrowDecoder", "SparrowOutput", "plain_generate", "sparrow_generate"]

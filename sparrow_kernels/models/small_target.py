@@ -1,0 +1,195 @@
+"""Builders of the small target: a Qwen2.5-VL of under two million parameters, and its processor.
+
+The vision tower attends within windows of 56x56 pixels only. A tile of the embedded clips fills
+such a window, so its features are the same alone and in a wall of tiles: what is learnt on single
+tiles holds for frames of any size.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+from sparrow_kernels.embedded.captions import all_phrases
+from sparrow_kernels.embedded.world import TILE
+from sparrow_kernels.models.video_shim import install_video_shim
+
+install_video_shim()
+
+from transformers import (  # noqa: E402  (the shim must come first)
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+)
+from transformers.video_utils import VideoMetadata  # noqa: E402
+
+if TYPE_CHECKING:
+    from transformers import BatchFeature, PreTrainedTokenizerBase
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+PAD, _, END, VISION_START, VISION_END, IMAGE, VIDEO = range(len(SPECIAL_TOKENS))
+
+TOKENS_PER_SECOND = 2
+MAX_POSITIONS = 32768
+HIDDEN = 128
+_MAX_FRAME_PIXELS = 336 * 336
+_MAX_VIDEO_TOKENS = 28000  # leaves room for a question and an answer in the context
+_HALF = [0.5, 0.5, 0.5]  # mean and deviation: pixels from -1 to 1
+_WORD_PATTERN = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\s"
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}"
+    "{% if c.type == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{% elif c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def build_tokenizer() -> PreTrainedTokenizerBase:
+    """One token a word of the embedded world, its leading space included; other text in bytes.
+
+    Decoding joins tokens without adding anything, so text streams token by token and any text
+    survives the round trip.
+    """
+    split = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORD_PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    phrases = [*all_phrases(), "user\n", "assistant\n"]
+    phrases += [" " + phrase for phrase in phrases]  # a first word also inside a text
+    words = {word for phrase in phrases for word, _ in split.pre_tokenize_str(phrase)}
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
+    entries = [*SPECIAL_TOKENS, *symbols, *sorted(words - set(symbols))]
+    vocabulary = {entry: number for number, entry in enumerate(entries)}
+    # With ignore_merges a word of the vocabulary is one token although there are no merges.
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges=[], ignore_merges=True))
+    tokenizer.pre_tokenizer = split
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=[t for t in SPECIAL_TOKENS[1:] if t != "<|im_end|>"],
+        model_max_length=MAX_POSITIONS,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def build_processor() -> Qwen2_5_VLProcessor:
+    """A processor that leaves the embedded clips' frames alone and bounds all others.
+
+    Frames of up to 336x336 pixels keep their size; larger ones shrink. A clip of a thousand
+    frames still fits the context, since the frames also share a total of visual tokens.
+    """
+    size = {"shortest_edge": TILE * TILE, "longest_edge": _MAX_FRAME_PIXELS}
+    video = Qwen2VLVideoProcessor(
+        size=size,
+        cap_pixels_per_frame=True,
+        # The processor spends 90 % of this number.
+        max_video_tokens=round(_MAX_VIDEO_TOKENS / 0.9),
+        fps=2,
+        max_frames=440,
+        image_mean=_HALF,
+        image_std=_HALF,
+    )
+    image = Qwen2VLImageProcessor(size=size, image_mean=_HALF, image_std=_HALF)
+    return Qwen2_5_VLProcessor(image, build_tokenizer(), video, chat_template=CHAT_TEMPLATE)
+
+
+def build_config(vocabulary: int, layers: int) -> Qwen2_5_VLConfig:
+    """The shape of the small target."""
+    return Qwen2_5_VLConfig(
+        text_config=dict(
+            vocab_size=vocabulary,
+            hidden_size=HIDDEN,
+            intermediate_size=384,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=MAX_POSITIONS,
+            rope_parameters={
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [8, 4, 4],
+            },
+            bos_token_id=PAD,
+            eos_token_id=END,
+            pad_token_id=PAD,
+            initializer_range=0.04,
+            tie_word_embeddings=True,
+        ),
+        vision_config=dict(
+            depth=2,
+            hidden_size=64,
+            intermediate_size=128,
+            num_heads=4,
+            out_hidden_size=HIDDEN,
+            window_size=TILE,
+            fullatt_block_indexes=[],
+            tokens_per_second=TOKENS_PER_SECOND,
+            initializer_range=0.04,
+        ),
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        vision_start_token_id=VISION_START,
+        vision_end_token_id=VISION_END,
+        tie_word_embeddings=True,
+    )
+
+
+def build_target(
+    vocabulary: int, layers: int = 8, seed: int = 0
+) -> Qwen2_5_VLForConditionalGeneration:
+    """A freshly initialised target (float32) of the given depth."""
+    torch.manual_seed(seed)
+    model = Qwen2_5_VLForConditionalGeneration._from_config(
+        build_config(vocabulary, layers), attn_implementation="sdpa"
+    )
+    model.generation_config = GenerationConfig(
+        bos_token_id=PAD, eos_token_id=END, pad_token_id=PAD, do_sample=False
+    )
+    return model
+
+
+def clip_inputs(
+    processor: Qwen2_5_VLProcessor, frames: np.ndarray, fps: float, question: str
+) -> BatchFeature:
+    """What `generate` takes, for a question about a whole clip: uint8 [T, H, W, 3] frames."""
+    count, height, width = frames.shape[:3]
+    metadata = VideoMetadata(
+        total_num_frames=count,
+        fps=fps,
+        frames_indices=list(range(count)),
+        width=width,
+        height=height,
+        duration=count / fps,
+    )
+    content = [{"type": "video"}, {"type": "text", "text": question}]
+    chat: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    text = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    return processor(
+        text=[text],
+        videos=[torch.from_numpy(frames).permute(0, 3, 1, 2)],
+        video_metadata=[metadata],
+        do_sample_frames=False,
+        return_tensors="pt",
+    )

@@ -1,0 +1,58 @@
+"""Checkpoints of a run: written whole or not at all, so that a run can be cut at any moment."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_RATE = 0.03  # of the running accuracies
+
+
+@dataclass
+class Progress:
+    """Where a run stands: the stage's name, steps done in it, and running accuracies."""
+
+    stage: str
+    step: int = 0
+    content: float = 0.0
+    answers: float = 0.0
+    minutes: float = 0.0
+
+    def record(self, content: float, answers: float) -> None:
+        """Take in the shares of one batch; NaN where it asked for no caption."""
+        rate = max(_RATE, 1 / (self.step + 1))
+        if not math.isnan(content):
+            self.content += rate * (content - self.content)
+        self.answers += rate * (answers - self.answers)
+
+
+def save_checkpoint(
+    path: Path, progress: Progress, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Keep everything that resuming needs."""
+    state = {
+        "progress": vars(progress),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    write_whole(state, path)
+
+
+def write_whole(content: Any, path: Path) -> None:
+    """Write beside the old file, then put the new one in its place."""
+    fresh = path.with_suffix(".new")
+    torch.save(content, fresh)
+    os.replace(fresh, path)
+
+
+def load_checkpoint(path: Path) -> tuple[Progress, dict[str, Any], dict[str, Any]] | None:
+    """(progress, model state, optimizer state), or None where there is no checkpoint."""
+    if not path.exists():
+        return None
+    state = torch.load(path, weights_only=True)
+    return Progress(**state["progress"]), state["model"], state["optimizer"]

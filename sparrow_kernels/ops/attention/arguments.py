@@ -1,0 +1,236 @@
+"""Shape, dtype and device checks of the attention ops.
+
+An attention call runs in every layer of every step, so the checks come twice: a quick yes, and
+only where it is no, the slow search for the argument to name.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparrow_kernels.ops.errors import (
+    Size,
+    check_rows_are_dense,
+    check_tensor,
+    refuse,
+    refuse_type,
+)
+from sparrow_kernels.ops.types import AnchorIndex
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def tree_arguments_fit(
+    query: Tensor, key: Tensor, value: Tensor, ancestors: Tensor, prefix_lens: Tensor
+) -> bool:
+    """Whether `check_tree_arguments` would find nothing."""
+    if not (
+        isinstance(query, Tensor)
+        and isinstance(key, Tensor)
+        and isinstance(value, Tensor)
+        and isinstance(ancestors, Tensor)
+        and isinstance(prefix_lens, Tensor)
+        and query.dim() == key.dim() == 4
+        and ancestors.dim() == 3
+        and prefix_lens.dim() == 1
+    ):
+        return False
+    batch, heads, rows, head_dim = query.shape
+    key_batch, kv_heads, _, key_dim = key.shape
+    words_batch, words_rows, words = ancestors.shape
+    dtype, device = query.dtype, query.device
+    return (
+        key.shape == value.shape
+        and batch == key_batch == words_batch == prefix_lens.shape[0]
+        and head_dim == key_dim
+        and rows == words_rows
+        and words >= 1
+        and kv_heads >= 1
+        and heads % kv_heads == 0
+        and dtype in FLOATS
+        and dtype == key.dtype == value.dtype
+        and ancestors.dtype == torch.int64
+        and prefix_lens.dtype == torch.int32
+        and device == key.device == value.device == ancestors.device == prefix_lens.device
+        and query.stride(3) == key.stride(3) == value.stride(3) == ancestors.stride(2) == 1
+        and prefix_lens.is_contiguous()
+    )
+
+
+def check_heads(op: str, sizes: dict[str, Size]) -> None:
+    """Query heads come in whole groups for each KV head."""
+    heads, kv_heads = int(sizes["Hq"]), int(sizes["Hkv"])
+    if kv_heads < 1 or heads % kv_heads != 0:
+        must_be = f"[B, Hq, ...] with Hq a multiple of Hkv = {kv_heads}"
+        refuse(op, "query", must_be, f"Hq = {heads}", "are heads and nodes swapped?")
+
+
+def check_floats(
+    op: str, argument: str, value: object, letters: str, sizes: dict[str, Size], like: Tensor
+) -> Tensor:
+    """A float tensor of the dtype and device of `like`, its rows contiguous."""
+    tensor = check_tensor(op, argument, value, letters, like.dtype, sizes, like.device)
+    check_rows_are_dense(op, argument, tensor)
+    return tensor
+
+
+def check_integers(
+    op: str, argument: str, value: object, letters: str, sizes: dict[str, Size], like: Tensor
+) -> Tensor:
+    """An int32 tensor on the device of `like`, its rows contiguous."""
+    tensor = check_tensor(op, argument, value, letters, torch.int32, sizes, like.device)
+    check_rows_are_dense(op, argument, tensor)
+    return tensor
+
+
+def check_query(op: str, query: object, letters: str, sizes: dict[str, Size]) -> Tensor:
+    """The first argument: of any of the float dtypes, its rows contiguous."""
+    tensor = check_tensor(op, "query", query, letters, FLOATS, sizes)
+    check_rows_are_dense(op, "query", tensor)
+    return tensor
+
+
+def check_tree_arguments(
+    query: object, key: object, value: object, ancestors: object, prefix_lens: object
+) -> dict[str, Size]:
+    """Name the argument of `tree_attention` that does not fit."""
+    op = "tree_attention"
+    sizes: dict[str, Size] = {}
+    like = check_query(op, query, "B Hq T D", sizes)
+    check_floats(op, "key", key, "B Hkv N D", sizes, like)
+    check_floats(op, "value", value, "B Hkv N D", sizes, like)
+    check_heads(op, sizes)
+    words = check_tensor(op, "ancestors", ancestors, "B T W", torch.int64, sizes, like.device)
+    check_rows_are_dense(op, "ancestors", words)
+    if sizes["W"] < 1:
+        refuse(op, "ancestors", "[B, T, W] with W >= 1", "W = 0")
+    check_integers(op, "prefix_lens", prefix_lens, "B", sizes, like)
+    return sizes
+
+
+def check_anchoring(
+    query: Tensor, key: Tensor, anchors: object, window: int | None, depth: object
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`anchors`, `window` and `depth` come together and fit the cache; returns the anchors."""
+    op = "tree_attention"
+    if anchors is None or window is None or depth is None:
+        given = [
+            name
+            for name, value in (("anchors", anchors), ("window", window), ("depth", depth))
+            if value is not None
+        ]
+        refuse(op, "anchors, window and depth", "given together or not at all", " and ".join(given))
+    if not isinstance(anchors, AnchorIndex):
+        refuse_type(op, "anchors", "an AnchorIndex", type(anchors).__name__, "see anchor_index")
+    if window < 0:
+        refuse(op, "window", "at least 0", window)
+    sizes: dict[str, Size] = {"B": key.shape[0], "T": query.shape[2], "N+1": key.shape[2] + 1}
+    for name, value, letters in (
+        ("anchors.slots", anchors.slots, "B A"),
+        ("anchors.count", anchors.count, "B"),
+        ("anchors.rank", anchors.rank, "B N+1"),
+        ("depth", depth, "B T"),
+    ):
+        check_integers(op, name, value, letters, sizes, query)
+    return anchors.slots, anchors.count, anchors.rank
+
+
+def check_results(query: Tensor, out: object, return_lse: bool) -> tuple[Tensor, Tensor | None]:
+    """`out=` holds the result, alone or with its log-sum-exp; one asked for is made if missing."""
+    op = "tree_attention"
+    result, lse = out if isinstance(out, tuple) and len(out) == 2 else (out, None)
+    sizes: dict[str, Size] = dict(zip(("B", "Hq", "T", "D"), query.shape, strict=True))
+    result = check_floats(op, "out", result, "B Hq T D", sizes, query)
+    if lse is not None:
+        lse = check_tensor(op, "out[1]", lse, "B Hq T", torch.float32, sizes, query.device)
+    elif return_lse:
+        lse = query.new_empty(query.shape[:3], dtype=torch.float32)
+    return result, lse
+
+
+def check_append(
+    op: str,
+    key: object,
+    value: object,
+    key_cache: object,
+    value_cache: object,
+    prefix_lens: object,
+    query: object | None = None,
+    angles: tuple[object, object] | None = None,
+) -> None:
+    """New rows `[B, Hkv, T, D]` fit caches `[B, Hkv, N, D]`; so do `query`, cos and sin if any."""
+    sizes: dict[str, Size] = {}
+    like = check_tensor(op, "key", key, "B Hkv T D", FLOATS, sizes)
+    check_rows_are_dense(op, "key", like)
+    check_floats(op, "value", value, "B Hkv T D", sizes, like)
+    check_floats(op, "key_cache", key_cache, "B Hkv N D", sizes, like)
+    check_floats(op, "value_cache", value_cache, "B Hkv N D", sizes, like)
+    check_integers(op, "prefix_lens", prefix_lens, "B", sizes, like)
+    if query is not None:
+        check_floats(op, "query", query, "B Hq T D", sizes, like)
+    if angles is not None:
+        if sizes["D"] % 2:
+            refuse(op, "key", "of an even head dim D, to be rotated in halves", sizes["D"])
+        for name, tensor in zip(("cos", "sin"), angles, strict=True):
+            given = check_tensor(
+                op, name, tensor, "B T D", (torch.float32, like.dtype), sizes, like.device
+            )
+            check_rows_are_dense(op, name, given)
+
+
+def append_arguments_fit(
+    key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, prefix_lens: Tensor
+) -> bool:
+    """Whether `check_append` would find nothing."""
+    if not (
+        isinstance(key, Tensor)
+        and isinstance(value, Tensor)
+        and isinstance(key_cache, Tensor)
+        and isinstance(value_cache, Tensor)
+        and isinstance(prefix_lens, Tensor)
+        and key.dim() == key_cache.dim() == 4
+        and prefix_lens.dim() == 1
+    ):
+        return False
+    batch, heads, _, head_dim = key.shape
+    cache_batch, cache_heads, _, cache_dim = key_cache.shape
+    dtype, device = key.dtype, key.device
+    return (
+        key.shape == value.shape
+        and key_cache.shape == value_cache.shape
+        and (batch, heads, head_dim) == (cache_batch, cache_heads, cache_dim)
+        and prefix_lens.shape[0] == batch
+        and prefix_lens.dtype == torch.int32
+        and dtype in FLOATS
+        and dtype == value.dtype == key_cache.dtype == value_cache.dtype
+        and device == value.device == key_cache.device == value_cache.device == prefix_lens.device
+        and prefix_lens.is_contiguous()
+        and key.stride(3) == value.stride(3) == key_cache.stride(3) == value_cache.stride(3) == 1
+    )
+
+
+def rotation_arguments_fit(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> bool:
+    """Whether `check_append` would find nothing about these, given a `key` that fits."""
+    if not (
+        isinstance(query, Tensor)
+        and isinstance(cos, Tensor)
+        and isinstance(sin, Tensor)
+        and query.dim() == 4
+        and cos.dim() == 3
+    ):
+        return False
+    batch, _, rows, head_dim = key.shape
+    dtype, device = key.dtype, key.device
+    return (
+        query.shape[0] == batch
+        and query.shape[2] == rows
+        and query.shape[3] == head_dim
+        and head_dim % 2 == 0
+        and cos.shape == sin.shape == (batch, rows, head_dim)
+        and query.dtype == dtype
+        and (cos.dtype == torch.float32 or cos.dtype == dtype)
+        and (sin.dtype == torch.float32 or sin.dtype == dtype)
+        and query.device == cos.device == sin.device == device
+        and query.stride(3) == cos.stride(2) == sin.stride(2) == 1
+    )

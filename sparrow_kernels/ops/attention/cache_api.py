@@ -1,0 +1,98 @@
+"""The public cache appends: one op a layer puts a step's new rows behind the prefix."""
+
+from __future__ import annotations
+
+import torch  # noqa: F401, used by the examples
+from torch import Tensor
+
+from sparrow_kernels.ops.attention.arguments import (
+    append_arguments_fit,
+    check_append,
+    rotation_arguments_fit,
+)
+from sparrow_kernels.ops.attention.ops import APPEND_CACHE, ROTATE_APPEND
+
+
+def append_cache_(
+    key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, prefix_lens: Tensor
+) -> None:
+    """Write new rows to slots `prefix_len + i` of the caches, in place.
+
+    An op, so that no compiled graph copies a cache to keep the write apart.
+
+    Args:
+        key, value: `[B, Hkv, T, D]` of a float dtype.
+        key_cache, value_cache: `[B, Hkv, N, D]` of the same dtype; views of a slab will do.
+        prefix_lens: `[B]` int32 in 0..N - T.
+
+    Raises:
+        ValueError: wrong shape; with value checks on also rows that do not fit (else: dropped).
+        TypeError: wrong dtype or device.
+
+    Equivalent to:
+
+    >>> key, value = torch.randn(2, 1, 2, 3, 8)
+    >>> key_cache, value_cache = torch.zeros(2, 1, 2, 16, 8)
+    >>> append_cache_(key, value, key_cache, value_cache, torch.tensor([5], dtype=torch.int32))
+    >>> expected = torch.zeros(1, 2, 16, 8)
+    >>> expected[:, :, 5:8] = key
+    >>> torch.equal(key_cache, expected)
+    True
+    """
+    if not append_arguments_fit(key, value, key_cache, value_cache, prefix_lens):
+        check_append("append_cache_", key, value, key_cache, value_cache, prefix_lens)
+    APPEND_CACHE(key, value, key_cache, value_cache, prefix_lens)
+
+
+def rotate_append_(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    prefix_lens: Tensor,
+) -> Tensor:
+    """Rotary embedding of query and key, fused with the append of key and value.
+
+    Rotate-half over all of D: `x * cos + (-x2, x1) * sin`, computed in float32 (float64 for
+    float64) and rounded once. The angles come from the model, so M-RoPE needs nothing special.
+
+    Args:
+        query: `[B, Hq, T, D]`, key, value: `[B, Hkv, T, D]`, of one float dtype, D even.
+        cos, sin: `[B, T, D]` float32 or of that dtype.
+        key_cache, value_cache: `[B, Hkv, N, D]` of that dtype, written at `prefix_len + i`.
+        prefix_lens: `[B]` int32 in 0..N - T.
+
+    Returns:
+        The rotated query `[B, Hq, T, D]`, contiguous.
+
+    Raises:
+        ValueError: wrong shape, odd D; with value checks on also rows that do not fit (else:
+            dropped, their queries rotated all the same).
+        TypeError: wrong dtype or device.
+
+    Source: Su et al., RoFormer, arXiv 2104.09864, in the rotate-half form of GPT-NeoX.
+
+    Equivalent to:
+
+    >>> query, key, value = torch.randn(3, 1, 2, 4, 8).unbind()
+    >>> cos, sin = torch.randn(2, 1, 4, 8).unbind()
+    >>> key_cache, value_cache = torch.zeros(2, 1, 2, 16, 8)
+    >>> half = lambda x: torch.cat((-x[..., 4:], x[..., :4]), -1)
+    >>> rotated = rotate_append_(query, key, value, cos, sin, key_cache, value_cache,
+    ...                          torch.tensor([5], dtype=torch.int32))
+    >>> torch.allclose(rotated, query * cos + half(query) * sin, atol=1e-6)
+    True
+    >>> torch.allclose(key_cache[:, :, 5:9], key * cos + half(key) * sin, atol=1e-6)
+    True
+    """
+    if not (
+        append_arguments_fit(key, value, key_cache, value_cache, prefix_lens)
+        and rotation_arguments_fit(query, key, cos, sin)
+    ):
+        check_append(
+            "rotate_append_", key, value, key_cache, value_cache, prefix_lens, query, (cos, sin)
+        )
+    return ROTATE_APPEND(query, key, value, cos, sin, key_cache, value_cache, prefix_lens)

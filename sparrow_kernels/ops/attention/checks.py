@@ -1,0 +1,103 @@
+"""What the attention ops refuse when values are checked. Lengths are read on the host."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparrow_kernels.ops.errors import refuse
+
+
+def _lengths_inside(op: str, prefix_lens: Tensor, rows: int, slots: int) -> list[int]:
+    lengths: list[int] = prefix_lens.tolist()
+    for b, length in enumerate(lengths):
+        if not 0 <= length <= slots - rows:
+            room = f"0..{slots - rows}: {rows} new rows in {slots} slots" if rows else f"0..{slots}"
+            refuse(op, "prefix_lens", room, f"{length} for request {b}")
+    return lengths
+
+
+def tree_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    ancestors: Tensor,
+    prefix_lens: Tensor,
+    prefix_starts: Tensor | None,
+    anchor_slots: Tensor | None,
+    anchor_count: Tensor | None,
+    anchor_rank: Tensor | None,
+    window: int | None,
+    depth: Tensor | None,
+    scale: float,
+    num_splits: int | None,
+    out: Tensor | None = None,
+    lse: Tensor | None = None,
+) -> None:
+    """Lengths lie in the cache, starts before them, bits and anchors name slots that exist."""
+    op = "tree_attention"
+    slots = key.shape[2]
+    lengths = _lengths_inside(op, prefix_lens, 0, slots)
+    if prefix_starts is not None:
+        for b, (start, length) in enumerate(zip(prefix_starts.tolist(), lengths, strict=True)):
+            if not 0 <= start <= length:
+                refuse(op, "prefix_starts", f"in 0..prefix_len = {length}", f"{start}, request {b}")
+    for b, length in enumerate(lengths):
+        if slots - length < 64 * ancestors.shape[2]:
+            _bits_inside(op, ancestors[b], b, slots - length)
+    if anchor_slots is not None and anchor_count is not None and anchor_rank is not None:
+        _anchors_ascend(op, anchor_slots, anchor_count, anchor_rank, slots)
+
+
+def _bits_inside(op: str, words: Tensor, b: int, room: int) -> None:
+    for row, row_words in enumerate(words.tolist()):
+        bits = sum((word & 0xFFFF_FFFF_FFFF_FFFF) << 64 * k for k, word in enumerate(row_words))
+        if bits >> room:
+            refuse(
+                op,
+                "ancestors",
+                f"without bits from {room} on, where the cache ends",
+                f"bit {bits.bit_length() - 1} in row {row} of request {b}",
+            )
+
+
+def _anchors_ascend(op: str, slots: Tensor, count: Tensor, rank: Tensor, capacity: int) -> None:
+    listed = slots.shape[1]
+    for b, number in enumerate(count.tolist()):
+        if not 0 <= number <= listed:
+            refuse(op, "anchors.count", f"in 0..A = {listed}", f"{number} for request {b}")
+        own = slots[b, :number].long()
+        inside = number == 0 or (int(own[0]) >= 0 and int(own[-1]) < capacity)
+        if not inside or bool((own.diff() <= 0).any()):
+            refuse(op, "anchors.slots", f"ascending in 0..N - 1 = {capacity - 1}", own.tolist())
+        at_anchors = torch.arange(number, dtype=torch.int32, device=own.device)
+        if int(rank[b, -1]) != number or not torch.equal(rank[b, own], at_anchors):
+            refuse(op, "anchors.rank", "the number of anchors below each slot", "another number")
+
+
+def anchor_index(anchor_mask: Tensor, max_anchors: int) -> None:
+    """No request has more anchors than fit."""
+    most = int(anchor_mask.sum(1).max()) if anchor_mask.numel() else 0
+    if most > max_anchors:
+        refuse("anchor_index", "max_anchors", f"at least {most}, the anchors marked", max_anchors)
+
+
+def append_cache_(
+    key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, prefix_lens: Tensor
+) -> None:
+    """The new rows fit behind the prefix."""
+    _lengths_inside("append_cache_", prefix_lens, key.shape[2], key_cache.shape[2])
+
+
+def rotate_append_(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    prefix_lens: Tensor,
+) -> None:
+    """The new rows fit behind the prefix."""
+    _lengths_inside("rotate_append_", prefix_lens, key.shape[2], key_cache.shape[2])

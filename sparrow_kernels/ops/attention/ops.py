@@ -1,0 +1,108 @@
+"""Defines the attention ops: schema, fake, value check, backends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparrow_kernels.ops import native, registry
+from sparrow_kernels.ops.attention import cache_reference, checks, reference
+from sparrow_kernels.ops.attention import torch as cpu
+
+_TREE_ARGUMENTS = (
+    "Tensor query, Tensor key, Tensor value, Tensor ancestors, Tensor prefix_lens,"
+    " Tensor? prefix_starts, Tensor? anchor_slots, Tensor? anchor_count, Tensor? anchor_rank,"
+    " SymInt? window, Tensor? depth, float scale, SymInt? num_splits"
+)
+
+
+def _fake_tree_attention(query: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return query.new_empty(query.shape), query.new_empty(query.shape[:3], dtype=torch.float32)
+
+
+def _fake_merge_attention(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    return outs[0].new_empty(outs[0].shape), lses[0].new_empty(lses[0].shape, dtype=torch.float32)
+
+
+def _fake_anchor_index(anchor_mask: Tensor, max_anchors: int) -> tuple[Tensor, Tensor, Tensor]:
+    batch, slots = anchor_mask.shape
+    return (
+        anchor_mask.new_empty((batch, max_anchors), dtype=torch.int32),
+        anchor_mask.new_empty((batch,), dtype=torch.int32),
+        anchor_mask.new_empty((batch, slots + 1), dtype=torch.int32),
+    )
+
+
+def _fake_nothing(*_: Any) -> None:
+    return None
+
+
+def _fake_rotate_append(query: Tensor, *_: Any) -> Tensor:
+    return query.new_empty(query.shape)
+
+
+def _rotates_natively(query: Tensor, *_: Any) -> registry.Reason:
+    return "it rotates in float32" if query.dtype == torch.float64 else None
+
+
+def _into(function: Any) -> Any:
+    """The form of a tree attention that writes to `out` and `lse`, given last."""
+
+    def write(*args: Any) -> None:
+        *inputs, out, lse = args
+        result, result_lse = function(*inputs)
+        out.copy_(result)
+        if lse is not None:
+            lse.copy_(result_lse)
+
+    return write
+
+
+TREE_ATTENTION = registry.define(
+    f"tree_attention({_TREE_ARGUMENTS}) -> (Tensor out, Tensor lse)",
+    fake=_fake_tree_attention,
+    check=checks.tree_attention,
+)
+TREE_ATTENTION_OUT = registry.define(
+    f"tree_attention_out({_TREE_ARGUMENTS}, Tensor(a!) out, Tensor(b!)? lse) -> ()",
+    fake=_fake_nothing,
+    check=checks.tree_attention,
+)
+for _name, _function in (("reference", reference.tree_attention), ("torch", cpu.tree_attention)):
+    TREE_ATTENTION.implement(_name, _function)
+    TREE_ATTENTION_OUT.implement(_name, _into(_function))
+
+MERGE_ATTENTION = registry.define(
+    "merge_attention(Tensor[] outs, Tensor[] lses) -> (Tensor out, Tensor lse)",
+    fake=_fake_merge_attention,
+)
+MERGE_ATTENTION.implement("reference", reference.merge_attention)
+
+ANCHOR_INDEX = registry.define(
+    "anchor_index(Tensor anchor_mask, SymInt max_anchors)"
+    " -> (Tensor slots, Tensor count, Tensor rank)",
+    fake=_fake_anchor_index,
+    check=checks.anchor_index,
+)
+ANCHOR_INDEX.implement("reference", reference.anchor_index)
+
+APPEND_CACHE = registry.define(
+    "append_cache_(Tensor key, Tensor value, Tensor(a!) key_cache, Tensor(b!) value_cache,"
+    " Tensor prefix_lens) -> ()",
+    fake=_fake_nothing,
+    check=checks.append_cache_,
+)
+APPEND_CACHE.implement("reference", cache_reference.append_cache_)
+native.implement(APPEND_CACHE)
+
+ROTATE_APPEND = registry.define(
+    "rotate_append_(Tensor query, Tensor key, Tensor value, Tensor cos, Tensor sin,"
+    " Tensor(a!) key_cache, Tensor(b!) value_cache, Tensor prefix_lens) -> Tensor",
+    fake=_fake_rotate_append,
+    check=checks.rotate_append_,
+)
+ROTATE_APPEND.implement("reference", cache_reference.rotate_append_)
+native.implement(ROTATE_APPEND, takes=_rotates_natively)

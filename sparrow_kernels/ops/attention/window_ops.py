@@ -1,0 +1,67 @@
+"""Defines anchored window attention and its backward: schemas, fakes, backends, autograd."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparrow_kernels.ops import registry
+from sparrow_kernels.ops.attention import window
+from sparrow_kernels.ops.attention.reference import accumulation_dtype
+
+
+def _fake_forward(
+    query: Tensor, key: Tensor, value: Tensor, anchor_mask: Tensor, window: int, scale: float
+) -> tuple[Tensor, Tensor]:
+    lse = query.new_empty(query.shape[:3], dtype=accumulation_dtype(query.dtype))
+    return query.new_empty(query.shape), lse
+
+
+def _fake_backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
+
+
+ANCHORED_WINDOW = registry.define(
+    "anchored_window_attention(Tensor query, Tensor key, Tensor value, Tensor anchor_mask,"
+    " SymInt window, float scale) -> (Tensor out, Tensor lse)",
+    fake=_fake_forward,
+)
+ANCHORED_WINDOW_BACKWARD = registry.define(
+    "anchored_window_attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value,"
+    " Tensor out, Tensor lse, Tensor anchor_mask, SymInt window, float scale)"
+    " -> (Tensor d_query, Tensor d_key, Tensor d_value)",
+    fake=_fake_backward,
+)
+for _backend, _rule in (("reference", window.all_columns), ("torch", window.seen_columns)):
+    ANCHORED_WINDOW.implement(_backend, partial(window.forward, rule=_rule))
+    ANCHORED_WINDOW_BACKWARD.implement(_backend, partial(window.backward, rule=_rule))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    query, key, value, anchor_mask, ctx.window, ctx.scale = inputs
+    out, lse = output
+    ctx.mark_non_differentiable(lse)
+    ctx.save_for_backward(query, key, value, anchor_mask, out, lse)
+
+
+def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    query, key, value, anchor_mask, out, lse = ctx.saved_tensors
+    if grad.stride(-1) != 1:
+        grad = grad.contiguous()
+    d_query, d_key, d_value = ANCHORED_WINDOW_BACKWARD(
+        grad, query, key, value, out, lse, anchor_mask, ctx.window, ctx.scale
+    )
+    return d_query, d_key, d_value, None, None, None
+
+
+torch.library.register_autograd(
+    "sparrow::anchored_window_attention",
+    _differentiate,
+    setup_context=_save,
+    lib=registry.LIBRARY,
+)

@@ -1,0 +1,72 @@
+"""The package's environment switches, read once at import, and their scoped overrides.
+
+`SPARROW_BACKEND` names the backend to use for the ops that have it; `SPARROW_CHECK` turns the
+value checks on (1) or off (0). Ops read both when they *run*, never while `torch.compile` traces
+them, so a compiled graph follows a later change.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+BACKENDS = ("auto", "native", "triton", "torch", "reference")
+
+
+def _backend_from_environment() -> str:
+    name = os.environ.get("SPARROW_BACKEND", "auto").strip().lower() or "auto"
+    if name not in BACKENDS:
+        raise ValueError(f"SPARROW_BACKEND must be one of {', '.join(BACKENDS)}, got {name!r}")
+    return name
+
+
+def _checks_from_environment() -> bool | None:
+    value = os.environ.get("SPARROW_CHECK", "").strip()
+    if value not in ("", "0", "1"):
+        raise ValueError(f"SPARROW_CHECK must be 0 or 1, got {value!r}")
+    return None if value == "" else value == "1"
+
+
+_backend: ContextVar[str] = ContextVar("sparrow_backend", default=_backend_from_environment())
+_checks: ContextVar[bool | None] = ContextVar("sparrow_checks", default=_checks_from_environment())
+
+
+def current_backend() -> str:
+    """The backend asked for: one of `BACKENDS`."""
+    return _backend.get()
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Use the backend `name` inside the block, for the ops that have it; others go as under auto.
+
+    Raises `ValueError` for a name that is not one of auto, native, triton, torch, reference.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"backend: name must be one of {', '.join(BACKENDS)}, got {name!r}")
+    token = _backend.set(name)
+    try:
+        yield
+    finally:
+        _backend.reset(token)
+
+
+def values_are_checked(device_type: str) -> bool:
+    """Whether ops on this kind of device check values: `SPARROW_CHECK`, else yes on a CPU only.
+
+    On a GPU the check costs a synchronisation, so it is off unless asked for.
+    """
+    chosen = _checks.get()
+    return device_type == "cpu" if chosen is None else chosen
+
+
+@contextmanager
+def checks(enabled: bool) -> Iterator[None]:
+    """Turn the value checks of all ops on or off inside the block."""
+    token = _checks.set(enabled)
+    try:
+        yield
+    finally:
+        _checks.reset(token)

@@ -1,0 +1,92 @@
+"""The checks every public op makes, and the one shape their messages have.
+
+A message reads *op: argument must be …, got … (hint)*. Wrong rank or shape raises `ValueError`,
+a wrong dtype, device or kind of object `TypeError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+Size = int | torch.SymInt
+
+
+def refuse(op: str, argument: str, must_be: str, got: object, hint: str = "") -> NoReturn:
+    """Raise the `ValueError` of an argument that cannot be taken."""
+    raise ValueError(_message(op, argument, must_be, got, hint))
+
+
+def refuse_type(op: str, argument: str, must_be: str, got: object, hint: str = "") -> NoReturn:
+    """Raise the `TypeError` of an argument of the wrong kind, dtype or device."""
+    raise TypeError(_message(op, argument, must_be, got, hint))
+
+
+def _message(op: str, argument: str, must_be: str, got: object, hint: str) -> str:
+    return f"{op}: {argument} must be {must_be}, got {got}" + (f" ({hint})" if hint else "")
+
+
+def check_tensor(
+    op: str,
+    argument: str,
+    value: object,
+    letters: str,
+    dtypes: torch.dtype | Sequence[torch.dtype],
+    sizes: dict[str, Size] | None = None,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Check one tensor argument and bind its shape letters.
+
+    `letters` names the dims, such as ``"B T W"``; a letter already in `sizes` must match it, a new
+    one is added there. A digit is a literal size; ``...`` in front admits any leading dims.
+    Returns `value`, so that type checkers know it is a tensor.
+    """
+    if not isinstance(value, Tensor):
+        refuse_type(op, argument, f"a tensor [{', '.join(letters.split())}]", type(value).__name__)
+    allowed = (dtypes,) if isinstance(dtypes, torch.dtype) else tuple(dtypes)
+    if value.dtype not in allowed:
+        names = " or ".join(str(d).removeprefix("torch.") for d in allowed)
+        refuse_type(op, argument, names, str(value.dtype).removeprefix("torch."))
+    if device is not None and value.device != device:
+        refuse_type(op, argument, f"on {device}", value.device, "all tensors of a call share one")
+    _check_shape(op, argument, value, letters, {} if sizes is None else sizes)
+    return value
+
+
+def _check_shape(
+    op: str, argument: str, value: Tensor, letters: str, sizes: dict[str, Size]
+) -> None:
+    names = letters.split()
+    shape: Sequence[Size] = value.shape
+    if names and names[0] == "...":
+        names = names[1:]
+        if value.dim() < len(names):
+            refuse(op, argument, f"of at least {len(names)} dims", f"{list(value.shape)}")
+        shape = shape[value.dim() - len(names) :]
+    if len(shape) != len(names):
+        refuse(op, argument, f"[{', '.join(names)}]", f"{list(value.shape)}")
+    for name, size in zip(names, shape, strict=True):
+        wanted = int(name) if name.isdigit() else sizes.setdefault(name, size)
+        if wanted != size:
+            known = [name if name.isdigit() else str(sizes.get(name, name)) for name in names]
+            refuse(
+                op,
+                argument,
+                f"[{', '.join(names)}] = [{', '.join(known)}]",
+                f"{list(value.shape)}",
+            )
+
+
+def check_rows_are_dense(op: str, argument: str, value: Tensor) -> None:
+    """Ops read rows with vector loads: the last dim must be contiguous."""
+    if value.shape[-1] > 1 and value.stride(-1) != 1:
+        refuse(
+            op,
+            argument,
+            "contiguous in its last dim",
+            f"strides {list(value.stride())}",
+            "call .contiguous() once, outside the step",
+        )

@@ -1,0 +1,83 @@
+"""Shape and dtype checks of the layer lists: a list counts as one tensor seen L times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sparrow_kernels.ops.errors import Size, check_rows_are_dense, check_tensor, refuse, refuse_type
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def check_states(
+    op: str, states: Sequence[Tensor], letters: str, sizes: dict[str, Size], device: torch.device
+) -> list[Tensor]:
+    """Check hidden states: every layer has one shape and dtype, each with strides of its own."""
+    layers = _as_list(op, "states", states)
+    check_tensor(op, "states[0]", layers[0], letters, _DTYPES, sizes, device)
+    _check_like(op, "states", layers, layers[0], strides_too=False)
+    for place, layer in enumerate(layers):
+        if layer.stride(-1) != 1:
+            check_rows_are_dense(op, f"states[{place}]", layer)
+    return layers
+
+
+def check_caches(
+    op: str,
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    sizes: dict[str, Size],
+    device: torch.device,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Check caches: keys and values of every layer share shape, strides and dtype."""
+    key_layers, value_layers = _as_list(op, "keys", keys), _as_list(op, "values", values)
+    if len(key_layers) != len(value_layers):
+        refuse(op, "values", f"{len(key_layers)} layers, as keys", len(value_layers))
+    first = check_tensor(op, "keys[0]", key_layers[0], "B Hkv N D", _DTYPES, sizes, device)
+    check_rows_are_dense(op, "keys[0]", first)
+    _check_like(op, "keys", key_layers, first, strides_too=True)
+    _check_like(op, "values", value_layers, first, strides_too=True)
+    return key_layers, value_layers
+
+
+def _as_list(op: str, argument: str, layers: Sequence[Tensor]) -> list[Tensor]:
+    if not isinstance(layers, (list, tuple)):
+        refuse_type(op, argument, "a sequence of tensors, one a layer", type(layers).__name__)
+    if len(layers) == 0:
+        refuse(op, argument, "at least one layer", "none")
+    return list(layers)
+
+
+def _check_like(
+    op: str, argument: str, layers: list[Tensor], first: Tensor, *, strides_too: bool
+) -> None:
+    # A step passes 2 L caches: names and messages are made for the one that is refused only.
+    shape, strides, dtype, device = first.shape, first.stride(), first.dtype, first.device
+    for place, layer in enumerate(layers):
+        if not (
+            isinstance(layer, Tensor)
+            and layer.dtype == dtype
+            and layer.device == device
+            and layer.shape == shape
+            and (not strides_too or layer.stride() == strides)
+        ):
+            _refuse_unlike(op, f"{argument}[{place}]", layer, first, strides_too=strides_too)
+
+
+def _refuse_unlike(op: str, name: str, layer: Tensor, first: Tensor, *, strides_too: bool) -> None:
+    if not isinstance(layer, Tensor):
+        refuse_type(op, name, "a tensor", type(layer).__name__)
+    if layer.dtype != first.dtype or layer.device != first.device:
+        must_be = f"{first.dtype} on {first.device}, as the first layer"
+        refuse_type(op, name, must_be, f"{layer.dtype} on {layer.device}")
+    if layer.shape != first.shape:
+        refuse(op, name, f"{list(first.shape)}, as the first layer", list(layer.shape))
+    # The stride of a dim of size 1 leads nowhere.
+    leads = [dim for dim, size in enumerate(first.shape) if size > 1]
+    if strides_too and any(layer.stride(dim) != first.stride(dim) for dim in leads):
+        must_be = f"of strides {list(first.stride())}, as the first layer"
+        hint = "layers share shape, strides and dtype"
+        refuse(op, name, must_be, list(layer.stride()), hint)
