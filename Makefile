@@ -1,12 +1,14 @@
 # make setup | demo | test | train | lint | clean
 #
-# PYTHON, TORCH, TORCHVISION may be given: make setup TORCH=torch==2.11.0 TORCHVISION=...
+# PYTHON, VENV, TORCH, TORCHVISION, TRANSFORMERS may be given. The oldest transformers served:
+#   make test VENV=.venv-5.17 TRANSFORMERS=transformers==5.17.0
 # SPARROW_BUILD_NATIVE=0|1|auto and SPARROW_BUILD_CUDA=0|1|auto choose what is compiled (setup.py).
 
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3))
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 TORCHVISION ?= torchvision==0.28.0
+TRANSFORMERS ?= transformers
 SPARROW_BUILD_NATIVE ?= auto
 SPARROW_BUILD_CUDA ?= auto
 export SPARROW_BUILD_NATIVE SPARROW_BUILD_CUDA
@@ -28,6 +30,7 @@ $(STAMP): $(BUILD_INPUTS)
 	@$(PIP) "$(TORCH)"
 	@# torchvision asks for one exact torch; without its needs it cannot bring another one along.
 	@$(PIP) --no-deps "$(TORCHVISION)"
+	@$(PIP) "$(TRANSFORMERS)"
 	@$(PIP) "setuptools>=77" "pybind11>=2.13" "cmake>=3.25" ninja
 	@$(PIP) --no-build-isolation --editable ".[dev,video]"
 	@$(BIN)/python -c "from sparrow_kernels.ops import native; \
@@ -56,4 +59,4 @@ lint: setup
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f sparrow_kernels/*.so $(VENV)/.set-up-*
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

@@ -25,8 +25,8 @@ ROOT = Path(__file__).resolve().parent
 PACKAGE = "sparrow_kernels"
 OPS_LIBRARY = "libsparrow_ops.so"
 HINT = (
-    "Install a C++20 compiler (Debian: apt-get install g++) and `pip install cmake ninja pybind11`, "
-    "or leave SPARROW_BUILD_NATIVE=auto for a pure Python install, which is slower."
+    "Install a C++20 compiler (Debian: apt-get install g++) and `pip install cmake ninja pybind11`,"
+    " or leave SPARROW_BUILD_NATIVE=auto for a pure Python install, which is slower."
 )
 
 
@@ -65,8 +65,10 @@ def why_not_native() -> str | None:
     if not missing:
         return None
     if wanted == "1":
-        raise SystemExit(f"SPARROW_BUILD_NATIVE=1, but there is no {', no '.join(missing)}. {HINT}")
-    return f"there is no {', no '.join(missing)}"
+        raise SystemExit(
+            f"SPARROW_BUILD_NATIVE=1, but this is missing: {', '.join(missing)}. {HINT}"
+        )
+    return f"this is missing: {', '.join(missing)}"
 
 
 class BuildPython(build_py):

@@ -56,7 +56,6 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="the shortest clip only")
     parser.add_argument("--seed", type=int, default=1, help="which clips (default: 1)")
     arguments = parser.parse_args()
-    torch.set_num_threads(torch.get_num_threads())
     pair = load_pair()
     decoder = SparrowDecoder(pair.target, pair.draft)
     text = pair.target.config.get_text_config()
@@ -87,7 +86,7 @@ def main() -> int:
         reports.append(Report(visual, slots, slot_bytes, comparison))
         decode = pair.processor.tokenizer.decode
         for way, title in (("generate", "plainly"), ("sparrow", "speculatively")):
-            words = decode(comparison.tokens(way), skip_special_tokens=True)
+            words = decode(comparison.runs[way][0].tokens, skip_special_tokens=True)
             seconds = comparison.seconds(way, "decode")
             print(f"  {title}, {seconds:.2f} s: {words}")
         truth = path.with_suffix(".txt").read_text(encoding="utf-8").strip()
@@ -155,7 +154,7 @@ def _verdict(reports: list[Report]) -> int:
 
 
 def _per_token(comparison: Comparison, way: str) -> float:
-    return 1e3 * comparison.seconds(way, "decode") / (len(comparison.tokens(way)) - 1)
+    return 1e3 * comparison.seconds(way, "decode") / (len(comparison.runs[way][0].tokens) - 1)
 
 
 def _draft_seconds_a_call(comparison: Comparison) -> float:

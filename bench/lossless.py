@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +25,12 @@ from sparrow_kernels.embedded.captions import QUESTIONS, ask
 from sparrow_kernels.embedded.clips import make_clip
 from sparrow_kernels.embedded.evaluation import through_mp4
 from sparrow_kernels.models.decoder import SparrowDecoder
+from sparrow_kernels.models.draft_evaluation import UNSEEN_SEED
 from sparrow_kernels.models.pair import load_pair
+from sparrow_kernels.models.request import SparrowOutput
 from sparrow_kernels.models.small_target import clip_inputs
 
-FIRST_UNSEEN_SEED = 700_000
+FIRST_SEED = UNSEEN_SEED + 1_000
 MAX_NEW_TOKENS = 240
 
 
@@ -36,45 +40,59 @@ def main() -> int:
     parser.add_argument("--visual-tokens", type=int, default=500)
     parser.add_argument("--trees", nargs="+", default=["6-5-1", "25-5-8", "30-4-8"])
     arguments = parser.parse_args()
+    rows = measure(arguments.clips, arguments.visual_tokens, arguments.trees)
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}")
+    print_table(rows)
+    return int(any(row["identical"] != row["clips"] for row in rows))
+
+
+def measure(clips: int, visual_tokens: int, trees: Sequence[str]) -> list[dict[str, Any]]:
+    """Decode `clips` unseen clips plainly and with each tree; a row a tree and question type."""
     pair = load_pair()
     decoders = {
-        tree: SparrowDecoder(pair.target, pair.draft, TreeConfig.parse(tree))
-        for tree in arguments.trees
+        tree: SparrowDecoder(pair.target, pair.draft, TreeConfig.parse(tree)) for tree in trees
     }
     kinds = list(QUESTIONS)
-    same: Counter[str] = Counter()
-    emitted: Counter[str] = Counter()
-    calls: Counter[str] = Counter()
-    asked: Counter[str] = Counter()
-    for turn in tqdm(range(arguments.clips), unit="clip", file=sys.stderr):
-        script = make_clip(arguments.visual_tokens, FIRST_UNSEEN_SEED + turn)
+    tallies = {(tree, kind): Tally() for tree in trees for kind in kinds}
+    for turn in tqdm(range(clips), unit="clip", file=sys.stderr):
+        script = make_clip(visual_tokens, FIRST_SEED + turn)
         kind = kinds[turn % len(kinds)]
         question = ask(kind, script, np.random.default_rng(turn)).question
         frames, fps = through_mp4(script)
         inputs = clip_inputs(pair.processor, frames, fps, question)
-        settings = {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False}
+        settings: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False}
         plain = pair.target.generate(**inputs, **settings)
-        asked[kind] += 1
         for tree, decoder in decoders.items():
             result = decoder.generate(**inputs, **settings)
-            same[tree] += torch.equal(plain, result.sequences)
-            emitted[tree] += result.stats.new_tokens - 1
-            calls[tree] += result.stats.target_calls
-    rows = [
-        {
-            "tree": tree,
-            "clips": arguments.clips,
-            "identical": same[tree],
-            "mean_emitted": emitted[tree] / max(1, calls[tree]),
-        }
-        for tree in arguments.trees
+            tallies[tree, kind].add(plain, result)
+    return [
+        {"tree": tree, "question": kind, **tally.row()}
+        for (tree, kind), tally in tallies.items()
+        if tally.clips
     ]
-    print(
-        f"torch {torch.__version__}, transformers {transformers.__version__}, questions:",
-        ", ".join(f"{count} {kind}" for kind, count in asked.items()),
-    )
-    print_table(rows)
-    return int(any(same[tree] != arguments.clips for tree in arguments.trees))
+
+
+@dataclass
+class Tally:
+    """Counts over the clips of one tree and question type."""
+
+    clips: int = 0
+    identical: int = 0
+    emitted: int = 0
+    target_calls: int = 0
+
+    def add(self, plain: torch.Tensor, result: SparrowOutput) -> None:
+        """Count one clip: `plain` `[1, prompt + new]` is what `generate` returned."""
+        assert result.sequences is not None and result.stats is not None
+        self.clips += 1
+        self.identical += torch.equal(plain, result.sequences)
+        self.emitted += result.stats.new_tokens - 1
+        self.target_calls += result.stats.target_calls
+
+    def row(self) -> dict[str, Any]:
+        """A row to print."""
+        mean_emitted = self.emitted / self.target_calls if self.target_calls else None
+        return {"clips": self.clips, "identical": self.identical, "mean_emitted": mean_emitted}
 
 
 if __name__ == "__main__":

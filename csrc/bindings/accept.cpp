@@ -36,9 +36,8 @@ std::tuple<Tensor, Tensor, Tensor> accept_tree(const Tensor& tokens, const Tenso
                                                const Tensor& first_child,
                                                const Tensor& next_sibling,
                                                const Tensor& target_tokens, int64_t max_path) {
-  const AcceptanceTensors out =
-      run_accept_tree(Arguments("accept_tree", tokens), tokens, depth, first_child, next_sibling,
-                      target_tokens, max_path);
+  const AcceptanceTensors out = run_accept_tree(Arguments("accept_tree", tokens), tokens, depth,
+                                                first_child, next_sibling, target_tokens, max_path);
   return {out.path, out.accept_length, out.emitted};
 }
 

@@ -57,7 +57,8 @@ void Arguments::check_layout(const char* argument, const Tensor& tensor, Shape s
   if (!fits(sizes, shape)) refuse(argument, text(shape), text(sizes));
   if (sizes.empty() || sizes[sizes.size() - 1] <= 1) return;
   const int64_t stride = tensor.stride(static_cast<int64_t>(sizes.size()) - 1);
-  if (stride != 1) refuse(argument, "contiguous in its last dim", "stride " + std::to_string(stride));
+  if (stride != 1)
+    refuse(argument, "contiguous in its last dim", "stride " + std::to_string(stride));
 }
 
 void Arguments::check_in(const char* argument, int64_t value, int64_t low, int64_t high) const {

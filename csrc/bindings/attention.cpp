@@ -64,8 +64,7 @@ void rotate(const Tensor& from, const Tensor& to, const Tensor& cos, const Tenso
                                     .sin_batch_stride = sin.stride(0)});
 }
 
-using Rotate = void (*)(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                        const int32_t*);
+using Rotate = void (*)(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const int32_t*);
 
 Rotate rotate_for(ScalarType element, ScalarType angle) {
   const bool is_float_angle = angle == ScalarType::Float;

@@ -44,7 +44,8 @@ cpu::CacheBatch cache_batch(const Arguments& arguments, const TensorList& keys,
       const Shape own = tensor.strides();
       for (size_t d = 0; d < 3; ++d) {
         if (sizes[d] > 1 && own[d] != strides[d]) {
-          arguments.refuse(argument, "of the strides " + text(strides) + " of the first layer's keys",
+          arguments.refuse(argument,
+                           "of the strides " + text(strides) + " of the first layer's keys",
                            text(own));
         }
       }
@@ -93,8 +94,8 @@ Tensor commit(const Arguments& arguments, const cpu::CommittedPath& path, const 
   arguments.check("prefix_lens", prefix_lens, ScalarType::Int, {path.batch});
   const cpu::CacheBatch cache = cache_batch(arguments, keys, values, path.batch);
   const cpu::HiddenStates hidden = hidden_states(arguments, states, path.batch);
-  const Tensor out = empty(prefix_lens, hidden_dtype(states),
-                           {path.batch, path.max_path, hidden_width(states)});
+  const Tensor out =
+      empty(prefix_lens, hidden_dtype(states), {path.batch, path.max_path, hidden_width(states)});
   cpu::compact_cache(path, data<const int32_t>(prefix_lens), cache);
   cpu::gather_path(path, hidden, hidden_out(out));
   cpu::advance_prefix(path, cache.capacity, data<int32_t>(prefix_lens));
@@ -123,8 +124,8 @@ Tensor gather_hidden(const TensorList& states, const Tensor& index) {
   const Arguments arguments("gather_hidden", index);
   arguments.check("index", index, ScalarType::Int, {kAny, kAny});
   hidden_states(arguments, states, index.size(0));  // its errors come before any allocation
-  const Tensor out = empty(index, hidden_dtype(states),
-                           {index.size(0), index.size(1), hidden_width(states)});
+  const Tensor out =
+      empty(index, hidden_dtype(states), {index.size(0), index.size(1), hidden_width(states)});
   gather_hidden_out(states, index, out);
   return out;
 }
@@ -139,8 +140,7 @@ void compact_cache_(const TensorList& keys, const TensorList& values, const Tens
 }
 
 Tensor commit_path_(const Tensor& path, const Tensor& accept_length, const TensorList& keys,
-                    const TensorList& values, const TensorList& states,
-                    const Tensor& prefix_lens) {
+                    const TensorList& values, const TensorList& states, const Tensor& prefix_lens) {
   const Arguments arguments("commit_path_", path);
   return commit(arguments, committed_path(arguments, path, accept_length), keys, values, states,
                 prefix_lens);
@@ -152,8 +152,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> commit_tree_(
     const TensorList& keys, const TensorList& values, const TensorList& states,
     const Tensor& prefix_lens, int64_t max_path) {
   const Arguments arguments("commit_tree_", tokens);
-  const AcceptanceTensors accepted = run_accept_tree(arguments, tokens, depth, first_child,
-                                                     next_sibling, target_tokens, max_path);
+  const AcceptanceTensors accepted =
+      run_accept_tree(arguments, tokens, depth, first_child, next_sibling, target_tokens, max_path);
   const cpu::CommittedPath path = committed_path(arguments, accepted.path, accepted.accept_length);
   const Tensor hidden = commit(arguments, path, keys, values, states, prefix_lens);
   return {accepted.path, accepted.accept_length, accepted.emitted, hidden};

@@ -5,8 +5,7 @@
 
 namespace sparrow::cpu {
 
-void run_parallel(int64_t count, int64_t grain,
-                  const std::function<void(int64_t, int64_t)>& body) {
+void run_parallel(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
   torch::stable::parallel_for(0, count, grain, body);
 }
 

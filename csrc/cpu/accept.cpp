@@ -10,8 +10,8 @@ void accept_tree(const AcceptTree& call) {
   const int64_t length = call.out.max_path;
   for_each_part(call.batch, call.tree.num_slots + length, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
-      const TreeLinks tree{call.tree.depth[b], call.tree.first_child[b],
-                           call.tree.next_sibling[b], call.tree.num_slots};
+      const TreeLinks tree{call.tree.depth[b], call.tree.first_child[b], call.tree.next_sibling[b],
+                           call.tree.num_slots};
       const AcceptanceRows out{call.out.path + b * length, call.out.emitted + b * length, length};
       call.out.accept_length[b] = accept_walk(tree, call.tokens[b], call.target_tokens[b], out);
     }

@@ -55,8 +55,7 @@ void gather_hidden(int64_t batch, int64_t num_gathered, Rows<const int32_t> inde
   });
 }
 
-void compact_cache(const CommittedPath& path, const int32_t* prefix_lens,
-                   const CacheBatch& cache) {
+void compact_cache(const CommittedPath& path, const int32_t* prefix_lens, const CacheBatch& cache) {
   const Moves moves = list_moves(path, prefix_lens, cache.capacity);
   if (moves.all.empty()) return;
   const int64_t planes = static_cast<int64_t>(cache.tensors.size()) * cache.batch * cache.heads;

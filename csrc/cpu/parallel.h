@@ -11,8 +11,7 @@ namespace sparrow::cpu {
 inline constexpr int64_t kWorkPerThread = 1 << 16;
 
 // Runs body(begin, end) over parts of [0, count), each of at least `grain` items.
-void run_parallel(int64_t count, int64_t grain,
-                  const std::function<void(int64_t, int64_t)>& body);
+void run_parallel(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& body);
 
 // The same, where one item costs `work` steps. Small work runs right here: a decode step at batch 1
 // pays for neither threads nor type erasure.

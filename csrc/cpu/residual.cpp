@@ -45,8 +45,7 @@ SPARROW_INLINE double reduce_row(const Weight* target, double target_scale, cons
   const int64_t whole = size - size % kLanes;
   for (int64_t i = 0; i < whole; i += kLanes) {
     for (int64_t lane = 0; lane < kLanes; ++lane) {
-      left[i + lane] =
-          residual(target[i + lane] * target_scale, draft[i + lane] * draft_scale);
+      left[i + lane] = residual(target[i + lane] * target_scale, draft[i + lane] * draft_scale);
       lanes[lane] += left[i + lane];
     }
   }
@@ -142,8 +141,8 @@ void accept_tree_residual(const AcceptTreeResidual& call) {
       return ResidualNode(target, draft, call.vocab, rows);
     };
     for (int64_t b = begin; b < end; ++b) {
-      const TreeLinks tree{call.tree.depth[b], call.tree.first_child[b],
-                           call.tree.next_sibling[b], call.tree.num_slots};
+      const TreeLinks tree{call.tree.depth[b], call.tree.first_child[b], call.tree.next_sibling[b],
+                           call.tree.num_slots};
       const ResidualInputs in{
           .tokens = call.tokens[b],
           .target_probs = {call.target_probs.data + b * call.target_batch_stride,

@@ -12,7 +12,8 @@
 
 namespace sparrow {
 
-// The rows of a tensor whose last dim is contiguous: row r starts `stride` elements after row r - 1.
+// The rows of a tensor whose last dim is contiguous: row r starts `stride` elements after row r
+// - 1.
 template <typename T>
 struct Rows {
   T* data;

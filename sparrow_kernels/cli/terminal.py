@@ -18,14 +18,14 @@ _UNFINISHED = re.compile(r"[^\s\u2e80-\ufffc]+$")
 class ProgressBar:
     """One line that is redrawn in place and cleared at the end; silent where there is no terminal.
 
-    Used as `bar(done, total)`, inside a `with` block that clears it however it ends.
+    Used as `bar(done, total)`, from 0 on, inside a `with` block that clears it however it ends.
     """
 
     def __init__(self, label: str, stream: TextIO | None = None) -> None:
         self._label = label
         self._stream = sys.stderr if stream is None else stream
         self._shown = self._stream.isatty()
-        self._began = time.perf_counter()
+        self._began = 0.0
         self._drawn_at = 0.0
         self._visible = False
 
@@ -37,6 +37,8 @@ class ProgressBar:
 
     def __call__(self, done: int, total: int) -> None:
         now = time.perf_counter()
+        if done == 0:
+            self._began = now
         if not self._shown or (0 < done < total and now - self._drawn_at < _REDRAW_SECONDS):
             return
         self._drawn_at = now

@@ -72,7 +72,8 @@ class TreeConfig:
     def parse(cls, text: str) -> TreeConfig:
         """Read the paper's notation, such as `30-4-8`, or a branching such as `4x2x1`."""
         if re.fullmatch(r"\d+-\d+-\d+", text):
-            return cls(*(int(part) for part in text.split("-")))
+            total, depth, width = (int(part) for part in text.split("-"))
+            return cls(total, depth, width)
         if re.fullmatch(r"\d+(x\d+)+", text):
             return cls(branching=[int(part) for part in text.split("x")])
         raise ValueError(

@@ -81,7 +81,8 @@ def rotary_table(
 
     The draft's positions are compact and one-dimensional: a clip leaves no gap in them.
     """
-    inverse = theta ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
+    even = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32)
+    inverse = theta ** (-even / head_dim)
     angles = torch.arange(positions, device=device, dtype=torch.float32)[:, None] * inverse
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)

@@ -124,8 +124,10 @@ class SparrowDraft(PreTrainedModel):
             "initializer_range": text.initializer_range,
         }
         draft = cls(SparrowDraftConfig(**{**suggested, **settings}))
-        weight = target.get_input_embeddings().weight
-        return draft.to(device=weight.device, dtype=weight.dtype)
+        weight: Any = target.get_input_embeddings().weight
+        module: nn.Module = draft  # transformers wraps `to` in a way type checkers cannot follow
+        module.to(device=weight.device, dtype=weight.dtype)
+        return draft
 
     def check_fits(self, target: PreTrainedModel) -> None:
         """Raise `ValueError` naming what differs if this draft was made for another target."""

@@ -53,9 +53,7 @@ def _attention(
             query, key, value, is_causal=query.shape[2] > 1, scale=scaling, enable_gqa=True
         )
     else:
-        out = tree_attention(
-            query, key, value, nodes.ancestors, nodes.prefix_lens, scale=scaling
-        )
+        out = tree_attention(query, key, value, nodes.ancestors, nodes.prefix_lens, scale=scaling)
     return out.transpose(1, 2).contiguous(), None
 
 

@@ -44,9 +44,7 @@ class PreallocatedLayer(CacheLayerMixin):
             self.keys[:, :, :length] = key_states
             self.values[:, :, :length] = value_states
             return key_states, value_states
-        append_cache_(
-            key_states, value_states, self.keys, self.values, self._lengths.prefix_lens
-        )
+        append_cache_(key_states, value_states, self.keys, self.values, self._lengths.prefix_lens)
         return self.keys, self.values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -78,7 +76,8 @@ class PreallocatedCache(Cache):
 
     def __init__(self, layers: int, batch: int, capacity: int, device: torch.device) -> None:
         self._lengths = _Lengths(batch, device)
-        super().__init__(layers=[PreallocatedLayer(capacity, self._lengths) for _ in range(layers)])
+        self._own_layers = [PreallocatedLayer(capacity, self._lengths) for _ in range(layers)]
+        super().__init__(layers=list(self._own_layers))
         self.capacity = capacity
 
     @property
@@ -88,13 +87,13 @@ class PreallocatedCache(Cache):
 
     @property
     def keys(self) -> list[Tensor]:
-        """A `[B, Hkv, N, D]` cache a layer."""
-        return [layer.keys for layer in self.layers]
+        """A `[B, Hkv, N, D]` cache a layer; none before the prefill."""
+        return [layer.keys for layer in self._own_layers if layer.keys is not None]
 
     @property
     def values(self) -> list[Tensor]:
         """A `[B, Hkv, N, D]` cache a layer."""
-        return [layer.values for layer in self.layers]
+        return [layer.values for layer in self._own_layers if layer.values is not None]
 
     def set_committed(self, length: int) -> None:
         """Commit exactly `length` slots, on both sides: after a prefill, or after a cut."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from transformers import PreTrainedModel
-
 from sparrow_kernels.decoding import TreeConfig
 from sparrow_kernels.drafting import SparrowDraft
-from sparrow_kernels.models.families import Parts
+from sparrow_kernels.models.families import Parts, VidLLM
 from sparrow_kernels.models.generate import plain_generate, sparrow_generate
 from sparrow_kernels.models.request import SparrowOutput
 
@@ -30,9 +28,7 @@ class SparrowDecoder:
         ValueError: the draft was made for another target, or the target's family is unknown.
     """
 
-    def __init__(
-        self, target: PreTrainedModel, draft: SparrowDraft, tree: TreeConfig | None = None
-    ) -> None:
+    def __init__(self, target: VidLLM, draft: SparrowDraft, tree: TreeConfig | None = None) -> None:
         Parts(target)
         draft.check_fits(target)
         self.target = target

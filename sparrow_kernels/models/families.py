@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
+
+VidLLM = Any
+"""A model of transformers that generates: `PreTrainedModel` and `GenerationMixin` at once, for
+which transformers has no type."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ FAMILIES = {
 class Parts:
     """The parts of a target the decoder works with, found once a call."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: VidLLM) -> None:
         family = FAMILIES.get(model.config.model_type)
         if family is None:
             raise ValueError(
@@ -42,11 +46,11 @@ class Parts:
                 "target must use full attention in every layer, got sliding_attention layers"
                 " (load it with use_sliding_window=False)"
             )
-        self.base: nn.Module = model.model
-        self.language_model: nn.Module = self.base.language_model
-        self.visual: nn.Module = self.base.visual
-        self.lm_head: nn.Module = model.lm_head
-        self.embedding: nn.Module = model.get_input_embeddings()
+        self.base: Any = model.model
+        self.language_model: Any = self.base.language_model
+        self.visual: Any = self.base.visual
+        self.lm_head: Any = model.lm_head
+        self.embedding: Any = model.get_input_embeddings()
         self.placeholder_ids = [int(getattr(model.config, n)) for n in family.placeholder_ids]
 
     def visual_mask(self, input_ids: Tensor) -> Tensor:

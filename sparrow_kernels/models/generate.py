@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
-    PreTrainedModel,
     StoppingCriteriaList,
 )
 
@@ -31,6 +30,7 @@ from sparrow_kernels.decoding import (
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.drafting.state import DraftState
 from sparrow_kernels.models.attention import sparrow_attention
+from sparrow_kernels.models.families import VidLLM
 from sparrow_kernels.models.request import Request, SparrowOutput
 from sparrow_kernels.models.sequence import Streamer
 from sparrow_kernels.models.target import Prefill
@@ -39,7 +39,7 @@ from sparrow_kernels.ops.env import checks
 
 @torch.no_grad()
 def sparrow_generate(
-    model: PreTrainedModel,
+    model: VidLLM,
     input_ids: Tensor,
     logits_processor: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
@@ -98,7 +98,7 @@ def sparrow_generate(
 
 @torch.no_grad()
 def plain_generate(
-    model: PreTrainedModel,
+    model: VidLLM,
     input_ids: Tensor,
     logits_processor: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
@@ -132,9 +132,7 @@ def plain_generate(
     return request.result()
 
 
-def _speculate(
-    request: Request, draft: SparrowDraft, tree: TreeConfig, prefill: Prefill
-) -> None:
+def _speculate(request: Request, draft: SparrowDraft, tree: TreeConfig, prefill: Prefill) -> None:
     """The loop: draft, verify, accept and commit, emit; until the sequence is complete."""
     sequence, target, timer = request.sequence, request.target, request.timer
     chooser, config = request.chooser, request.generation_config

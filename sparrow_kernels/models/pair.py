@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import PreTrainedModel
 
 from sparrow_kernels.drafting import SparrowDraft
+from sparrow_kernels.models.families import VidLLM
 from sparrow_kernels.models.video_shim import install_video_shim
 
 EMBEDDED_WEIGHTS = Path(__file__).resolve().parents[1] / "embedded" / "weights"
@@ -17,12 +17,12 @@ EMBEDDED_WEIGHTS = Path(__file__).resolve().parents[1] / "embedded" / "weights"
 class Pair(NamedTuple):
     """Everything needed to ask about a clip."""
 
-    target: PreTrainedModel
+    target: VidLLM
     draft: SparrowDraft
     processor: Any
 
 
-def load_target(directory: str | Path | None = None) -> tuple[PreTrainedModel, Any]:
+def load_target(directory: str | Path | None = None) -> tuple[VidLLM, Any]:
     """A target in float32 and its processor; None for the embedded one.
 
     Raises:
@@ -37,7 +37,7 @@ def load_target(directory: str | Path | None = None) -> tuple[PreTrainedModel, A
     return target, AutoProcessor.from_pretrained(path)
 
 
-def load_draft(target: PreTrainedModel, directory: str | Path | None = None) -> SparrowDraft:
+def load_draft(target: VidLLM, directory: str | Path | None = None) -> SparrowDraft:
     """The draft in `directory`, in the target's dtype; None for the embedded one.
 
     Raises:

@@ -9,12 +9,11 @@ from torch import Tensor
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
-    PreTrainedModel,
     StoppingCriteriaList,
 )
 from transformers.utils import ModelOutput
 
-from sparrow_kernels.models.families import Parts
+from sparrow_kernels.models.families import Parts, VidLLM
 from sparrow_kernels.models.selection import TokenChooser
 from sparrow_kernels.models.sequence import EmittedSequence, Streamer
 from sparrow_kernels.models.stats import DecodeStats, PhaseTimer
@@ -39,7 +38,7 @@ class Request:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: VidLLM,
         input_ids: Tensor,
         logits_processor: LogitsProcessorList,
         stopping_criteria: StoppingCriteriaList,
@@ -124,4 +123,3 @@ def _refuse_unsupported(
             "sparrow_generate: past_key_values must be empty, got a filled cache (pass the whole"
             " conversation as input_ids)"
         )
-

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
@@ -72,7 +74,8 @@ class TokenChooser:
         """
         if not self._processors:
             return logits
-        return self._processors(ids, logits.to(torch.float32, copy=True))
+        scores: Any = logits.to(torch.float32, copy=True)  # transformers asks for FloatTensor
+        return self._processors(cast(Any, ids), scores)
 
     def _choose(self, scores: Tensor) -> Tensor:
         if not self._do_sample:

@@ -29,7 +29,7 @@ class TargetState:
     """One request's target: implements `sparrow_kernels.decoding.Target`."""
 
     def __init__(self, parts: Parts, capacity: int) -> None:
-        device = parts.embedding.weight.device
+        device = parts.model.device
         self._parts = parts
         self.cache = PreallocatedCache(
             parts.text_config.num_hidden_layers, batch=1, capacity=capacity, device=device
@@ -66,9 +66,7 @@ class TargetState:
         rows = text_slots[text_slots > 0]
         before = text_slots[:-1] if slice_clip and len(rows) < len(text_slots) else rows - 1
         before = torch.cat([before, before.new_tensor([length - 1])])
-        return Prefill(
-            input_ids[:, rows], hidden[:, before], self._parts.lm_head(hidden[:, -1])
-        )
+        return Prefill(input_ids[:, rows], hidden[:, before], self._parts.lm_head(hidden[:, -1]))
 
     def verify(self, tokens: Tensor, layout: TreeLayout) -> Verification:
         """See `sparrow_kernels.decoding.Target.verify`."""

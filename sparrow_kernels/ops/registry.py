@@ -74,9 +74,9 @@ class Op:
     def unavailable(self, backend: str) -> Reason:
         """Why `backend` cannot run this op on this machine, None if it can."""
         implementation = self.implementations.get(backend)
-        return "this op has no such backend" if implementation is None else (
-            implementation.available()
-        )
+        if implementation is None:
+            return "this op has no such backend"
+        return implementation.available()
 
     def _run(self, *args: Any) -> Any:
         device_type = _device_type(args)

@@ -31,8 +31,7 @@ SPARROW_HD inline bool path_move(int32_t prefix_len, int32_t node, int64_t k, in
          move->to < capacity && move->from != move->to;
 }
 
-SPARROW_HD inline int32_t advanced_prefix(int32_t prefix_len, int64_t committed,
-                                          int64_t capacity) {
+SPARROW_HD inline int32_t advanced_prefix(int32_t prefix_len, int64_t committed, int64_t capacity) {
   if (committed == 0) return prefix_len;
   const int64_t advanced = prefix_len + committed;
   return static_cast<int32_t>(advanced < capacity ? advanced : capacity);

@@ -1,0 +1,62 @@
+"""The embedded pair, end to end: same words, an accurate target, a draft that helps."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+
+from bench.lossless import measure
+from sparrow_kernels.embedded.evaluation import evaluate_budget
+from sparrow_kernels.models import SparrowDecoder
+from sparrow_kernels.models.draft_evaluation import UNSEEN_SEED, evaluate_draft
+from sparrow_kernels.models.pair import EMBEDDED_WEIGHTS, load_pair
+
+TREES = ["6-5-1", "25-5-8", "30-4-8"]
+
+
+@cache
+def pair():
+    return load_pair()
+
+
+def test_unseen_clips_are_described_in_the_same_words() -> None:
+    """Twelve clips over captions and every question type, with the paper's trees and a chain."""
+    rows = measure(12, 500, TREES)
+    assert sum(row["clips"] for row in rows) == 12 * len(TREES)
+    assert [row for row in rows if row["identical"] != row["clips"]] == []
+    captions = [row for row in rows if row["question"] == "describe"]
+    assert all(row["mean_emitted"] > 3 for row in captions), "the draft does not draft"
+
+
+def test_target_reads_clips_through_mp4() -> None:
+    shares = evaluate_budget(
+        pair().target, pair().processor, 500, range(UNSEEN_SEED + 60, UNSEEN_SEED + 64)
+    )
+    assert shares["content"] > 0.9
+
+
+def test_states_carry_the_clip() -> None:
+    """Fed another clip's states, the same draft is accepted less."""
+    seeds = range(UNSEEN_SEED + 50, UNSEEN_SEED + 53)
+    result = evaluate_draft(*pair(), 500, seeds)
+    assert result["mean_emitted"] > 4.5
+    assert result["mean_emitted"] - result["mean_emitted_other_clip"] > 0.7
+
+
+def test_weights_are_small_and_not_pickled() -> None:
+    files = [file for file in EMBEDDED_WEIGHTS.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) <= 12 * 2**20
+    assert {file.suffix for file in files} <= {".json", ".safetensors", ".jinja", ".txt"}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16])
+def test_half_precision_runs(dtype: torch.dtype) -> None:
+    """In bf16 a verify of several rows rounds otherwise than single steps; it must still work."""
+    target, draft, processor = pair()
+    inputs = processor(text=["describe"], return_tensors="pt")
+    result = SparrowDecoder(target.to(dtype), draft.to(dtype)).generate(**inputs, max_new_tokens=8)
+    pair.cache_clear()
+    assert result.stats.new_tokens <= 8
+    assert result.sequences.shape[1] == inputs["input_ids"].shape[1] + result.stats.new_tokens

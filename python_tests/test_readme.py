@@ -1,0 +1,35 @@
+"""What the README promises by name exists, and its code runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import sparrow_kernels
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+NOT_OPS = {
+    "Acceptance", "AnchorIndex", "SparrowDecoder", "SparrowDraft", "TreeConfig", "TreeLayout",
+    "__version__", "backend", "checks", "sparrow_generate",
+}  # fmt: skip
+
+
+def test_every_op_has_a_row_in_the_table() -> None:
+    rows = "\n".join(line for line in README.splitlines() if line.startswith("| `"))
+    named = set(re.findall(r"`(\w+)\(", rows))
+    assert set(sparrow_kernels.__all__) - NOT_OPS <= named
+    assert named - {"scaled_dot_product_attention", "cat"} <= set(sparrow_kernels.__all__) | {
+        "topk", "unpack_ancestors",
+    }  # fmt: skip
+
+
+def test_the_first_example_gives_what_it_says() -> None:
+    example = README.split("```python\n")[1].split("```")[0]
+    scope: dict = {}
+    exec(example, scope)
+    assert scope["acceptance"].path[0].tolist() == [0, 1, 4, -1]
+    assert scope["acceptance"].tokens[0].tolist() == [21, 32, 77, -1]
+
+
+def test_nothing_was_left_to_fill_in() -> None:
+    assert not re.findall(r"@[A-Z]+@", README)
