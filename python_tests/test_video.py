@@ -200,7 +200,7 @@ class TestBuildInputs:
         path = write(tmp_path / "a.mp4", gray_frames(5, 56, 56), [500 * i for i in range(5)])
         for fps, patches, seconds in ((2, 3, 1.0), (1, 2, 2.0)):
             inputs = build_inputs(processor, "What?", [path], fps=fps)
-            assert inputs["second_per_grid_ts"] == [seconds]
+            assert inputs["second_per_grid_ts"].tolist() == [seconds]
             assert inputs["video_grid_thw"].tolist() == [[patches, 4, 4]]
             visual = inputs["input_ids"] == processor.tokenizer.convert_tokens_to_ids(
                 "<|video_pad|>"
@@ -210,7 +210,7 @@ class TestBuildInputs:
     def test_a_rate_whose_float_does_not_divide(self, processor: Any) -> None:
         clip = Clip(torch.zeros(4, 3, 56, 56, dtype=torch.uint8), Fraction(2, 49))
         assert 2 / float(clip.fps) != 49
-        assert build_inputs(processor, "What?", [clip])["second_per_grid_ts"] == [49.0]
+        assert build_inputs(processor, "What?", [clip])["second_per_grid_ts"].tolist() == [49.0]
 
     def test_several_clips_in_order_before_the_question(self, processor: Any) -> None:
         clips = [
@@ -219,7 +219,7 @@ class TestBuildInputs:
         ]
         inputs = build_inputs(processor, "What?", clips)
         assert inputs["video_grid_thw"].tolist() == [[1, 4, 4], [2, 4, 4]]
-        assert inputs["second_per_grid_ts"] == [1.0, 2.0]
+        assert inputs["second_per_grid_ts"].tolist() == [1.0, 2.0]
         pixels = inputs["pixel_values_videos"]
         assert float(pixels[:16].std()) < 1e-6
         assert float(pixels[16:].mean()) > float(pixels[:16].mean())

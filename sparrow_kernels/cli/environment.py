@@ -118,7 +118,7 @@ def _backends() -> dict[str, dict[str, Any]]:
 
 def _native_build() -> dict[str, Any] | None:
     try:
-        from sparrow_kernels import _C  # type: ignore[attr-defined]
+        from sparrow_kernels import _C
     except ImportError:
         return None
     names = (name for name in vars(_C) if not name.startswith("_"))

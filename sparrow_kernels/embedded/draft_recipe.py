@@ -38,8 +38,8 @@ class DraftRecipe:
             most_clips=8,
         )
     )
-    steps: int = 1200
-    learning_rate: float = 2e-3
+    steps: int = 900
+    learning_rate: float = 3e-3
     warmup: int = 50
     hold: float = 0.3
     betas: tuple[float, float] = (0.9, 0.95)

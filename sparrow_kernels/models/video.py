@@ -180,7 +180,7 @@ def build_inputs(
     outputs = dict(inputs)
     if "second_per_grid_ts" in outputs:
         # Computed from float rates by the processor: 2 / (2 / 49) is not 49.
-        outputs["second_per_grid_ts"] = [float(merged / clip.fps) for clip in read]
+        outputs["second_per_grid_ts"] = torch.tensor([float(merged / clip.fps) for clip in read])
     return outputs
 
 
