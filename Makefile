@@ -28,9 +28,9 @@ $(STAMP): $(BUILD_INPUTS)
 	@echo "The first time takes a few minutes; later only what changed is built."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) "$(TORCH)"
+	@$(PIP) "$(TRANSFORMERS)" pillow
 	@# torchvision asks for one exact torch; without its needs it cannot bring another one along.
 	@$(PIP) --no-deps "$(TORCHVISION)"
-	@$(PIP) "$(TRANSFORMERS)"
 	@$(PIP) "setuptools>=77" "pybind11>=2.13" "cmake>=3.25" ninja
 	@$(PIP) --no-build-isolation --editable ".[dev,video]"
 	@$(BIN)/python -c "from sparrow_kernels.ops import native; \

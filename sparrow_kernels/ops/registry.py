@@ -54,6 +54,10 @@ class Op:
         self.call = getattr(torch.ops.sparrow, self.name).default
 
     def __call__(self, *args: Any) -> Any:
+        # Without gradients, tracing or modes the dispatcher would only come back here, and a
+        # decode step calls dozens of ops.
+        if _nobody_watches(args):
+            return self._run(*args)
         return self.call(*args)
 
     def implement(
@@ -108,6 +112,18 @@ class Op:
             f"{self.name}: no fast backend takes this call on {device_type}: {'; '.join(reasons)}."
             " SPARROW_BACKEND=reference is the slow way on"
         )
+
+
+def _nobody_watches(args: Sequence[Any]) -> bool:
+    """Whether an op called now is plain eager execution that nothing wants to see by its name."""
+    return type(args[0]) is Tensor and not (
+        torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd._profiler_enabled()
+    )
 
 
 def _device_type(args: Sequence[Any]) -> str:

@@ -41,6 +41,10 @@ def tree_attention(
     if query.numel() == 0 or key.numel() == 0:
         empty_lse = query.new_full((batch, heads, rows), -torch.inf, dtype=torch.float32)
         return query.new_zeros(query.shape), empty_lse
+    if rows == 1 and ancestors.numel() == 1 and anchor_slots is None and prefix_starts is None:
+        alone = _row_alone(query, key, value, ancestors.item(), prefix_lens.item(), scale)
+        if alone is not None:
+            return alone
     words = tuple(ancestors.flatten().tolist())
     lengths = prefix_lens.tolist()
     starts = [0] * batch if prefix_starts is None else prefix_starts.tolist()
@@ -65,6 +69,24 @@ def tree_attention(
             anchored,  # type: ignore[arg-type]
         )
     return out, lse
+
+
+def _row_alone(
+    query: Tensor, key: Tensor, value: Tensor, word: int, length: int, scale: float
+) -> Part | None:
+    """One row that sees the prefix and the tree slots right behind it, as in plain decoding.
+
+    None if it sees anything else. A case of `_request` with the least around the flash call: in a
+    short context that is what a token costs.
+    """
+    num_slots = word.bit_length()
+    seen = length + num_slots
+    if word < 0 or word & (word + 1) or length < 0 or not 0 < seen <= key.shape[2]:
+        return None
+    heads, kv_heads, head_dim = query.shape[1], key.shape[1], query.shape[3]
+    packed = query.reshape(1, kv_heads, heads // kv_heads, head_dim)
+    out, lse = attend_all(packed, key.narrow(2, 0, seen), value.narrow(2, 0, seen), scale)
+    return out.reshape(query.shape), lse.reshape(1, heads, 1).float()
 
 
 def _request(
