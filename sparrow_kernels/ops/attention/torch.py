@@ -42,7 +42,7 @@ def tree_attention(
         empty_lse = query.new_full((batch, heads, rows), -torch.inf, dtype=torch.float32)
         return query.new_zeros(query.shape), empty_lse
     if rows == 1 and ancestors.numel() == 1 and anchor_slots is None and prefix_starts is None:
-        alone = _row_alone(query, key, value, ancestors.item(), prefix_lens.item(), scale)
+        alone = _row_alone(query, key, value, int(ancestors), int(prefix_lens), scale)
         if alone is not None:
             return alone
     words = tuple(ancestors.flatten().tolist())
