@@ -90,10 +90,11 @@ class _StopsAtThird(StoppingCriteria):
         return (input_ids == self.token).sum(dim=1) >= 3
 
 
-def test_custom_criteria_see_every_prefix_once() -> None:
+@pytest.mark.parametrize("settings", [{}, {"repetition_penalty": 1.3}])
+def test_custom_criteria_see_every_prefix_once(settings: dict) -> None:
     target, draft, processor = random_pair()
     inputs = prompt(processor, [8])
-    free = target.generate(**inputs, max_new_tokens=40, do_sample=False)
+    free = target.generate(**inputs, max_new_tokens=40, do_sample=False, **settings)
     token = int(free[0, -1])
     runs = []
     for custom in ({}, {"custom_generate": sparrow_generate, "draft": draft}):
@@ -103,6 +104,7 @@ def test_custom_criteria_see_every_prefix_once() -> None:
             max_new_tokens=40,
             do_sample=False,
             stopping_criteria=StoppingCriteriaList([criterion]),
+            **settings,
             **custom,
         )
         runs.append((out, criterion.lengths))

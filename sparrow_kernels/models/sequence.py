@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -42,6 +42,7 @@ class EmittedSequence:
         self._max_length = capacity
         self.stop_ids: set[int] = set()
         self._other_criteria = StoppingCriteriaList()
+        self._verdicts: dict[int, bool] = {}
         for criterion in stopping_criteria:
             if type(criterion) is MaxLengthCriteria:
                 self._max_length = min(self._max_length, criterion.max_length)
@@ -61,10 +62,18 @@ class EmittedSequence:
         return self._max_length
 
     def stops_at(self, ids: Tensor, token: int) -> bool:
-        """Whether a sequence `ids` `[1, length]` that ends in `token` is complete."""
-        if token in self.stop_ids or ids.shape[1] >= self._max_length:
-            return True
-        return bool(self._other_criteria) and bool(self._other_criteria(ids, None).all())
+        """Whether a sequence `ids` `[1, length]` that ends in `token` is complete.
+
+        Asked again about the same length, as when a walked path is then emitted, it remembers:
+        criteria may count their calls.
+        """
+        length = ids.shape[1]
+        if length not in self._verdicts:
+            others = self._other_criteria
+            stopped = bool(others) and bool(others(cast(Any, ids), cast(Any, None)).all())
+            known = token in self.stop_ids or length >= self._max_length
+            self._verdicts[length] = stopped or known
+        return self._verdicts[length]
 
     def emit(self, tokens: list[int]) -> int:
         """Append tokens one by one until one completes the sequence; returns how many were kept."""
@@ -76,6 +85,7 @@ class EmittedSequence:
             if self.stops_at(self.ids, token):
                 self.finished = True
                 break
+        self._verdicts.clear()
         if self._streamer is not None:
             self._streamer.put(torch.tensor(tokens[:kept]))
             if self.finished:
