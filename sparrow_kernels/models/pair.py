@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.models.families import VidLLM
-from sparrow_kernels.models.video_shim import install_video_shim
 
 EMBEDDED_WEIGHTS = Path(__file__).resolve().parents[1] / "embedded" / "weights"
 
@@ -30,9 +30,6 @@ def load_target(directory: str | Path | None = None) -> tuple[VidLLM, Any]:
     """
     path = EMBEDDED_WEIGHTS / "target" if directory is None else Path(directory)
     _check_holds_model("target", path, "train one with `sparrow train target`")
-    install_video_shim()
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
     target = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32).eval()
     return target, AutoProcessor.from_pretrained(path)
 

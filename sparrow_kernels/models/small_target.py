@@ -12,14 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-
-from sparrow_kernels.embedded.captions import all_phrases
-from sparrow_kernels.embedded.world import TILE
-from sparrow_kernels.models.video_shim import install_video_shim
-
-install_video_shim()
-
-from transformers import (  # noqa: E402  (the shim must come first)
+from transformers import (
     GenerationConfig,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
@@ -28,7 +21,10 @@ from transformers import (  # noqa: E402  (the shim must come first)
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
 )
-from transformers.video_utils import VideoMetadata  # noqa: E402
+from transformers.video_utils import VideoMetadata
+
+from sparrow_kernels.embedded.captions import all_phrases
+from sparrow_kernels.embedded.world import TILE
 
 if TYPE_CHECKING:
     from transformers import BatchFeature, PreTrainedTokenizerBase
