@@ -174,4 +174,5 @@ class Case:
             torch.testing.assert_close(results[1], exact[1].float())
             return
         for name, *three in zip(("out", "lse"), results, exact, self.rounded(), strict=True):
-            assert_close(*three, name=name)
+            # Scores and values are drawn with deviation 1; sums of them may cancel.
+            assert_close(*three, name=name, summands=1.0)

@@ -240,7 +240,12 @@ def test_ctrl_c_in_mid_stream_ends_the_line_and_says_so(folder: Path) -> None:
     """On a real terminal: words come before the end, then one line of error and status 130."""
     leader, follower = pty.openpty()
     command = words(folder, "--max-new-tokens", "20000")
-    process = start(folder, command, stdout=follower, stderr=follower, stdin=follower)
+    # A small random model is done before a signal reaches it, unless its words take their time.
+    slowly = (
+        "import time; from sparrow_kernels.cli import terminal; put = terminal.WordStream.put;"
+        " terminal.WordStream.put = lambda self, ids: (time.sleep(0.2), put(self, ids))[1]"
+    )
+    process = start(folder, command, slowly, stdout=follower, stderr=follower, stdin=follower)
     os.close(follower)
     shown, interrupted, began = b"", False, time.monotonic()
     while time.monotonic() - began < 300:

@@ -88,7 +88,12 @@ def guard_rows() -> Iterator[GuardRows]:
 
 
 def assert_close(
-    actual: Tensor, exact: Tensor, rounded: Tensor | None = None, *, name: str = "result"
+    actual: Tensor,
+    exact: Tensor,
+    rounded: Tensor | None = None,
+    *,
+    name: str = "result",
+    summands: float = 0.0,
 ) -> None:
     """Hold a float result to the policy: at most twice PyTorch's own error, plus rounding.
 
@@ -98,9 +103,12 @@ def assert_close(
         rounded: the same computed by PyTorch in the dtype of `actual`; where left out, `exact`
             rounded to that dtype.
         name: what the message calls it.
+        summands: the size of what was added up on the way, where a result can come out smaller
+            than that: a log-sum-exp near 0 is rounded like the scores it was made of.
 
-    With `noise` one rounding of the largest element, the largest error of `actual` may be
-    `2 * error(rounded) + 2 * noise`, and its relative RMS error `2 * (that of rounded) + 2 * eps`.
+    With `noise` one rounding of the largest element (or of `summands`), the largest error of
+    `actual` may be `2 * error(rounded) + 2 * noise`, and its relative RMS error
+    `2 * (that of rounded) + 2 * eps`.
     Infinities and NaN must be where `exact` has them. Raises `AssertionError` that names the worst
     coordinate.
     """
@@ -121,11 +129,12 @@ def assert_close(
     error = torch.where(finite, (got - exact).abs(), 0.0)
     admitted = torch.where(finite, (rounded.detach().double().cpu() - exact).abs(), 0.0)
     scale = torch.where(finite, exact, 0.0)
-    bound = 2 * float(admitted.max()) + 2 * eps * float(scale.abs().max())
+    bound = 2 * float(admitted.max()) + 2 * eps * max(float(scale.abs().max()), summands)
     if float(error.max()) > bound:
         raise AssertionError(_worst(name, error, got, exact, bound))
-    relative = _rms(error) / max(_rms(scale), torch.finfo(torch.float64).tiny)
-    relative_bound = 2 * _rms(admitted) / max(_rms(scale), torch.finfo(torch.float64).tiny)
+    size = max(_rms(scale), summands, torch.finfo(torch.float64).tiny)
+    relative = _rms(error) / size
+    relative_bound = 2 * _rms(admitted) / size
     if relative > relative_bound + 2 * eps:
         worst = _worst(name, error, got, exact, bound)
         raise AssertionError(
