@@ -98,10 +98,11 @@ class TokenChooser:
             token = self._choose(self._process(ids, logits[:, node]))
             chosen[:, node] = token
             ids = torch.cat([ids, token[:, None]], dim=1)
-            if self._sequence.stops_at(ids, int(token)):
+            token_id = int(token)
+            if self._sequence.stops_at(ids, token_id):
                 break
             child = first_child[node]
-            while child >= 0 and tokens[child] != int(token):
+            while child >= 0 and tokens[child] != token_id:
                 child = next_sibling[child]
             if child < 0:
                 break
