@@ -1,0 +1,180 @@
+"""Measures one case: every way through the gate, then those that passed, in one go, into rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+import sparrow_kernels
+from bench import floors, gate, rows, timing
+from bench.case import Arguments, Call, Case, Way
+
+_COLD = 3
+"""Inputs are cold if they rotate over sets of this many times the last-level cache."""
+_MOST_SETS = 64
+
+
+class Plan(NamedTuple):
+    """How to measure."""
+
+    device: torch.device
+    seconds: float = 1.0
+    """Of timing for a case, on a CPU, all its ways together."""
+    inputs: str = "auto"
+    """hot, cold, both; auto: cold on a GPU where it takes no more than 64 sets, else hot."""
+    allowed: Callable[[Way], str | None] = lambda way: None
+    """Why a way is left out of this run, None if it is not."""
+
+
+def measured(case: Case, plan: Plan, machine: rows.Machine) -> Iterator[rows.Row]:
+    """The rows of `case`, every way in turn; nothing that the gate refuses is timed."""
+    device = plan.device
+    with torch.set_grad_enabled(_needs_grad(case)), sparrow_kernels.checks(False):
+        wanted = gate.expected(case, device)
+        passed: list[Way] = []
+        for way in [*case.ours(device), *case.peers(device)]:
+            if way.unavailable is not None:
+                yield _row(case, way, plan, machine, rows.UNAVAILABLE, way.unavailable)
+            elif (reason := plan.allowed(way)) is not None:
+                yield _row(case, way, plan, machine, rows.NOT_RUN, reason)
+            elif (reason := gate.refusal(case, way, device, wanted)) is not None:
+                yield _row(case, way, plan, machine, rows.REFUSED, reason)
+            else:
+                passed.append(way)
+        del wanted
+        for inputs in _states(case, plan):
+            yield from _timed(case, passed, inputs, plan, machine)
+
+
+def left_out(case: Case, plan: Plan, machine: rows.Machine, reason: str) -> Iterator[rows.Row]:
+    """Rows of a case that this run does not get to."""
+    for way in [*case.ours(plan.device), *case.peers(plan.device)]:
+        yield _row(case, way, plan, machine, rows.NOT_RUN, reason)
+
+
+def _timed(
+    case: Case, ways: Iterable[Way], inputs: str, plan: Plan, machine: rows.Machine
+) -> Iterator[rows.Row]:
+    count = _sets(case, plan.device) if inputs == "cold" else 1
+    sets = [case.arguments(plan.device, seed) for seed in range(count)]
+    stream = _stream_us(plan.device, case.bytes())
+    if plan.device.type == "cpu":
+        times = _on_cpu(case, list(ways), sets[0], plan.seconds)
+        for way, found in times.items():
+            yield _row(case, way, plan, machine, rows.OK, "", inputs, found, stream)
+        return
+    for way in ways:
+        try:
+            with way.chosen():
+                found = _on_gpu(case, way, sets)
+        except Exception as error:  # such as a peer that cannot be captured in a graph
+            torch.cuda.synchronize()
+            reason = gate.in_a_line(error)
+            yield _row(case, way, plan, machine, rows.REFUSED, reason, inputs)
+            continue
+        yield _row(case, way, plan, machine, rows.OK, "", inputs, found, stream)
+
+
+def _on_cpu(
+    case: Case, ways: list[Way], arguments: Arguments, seconds: float
+) -> dict[Way, timing.Timing]:
+    """Times of all ways; where a call must be undone, less what undoing takes."""
+    reset = case.reset(arguments)
+    by_name = {way.name: way for way in ways}
+    calls: dict[str, Call] = {}
+    for name, way in by_name.items():
+        with way.chosen():
+            call = way.prepare(arguments)
+        calls[name] = call if reset is None else timing.after(reset, call)
+    if reset is not None:
+        calls["reset"] = reset
+
+    def around(name: str) -> AbstractContextManager:
+        return by_name[name].chosen() if name in by_name else nullcontext()
+
+    found = timing.interleaved(calls, around=around, seconds=seconds)
+    undone = found.pop("reset").p50 if reset is not None else 0.0
+    return {way: found[way.name].less(undone) for way in ways}
+
+
+def _on_gpu(case: Case, way: Way, sets: list[Arguments]) -> timing.Timing:
+    calls = [way.prepare(arguments) for arguments in sets]
+    resets = [reset for arguments in sets if (reset := case.reset(arguments)) is not None]
+    return timing.replayed(calls, resets or None)
+
+
+def _needs_grad(case: Case) -> bool:
+    return getattr(case, "passes", "forward") != "forward"
+
+
+def _states(case: Case, plan: Plan) -> list[str]:
+    """Whether to measure with hot inputs, cold ones or both."""
+    can_be_cold = plan.device.type == "cuda" and _sets(case, plan.device) <= _MOST_SETS
+    if plan.inputs == "auto":
+        return ["cold" if can_be_cold else "hot"]
+    if plan.inputs == "both":
+        return ["hot", "cold"] if can_be_cold else ["hot"]
+    return [plan.inputs]
+
+
+def _sets(case: Case, device: torch.device) -> int:
+    """How many sets of arguments it takes for none to be found in the cache."""
+    return max(1, math.ceil(_COLD * _cache_bytes(device) / max(case.bytes(), 1)))
+
+
+@cache
+def _cache_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).L2_cache_size
+    sizes = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    kilobytes = [int(size.read_text(encoding="utf-8").strip("K\n")) for size in sizes]
+    return 1024 * max(kilobytes, default=0)
+
+
+@cache
+def _stream_us(device: torch.device, num_bytes: int) -> float:
+    return floors.stream_time(device, num_bytes).p50
+
+
+def _row(
+    case: Case,
+    way: Way,
+    plan: Plan,
+    machine: rows.Machine,
+    status: str,
+    reason: str,
+    inputs: str = "",
+    found: timing.Timing | None = None,
+    stream: float | None = None,
+) -> rows.Row:
+    floor = floors.floor(case, floors.rates(plan.device, case.dtype))
+    return rows.Row(
+        op=case.op,
+        case=case.name,
+        backend=way.name,
+        ours=way.is_ours,
+        dtype=str(case.dtype).removeprefix("torch."),
+        inputs=inputs,
+        status=status,
+        reason=reason,
+        us_p20=found.p20 if found else None,
+        us_p50=found.p50 if found else None,
+        us_p80=found.p80 if found else None,
+        samples=found.samples if found else 0,
+        bytes=case.bytes(),
+        flops=case.flops(),
+        exps=case.exps(),
+        issued_flops=case.issued_flops(way),
+        floor_us=floor.microseconds,
+        bound=floor.bound,
+        percent_of_floor=floor.percent(found.p50) if found else None,
+        stream_us=stream,
+        **asdict(machine),
+    )

@@ -1,0 +1,205 @@
+"""Result rows: one measured way of one case, with everything needed to believe it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sparrow_kernels
+
+OK = "ok"
+REFUSED = "refused"
+"""The gate found the result wrong, or the call failed: there is no time."""
+UNAVAILABLE = "unavailable"
+"""Not on this machine."""
+NOT_RUN = "not run"
+"""There was no time left for it."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and from what a run was made."""
+
+    command: str
+    device: str
+    driver: str
+    cuda: str
+    torch: str
+    triton: str
+    version: str
+    commit: str
+    dirty: bool
+    time: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a result file. Times in microseconds; empty where nothing was measured."""
+
+    op: str
+    case: str
+    backend: str
+    """Ours by its name, a peer by its own."""
+    ours: bool
+    dtype: str
+    inputs: str
+    """cold: rotated over sets of at least three times the last-level cache; hot: one set."""
+    status: str
+    reason: str
+    us_p20: float | None
+    us_p50: float | None
+    us_p80: float | None
+    samples: int
+    bytes: int
+    flops: int
+    exps: int
+    issued_flops: int | None
+    """What the kernel's tiles really compute, padding included; empty where nobody counts it."""
+    floor_us: float
+    bound: str
+    """Which of the three the floor comes from."""
+    percent_of_floor: float | None
+    stream_us: float | None
+    """A read-only stream of as many bytes, in the same run."""
+    command: str
+    device: str
+    driver: str
+    cuda: str
+    torch: str
+    triton: str
+    version: str
+    commit: str
+    dirty: bool
+    time: str
+
+    @property
+    def key(self) -> tuple[str, str, str, str, str]:
+        """What identifies a measurement between two files."""
+        return self.op, self.case, self.dtype, self.inputs, self.backend
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The case's shape: `prefix=4096 T=30` as a dict."""
+        return dict(part.split("=", 1) for part in self.case.split())
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+_KINDS = {field.name: str(field.type) for field in fields(Row)}
+
+
+class Writer:
+    """Writes rows to `<stem>.csv` as they come, and `<stem>.json` at the end."""
+
+    def __init__(self, stem: Path) -> None:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        self._csv = stem.with_name(stem.name + ".csv")
+        self._json = stem.with_name(stem.name + ".json")
+        self._file = self._csv.open("w", newline="", encoding="utf-8")
+        self._table = csv.DictWriter(self._file, COLUMNS, lineterminator="\n")
+        self._table.writeheader()
+        self.rows: list[Row] = []
+
+    def write(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            self.rows.append(row)
+            self._table.writerow({name: _text(value) for name, value in asdict(row).items()})
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+        rows = [asdict(row) for row in self.rows]
+        self._json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a CSV file. Raises `ValueError` if its columns are not those of a result file."""
+    with path.open(newline="", encoding="utf-8") as file:
+        table = csv.DictReader(file)
+        if tuple(table.fieldnames or ()) != COLUMNS:
+            raise ValueError(
+                f"{path}: not a result file (its columns must be {', '.join(COLUMNS)})"
+            )
+        return list(_parsed(table))
+
+
+def machine(command: str, device: torch.device) -> Machine:
+    """What there is to say about this run."""
+    on_gpu = device.type == "cuda"
+    return Machine(
+        command=command,
+        device=torch.cuda.get_device_name(device) if on_gpu else _cpu_name(),
+        driver=_driver() if on_gpu else "",
+        cuda=torch.version.cuda or "" if on_gpu else "",
+        torch=torch.__version__,
+        triton=_version("triton"),
+        version=sparrow_kernels.__version__,
+        commit=os.environ.get("SPARROW_COMMIT") or _git("rev-parse", "--short=12", "HEAD"),
+        dirty=bool(_git("status", "--porcelain", "--untracked-files=no")),
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _parsed(table: Iterable[dict[str, Any]]) -> Iterator[Row]:
+    for line in table:
+        yield Row(**{name: _value(_KINDS[name], text) for name, text in line.items()})
+
+
+def _value(kind: str, text: str) -> Any:
+    if kind == "bool":
+        return text == "True"
+    if kind.startswith("int"):
+        return int(text) if text else None
+    if kind.startswith("float"):
+        return float(text) if text else None
+    return text
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _git(*words: str) -> str:
+    """What git says about this checkout, empty where there is none."""
+    folder = Path(__file__).resolve().parent
+    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+@cache
+def _cpu_name() -> str:
+    threads = torch.get_num_threads()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else 'CPU'}, {threads} threads"
+
+
+def _driver() -> str:
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.split("\n")[0].strip()

@@ -1,0 +1,154 @@
+"""Measure the ops: every case through the correctness gate, then timed beside its peers.
+
+    python -m bench.run --all                          # every case of the full size
+    python -m bench.run --all --device cpu --quick     # a few minutes on two cores
+    python -m bench.run --op tree_attention --shape prefix=4096,T=30 --peers "sdpa, flash"
+    sparrow bench --op tree_attention                  # the same, from anywhere in a checkout
+
+Writes CSV and JSON rows (columns: docs/benchmarks.md) as it goes and prints a table. Ends with 1 if
+the gate refused one of our own backends, whose times are then missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from bench import measure, registry, rows
+from bench.case import Case, Way
+from bench.report import print_rows, print_summary
+from bench.selection import Selection, Size
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    arguments = parser.parse_args(words)
+    device = _device(arguments.device)
+    if isinstance(device, str):
+        parser.error(device)
+    try:
+        cases = _cases(arguments, device)
+    except ValueError as error:
+        parser.error(str(error))
+    if arguments.list:
+        for case in cases:
+            print(f"{case.op}  {case.name}  {case.dtype}")
+        return 0
+    plan = measure.Plan(device, arguments.seconds, arguments.inputs, _allowed(arguments))
+    machine = rows.machine("python -m bench.run " + shlex.join(words), device)
+    writer = rows.Writer(arguments.out / (arguments.name or f"bench-{device.type}"))
+    try:
+        _measure(cases, plan, machine, writer, arguments.limit)
+    finally:  # what was measured before Ctrl-C is kept
+        writer.close()
+    print_rows(writer.rows)
+    print_summary(writer.rows)
+    return int(any(row.ours and row.status == rows.REFUSED for row in writer.rows))
+
+
+def _measure(
+    cases: Sequence[Case],
+    plan: measure.Plan,
+    machine: rows.Machine,
+    writer: rows.Writer,
+    limit: float,
+) -> None:
+    """Write the rows of every case; past `limit` seconds, rows that say there was no time."""
+    began = time.monotonic()
+    progress = tqdm(cases, unit="case", disable=not sys.stderr.isatty())
+    for case in progress:
+        progress.set_description(f"{case.op} {case.name}"[:70])
+        if time.monotonic() - began > limit:
+            late = f"the run had its {limit:g} s"
+            writer.write(measure.left_out(case, plan, machine, late))
+            continue
+        writer.write(measure.measured(case, plan, machine))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--all", action="store_true", help="every op")
+    what.add_argument("--op", help="one op, by its public name")
+    parser.add_argument("--family", action="append", help="with --all: only this file of cases")
+    parser.add_argument("--shape", default="", help="with --op: such as prefix=4096,T=30,B=1")
+    parser.add_argument("--dtype", help="with --op: float32, float16 or bfloat16")
+    parser.add_argument("--peers", default="all", help="all, none, or names separated by ';'")
+    parser.add_argument("--backends", default="all", help="ours: all, or names separated by ';'")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", dest="size", action="store_const", const="quick",
+                      help="fewer shapes, no peer that compiles for seconds")  # fmt: skip
+    size.add_argument("--smoke", dest="size", action="store_const", const="smoke",
+                      help="every op once, tiny: does it run at all")  # fmt: skip
+    parser.set_defaults(size="full")
+    parser.add_argument("--inputs", default="auto", choices=("auto", "hot", "cold", "both"))
+    parser.add_argument("--seconds", type=float, help="of timing a case, on a CPU")
+    parser.add_argument("--limit", type=float, default=float("inf"),
+                        help="seconds after which no further case is begun")  # fmt: skip
+    parser.add_argument("--out", type=Path, default=RESULTS / "local", help="folder for results")
+    parser.add_argument("--name", help="of the result files, without ending")
+    parser.add_argument("--list", action="store_true", help="say what would be measured")
+    return parser
+
+
+def _device(asked: str) -> torch.device | str:
+    """The device, or why there is none."""
+    if asked == "auto":
+        asked = "cuda" if torch.cuda.is_available() else "cpu"
+    if asked == "cuda" and not torch.cuda.is_available():
+        return "--device cuda: this torch finds no GPU (--device cpu measures the CPU backends)"
+    return torch.device(asked, 0) if asked == "cuda" else torch.device(asked)
+
+
+def _cases(arguments: argparse.Namespace, device: torch.device) -> list[Case]:
+    size: Size = arguments.size
+    if arguments.seconds is None:
+        arguments.seconds = {"smoke": 0.02, "quick": 1.0, "full": 3.0}[size]
+    selection = Selection(device.type, size)
+    if arguments.all:
+        return registry.cases(selection, arguments.family)
+    shape = dict(part.split("=", 1) for part in arguments.shape.split(",") if "=" in part)
+    if len(shape) != len([part for part in arguments.shape.split(",") if part]):
+        raise ValueError(f"--shape must be word=value pairs, got {arguments.shape!r}")
+    dtype = _DTYPES.get(arguments.dtype or "", selection.dtype)
+    if arguments.dtype is not None and arguments.dtype not in _DTYPES:
+        raise ValueError(f"--dtype must be one of {', '.join(_DTYPES)}, got {arguments.dtype!r}")
+    return registry.shaped(arguments.op, shape, dtype)
+
+
+def _allowed(arguments: argparse.Namespace) -> Callable[[Way], str | None]:
+    peers, backends = (
+        None if asked == "all" else {name.strip() for name in asked.split(";")}
+        for asked in (arguments.peers, arguments.backends)
+    )
+
+    def allowed(way: Way) -> str | None:
+        asked = backends if way.is_ours else peers
+        if asked is not None and way.name not in asked:
+            return "not asked for"
+        if way.compiles and arguments.size != "full" and peers is None:
+            return f"compiles for longer than --{arguments.size} may take"
+        return None
+
+    return allowed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""How long a call takes: graph replay on a GPU, interleaved medians on a CPU.
+
+GPU: copies of the call are captured in two CUDA graphs, one three times as long as the other. The
+difference of their replay times, over the difference of their copies, is the time of a call, with
+what a replay costs by itself subtracted. Copies rotate over the sets of arguments given, so that
+with enough of them the inputs are cold; nothing is written in between to flush a cache, whose
+write-back would land inside the measured kernel.
+
+CPU: ways take turns, in an order that rotates, each with a batch of calls long enough for the
+clock; what slows the machine down for a while then slows all of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+
+Call = Callable[[], Any]
+
+_SHORTEST_BATCH = 1e-3
+"""Seconds of calls between two readings of a CPU's clock."""
+_COPIES = 20
+_LONGER = 3
+"""How many times as long the longer graph is."""
+
+
+class Timing(NamedTuple):
+    """Microseconds a call: percentiles over `samples` independent measurements."""
+
+    p20: float
+    p50: float
+    p80: float
+    samples: int
+
+    @classmethod
+    def of(cls, microseconds: Sequence[float]) -> Timing:
+        ordered = sorted(microseconds)
+
+        def at(share: float) -> float:
+            place = share * (len(ordered) - 1)
+            low = int(place)
+            high = min(low + 1, len(ordered) - 1)
+            return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+        return cls(at(0.2), at(0.5), at(0.8), len(ordered))
+
+    def less(self, microseconds: float) -> Timing:
+        """This, without a part of it that was measured by itself."""
+        p20, p50, p80, samples = self
+        return Timing(p20 - microseconds, p50 - microseconds, p80 - microseconds, samples)
+
+    @property
+    def spread(self) -> float:
+        return self.p80 - self.p20
+
+
+def interleaved(
+    calls: Mapping[str, Call],
+    *,
+    around: Callable[[str], AbstractContextManager] = lambda name: nullcontext(),
+    seconds: float = 1.0,
+    rounds: int = 25,
+) -> dict[str, Timing]:
+    """Time `calls` on this CPU in turns, for about `seconds` in all, in at least 5 rounds.
+
+    Args:
+        calls: by name; each is called twice before, unmeasured.
+        around: what to enter, outside the clock, before calling the one of that name.
+        seconds: what all of it may take, where 5 rounds take less.
+        rounds: at most so many.
+    """
+    repeats = {}
+    for name, call in calls.items():
+        with around(name):
+            call()
+            repeats[name] = max(1, round(_SHORTEST_BATCH / max(_seconds(call, 1), 1e-7)))
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    order = list(calls)
+    start = time.perf_counter()
+    for turn in range(rounds):
+        if turn >= 5 and time.perf_counter() - start > seconds:
+            break
+        for name in order:
+            with around(name):
+                spent = _seconds(calls[name], repeats[name])
+            found[name].append(1e6 * spent / repeats[name])
+        order = order[1:] + order[:1]
+    return {name: Timing.of(each) for name, each in found.items()}
+
+
+def _seconds(call: Call, repeats: int) -> float:
+    began = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return time.perf_counter() - began
+
+
+def replayed(
+    calls: Sequence[Call], resets: Sequence[Call] | None = None, *, samples: int = 25
+) -> Timing:
+    """Time a call on the current CUDA device by graph replay.
+
+    Args:
+        calls: the same call on different sets of arguments, used in turn.
+        resets: for each, what has to run before it is called again; their own time is measured the
+            same way and subtracted.
+        samples: pairs of replays.
+    """
+    if resets is None:
+        return Timing.of(_differences(calls, samples))
+    both = [after(*pair) for pair in zip(resets, calls, strict=True)]
+    together, alone = _differences(both, samples), _differences(resets, samples)
+    typical = Timing.of(alone).p50
+    return Timing.of(together).less(typical)
+
+
+def after(first: Call, second: Call) -> Call:
+    """A call of `first` and then `second`."""
+
+    def run() -> None:
+        first()
+        second()
+
+    return run
+
+
+def _differences(calls: Sequence[Call], samples: int) -> list[float]:
+    copies = -(-_COPIES // len(calls)) * len(calls)  # every set as often as the others
+    short, long = _graph(calls, copies), _graph(calls, _LONGER * copies)
+    found = []
+    for _ in range(samples):
+        difference = _replay_time(long) - _replay_time(short)
+        found.append(1e3 * difference / ((_LONGER - 1) * copies))
+    return found
+
+
+def _graph(calls: Sequence[Call], copies: int) -> torch.cuda.CUDAGraph:
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # whatever is done once, on the first call
+        for call in calls:
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for copy in range(copies):
+            calls[copy % len(calls)]()
+    for _ in range(3):
+        graph.replay()
+    torch.cuda.synchronize()
+    return graph
+
+
+def _replay_time(graph: torch.cuda.CUDAGraph) -> float:
+    """Milliseconds."""
+    began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    began.record()
+    graph.replay()
+    ended.record()
+    ended.synchronize()
+    return began.elapsed_time(ended)
