@@ -88,6 +88,10 @@ class BuildNative(build_ext):
     """Runs CMake once; it makes both files."""
 
     def run(self) -> None:
+        reason = why_not_native()
+        if reason is not None:  # asked for by name: an install does not come here
+            print(f"{PACKAGE}: no native library, since {reason}.")
+            return
         folder = self.package_folder()
         cmake, ninja = tool("cmake"), tool("ninja")
         build = ROOT / "build" / f"native-{sysconfig.get_config_var('SOABI')}"

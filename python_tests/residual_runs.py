@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 
 import torch
 from residual_rule import Row, Rule, normalised
@@ -43,7 +44,7 @@ class Game:
     replacement: bool
 
     def runs(self) -> list[Run]:
-        return list(self._from(0, Fraction(1), {}, {}))
+        return _runs(self)
 
     def _from(self, node: int, probability: Fraction, tokens: dict, coins: dict) -> Iterator[Run]:
         siblings = children(list(self.tree), node)
@@ -64,6 +65,11 @@ class Game:
                 for low, high in zip([Fraction(0), *rule.cdf()], rule.cdf(), strict=False):
                     if high > low:
                         yield Run(left * (high - low), known, used, (low, high))
+
+
+@cache
+def _runs(game: Game) -> list[Run]:
+    return list(game._from(0, Fraction(1), {}, {}))
 
 
 def draws(draft: Row, count: int, replacement: bool) -> Iterator[tuple[tuple[int, ...], Fraction]]:

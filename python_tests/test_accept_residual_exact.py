@@ -6,19 +6,14 @@ must fail the same proof.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
+from residual_runners import each_runner, logits_run_by, runs_by
 from residual_runs import Game, prove_exact
-from tree_cases import each_backend
 
-from sparrow_kernels import Acceptance, accept_tree_residual
-from sparrow_kernels.ops import env
+from sparrow_kernels import Acceptance
 from sparrow_kernels.ops.accept import residual
-from sparrow_kernels.ops.accept.ops import ACCEPT_TREE_RESIDUAL
 
-RUNS = each_backend(ACCEPT_TREE_RESIDUAL)
 Rows = tuple[tuple[int, ...], ...]
 
 # Masses in 16ths: exact in float32. Every target meets several drafts, both with zeros.
@@ -55,47 +50,84 @@ def star(siblings: int, target: tuple[int, ...], draft: tuple[int, ...], replace
     return Game((-1,) + (0,) * siblings, (target, *below), (draft, *unused), replacement)
 
 
-def two_levels(first: int, replacement: bool) -> Game:
-    """A root with two children, the first with two of its own and the second with one."""
-    tree = (-1, 0, 0, 1, 1, 2)
-    chosen = [PAIRS_OF_3[(first + 5 * node) % len(PAIRS_OF_3)] for node in range(len(tree))]
+def two_levels(first: int, siblings: int, replacement: bool) -> Game:
+    """A root with 1 to 4 children, of which the first has two of its own and the second one.
+
+    Every node has its own row of both distributions. Without replacement there must be as many
+    tokens with mass as there are siblings, so those rows are of four tokens.
+    """
+    tree = (-1,) + (0,) * siblings + (1, 1) + (2,) * (siblings > 1)
+    pairs_of = PAIRS_OF_3 if replacement else PAIRS_OF_4
+    chosen = []
+    for node in range(len(tree)):
+        wanted = 1 if replacement else tree.count(node)
+        place = first + 5 * node
+        while sum(map(bool, pairs_of[place % len(pairs_of)][1])) < wanted:
+            place += 1
+        chosen.append(pairs_of[place % len(pairs_of)])
     target, draft = zip(*chosen, strict=True)
-    if not replacement:  # two draws without replacement need two tokens with mass
-        draft = tuple(row if sum(map(bool, row)) > 1 else (4, 4, 8) for row in draft)
     return Game(tree, target, draft, replacement)
 
 
-def run_backend(backend: str) -> Callable[..., Acceptance]:
-    def run(**arguments: object) -> Acceptance:
-        with env.backend(backend):
-            return accept_tree_residual(**arguments)  # type: ignore[arg-type]
+# Every pair there is, where that takes seconds. The definition takes a millisecond a request and
+# the emulator a few, so they get some of the larger games: one in this many.
+SHARE = {
+    ("reference", 3): 4, ("reference", 4): 12,
+    ("emulated", 2): 2, ("emulated", 3): 6, ("emulated", 4): 24,
+}  # fmt: skip
 
-    return run
+
+def some(games: list[Game], runner: str, siblings: int, levels: int) -> list[Game]:
+    share = SHARE.get((runner, siblings), 1)
+    if levels == 2 and runner == "native":
+        share = {3: 2, 4: 4}.get(siblings, 1)
+    if levels == 2 and runner in ("reference", "emulated"):
+        share = {1: 3, 2: 8}.get(siblings, len(games))
+    return games[::share]
 
 
-@RUNS
+@each_runner
 @pytest.mark.parametrize("siblings", [1, 2, 3, 4])
-def test_siblings_with_replacement(backend: str, siblings: int) -> None:
+def test_siblings_with_replacement(runner: str, siblings: int) -> None:
     assert len(set(PAIRS_OF_3)) >= 20
-    for target, draft in PAIRS_OF_3:
-        prove_exact(run_backend(backend), star(siblings, target, draft, replacement=True))
+    games = [star(siblings, target, draft, replacement=True) for target, draft in PAIRS_OF_3]
+    for game in some(games, runner, siblings, 1):
+        prove_exact(runs_by(runner), game)
 
 
-@RUNS
+@each_runner
 @pytest.mark.parametrize("siblings", [1, 2, 3, 4])
-def test_siblings_without_replacement(backend: str, siblings: int) -> None:
+def test_siblings_without_replacement(runner: str, siblings: int) -> None:
     enough = [pair for pair in PAIRS_OF_4 if sum(map(bool, pair[1])) >= siblings]
     assert len(set(PAIRS_OF_4)) >= 20
     assert len(enough) >= 12
-    for target, draft in enough:
-        prove_exact(run_backend(backend), star(siblings, target, draft, replacement=False))
+    games = [star(siblings, target, draft, replacement=False) for target, draft in enough]
+    for game in some(games, runner, siblings, 1):
+        prove_exact(runs_by(runner), game)
 
 
-@RUNS
-@pytest.mark.parametrize("replacement", [True, False])
-def test_two_levels_with_a_row_of_its_own_each_node(backend: str, replacement: bool) -> None:
-    for first in range(0, len(PAIRS_OF_3), 4):
-        prove_exact(run_backend(backend), two_levels(first, replacement))
+@each_runner
+@pytest.mark.parametrize("siblings", [1, 2, 3, 4])
+@pytest.mark.parametrize("replacement", [True, False], ids=["with", "without"])
+def test_two_levels_with_a_row_of_its_own_each_node(
+    runner: str, siblings: int, replacement: bool
+) -> None:
+    games = [two_levels(first, siblings, replacement) for first in range(24)]
+    roots = {(game.target[0], game.draft[0]) for game in games}
+    assert len(roots) >= (20 if replacement or siblings < 4 else 12)
+    for game in some(games, runner, siblings, 2):
+        prove_exact(runs_by(runner), game)
+
+
+@each_runner
+@pytest.mark.parametrize("replacement", [True, False], ids=["with", "without"])
+def test_the_logits_form(runner: str, replacement: bool) -> None:
+    """At two temperatures, masked tokens included."""
+    games = [two_levels(first, 2, replacement) for first in range(0, 24, 5)]
+    games += [star(3, target, draft, replacement) for target, draft in PAIRS_OF_4[1:24:6]
+              if replacement or sum(map(bool, draft)) >= 3]  # fmt: skip
+    for game in games[:: 4 if runner == "emulated" else 1]:
+        prove_exact(logits_run_by(runner, 0.75, 1.5), game)
 
 
 class TargetNotReduced(residual.Step):
@@ -128,20 +160,20 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_rule_fails_the_proof(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     step, game = BROKEN[name]
-    prove_exact(run_backend("reference"), game)
+    prove_exact(runs_by("reference"), game)
     monkeypatch.setattr(residual, "Step", step)
     with pytest.raises(AssertionError, match="biased at node 0"):
-        prove_exact(run_backend("reference"), game)
+        prove_exact(runs_by("reference"), game)
 
 
 @pytest.mark.parametrize("argument", ["target_probs", "draft_probs"])
 def test_rows_of_the_wrong_node_fail_the_proof(argument: str) -> None:
-    game = two_levels(0, replacement=True)
+    game = two_levels(0, 2, replacement=True)
     above = torch.tensor([0, *game.tree[1:]])
 
     def rows_of_the_parent(**arguments: torch.Tensor) -> Acceptance:
         arguments[argument] = arguments[argument][:, above].contiguous()
-        return run_backend("reference")(**arguments)
+        return runs_by("reference")(**arguments)
 
     with pytest.raises(AssertionError, match="biased at node [1-5]"):
         prove_exact(rows_of_the_parent, game)

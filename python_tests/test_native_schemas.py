@@ -10,6 +10,7 @@ import sparrow_kernels.ops.accept
 import sparrow_kernels.ops.attention
 import sparrow_kernels.ops.gather
 import sparrow_kernels.ops.tree  # noqa: F401  (importing a family defines its ops)
+from sparrow_kernels.ops import native
 
 OPS = [
     "build_tree",
@@ -17,7 +18,9 @@ OPS = [
     "topk_logprobs",
     "accept_tree",
     "sample_tokens",
+    "sample_logits",
     "accept_tree_residual",
+    "accept_tree_residual_logits",
     "gather_hidden",
     "gather_hidden_out",
     "compact_cache_",
@@ -33,6 +36,14 @@ def test_schemas_agree(name: str) -> None:
     ours = getattr(torch.ops.sparrow, name).default._schema
     native = getattr(torch.ops.sparrow_native, name).default._schema
     assert str(native).replace("sparrow_native::", "sparrow::") == str(ours)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_cuda_tensors_are_taken_where_cuda_was_built(name: str) -> None:
+    from sparrow_kernels import _C
+
+    reason = native.unavailable_on_cuda(name)
+    assert reason is None if _C.built_with_cuda else "built without CUDA" in str(reason)
 
 
 def test_build_facts() -> None:

@@ -18,7 +18,7 @@ OPS = [name for name, home in sparrow_kernels._HOMES.items() if home in FAMILIES
 def test_docstring_has_its_parts(name: str) -> None:
     text = getattr(sparrow_kernels, name).__doc__
     for part in ("Args:", "Raises:", "ValueError", "Equivalent to:", "`[B,"):
-        if part == "`[B," and name in ("topk_logprobs", "sample_tokens"):
+        if part == "`[B," and name in ("topk_logprobs", "sample_tokens", "sample_logits"):
             part = "`["  # their leading dims are rows, not requests
         assert part in text, f"{name} has no {part}"
 

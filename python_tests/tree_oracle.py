@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from emulation import Library
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -89,6 +90,55 @@ def walk(
         if not matching:
             break
         path.append(min(matching))
+    padding = [-1] * (max_path - len(path))
+    emitted = [tokens[node] for node in path[1:]] + [target_tokens[path[-1]]]
+    return path + padding, len(path) - 1, emitted + padding
+
+
+def assert_laid_out(library: Library, parents: list[list[int]], counts: list[int]) -> None:
+    """`build_tree` gives what following every node to its root gives."""
+    fields = library.ops.build_tree(int32(parents), int32(counts))
+    got = [field.tolist() for field in fields]
+    for b, (parent, num_nodes) in enumerate(zip(parents, counts, strict=True)):
+        bad = first_bad(parent, num_nodes)
+        tree = lay_out(parent, num_nodes) if bad is None else lay_out([-1] * len(parent), 1)
+        assert got[0][b] == tree.parent
+        assert got[1][b] == tree.depth
+        assert [bits(row) for row in got[2][b]] == tree.ancestors
+        assert got[3][b] == tree.first_child
+        assert got[4][b] == tree.next_sibling
+        assert got[5][b] == (0 if bad is None else bad + 1)
+
+
+def first_bad(parent: Sequence[int], num_nodes: int) -> int | None:
+    """The first node that has no place in a tree."""
+    for node in range(num_nodes):
+        if parent[node] != -1 if node == 0 else not 0 <= parent[node] < node:
+            return node
+    return None
+
+
+def walk_links(
+    depth: Sequence[int],
+    first_child: Sequence[int],
+    next_sibling: Sequence[int],
+    tokens: Sequence[int],
+    target_tokens: Sequence[int],
+    max_path: int,
+) -> tuple[list[int], int, list[int]]:
+    """What `accept_tree` must give for any layout, a malformed one too: a link outside the tree is
+    none, and siblings ascend or end."""
+    slots = len(tokens)
+    if slots == 0 or depth[0] < 0:
+        return [-1] * max_path, -1, [-1] * max_path
+    path = [0]
+    while len(path) < max_path:
+        child = first_child[path[-1]]
+        while 0 <= child < slots and tokens[child] != target_tokens[path[-1]]:
+            child = next_sibling[child] if next_sibling[child] > child else slots
+        if not 0 <= child < slots:
+            break
+        path.append(child)
     padding = [-1] * (max_path - len(path))
     emitted = [tokens[node] for node in path[1:]] + [target_tokens[path[-1]]]
     return path + padding, len(path) - 1, emitted + padding

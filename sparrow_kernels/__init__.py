@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from sparrow_kernels.decoding import TreeConfig
     from sparrow_kernels.drafting import SparrowDraft
     from sparrow_kernels.models import SparrowDecoder, sparrow_generate
-    from sparrow_kernels.ops.accept import accept_tree, accept_tree_residual, sample_tokens
+    from sparrow_kernels.ops.accept import (
+        accept_tree,
+        accept_tree_residual,
+        accept_tree_residual_logits,
+        sample_logits,
+        sample_tokens,
+    )
     from sparrow_kernels.ops.attention import (
         anchor_index,
         anchored_window_attention,
@@ -52,6 +58,7 @@ _HOMES = {
     "TreeLayout": "ops.types",
     "accept_tree": "ops.accept",
     "accept_tree_residual": "ops.accept",
+    "accept_tree_residual_logits": "ops.accept",
     "anchor_index": "ops.attention",
     "anchored_window_attention": "ops.attention",
     "append_cache_": "ops.attention",
@@ -66,6 +73,7 @@ _HOMES = {
     "merge_attention": "ops.attention",
     "pack_ancestors": "ops.tree",
     "rotate_append_": "ops.attention",
+    "sample_logits": "ops.accept",
     "sample_tokens": "ops.accept",
     "select_tree": "ops.tree",
     "sparrow_generate": "models",
@@ -84,6 +92,7 @@ __all__ = [
     "__version__",
     "accept_tree",
     "accept_tree_residual",
+    "accept_tree_residual_logits",
     "anchor_index",
     "anchored_window_attention",
     "append_cache_",
@@ -98,6 +107,7 @@ __all__ = [
     "merge_attention",
     "pack_ancestors",
     "rotate_append_",
+    "sample_logits",
     "sample_tokens",
     "select_tree",
     "sparrow_generate",

@@ -4,18 +4,19 @@
 #include <tuple>
 
 #include "bindings/arguments.h"
-#include "cpu/accept.h"
+#include "kernels/accept/call.h"
 
 namespace sparrow::bindings {
 
-// Only the links are read; parent and ancestors are in the schemas because a layout comes whole.
-inline cpu::TreeBatch tree_batch(const Arguments& arguments, int64_t batch, int64_t slots,
-                                 const Tensor& depth, const Tensor& first_child,
-                                 const Tensor& next_sibling) {
+// `ancestors` is in the schemas because a layout comes whole; no walk reads it.
+inline TreeBatch tree_batch(const Arguments& arguments, int64_t batch, int64_t slots,
+                            const Tensor& parent, const Tensor& depth, const Tensor& first_child,
+                            const Tensor& next_sibling) {
+  arguments.check("parent", parent, ScalarType::Int, {batch, slots});
   arguments.check("depth", depth, ScalarType::Int, {batch, slots});
   arguments.check("first_child", first_child, ScalarType::Int, {batch, slots});
   arguments.check("next_sibling", next_sibling, ScalarType::Int, {batch, slots});
-  return {rows<const int32_t>(depth), rows<const int32_t>(first_child),
+  return {rows<const int32_t>(parent), rows<const int32_t>(depth), rows<const int32_t>(first_child),
           rows<const int32_t>(next_sibling), slots};
 }
 
@@ -27,16 +28,35 @@ struct AcceptanceTensors {
         accept_length(empty(like, ScalarType::Int, {batch})),
         emitted(empty(like, ScalarType::Long, {batch, max_path})) {}
 
-  cpu::AcceptanceBatch pointers() const {
+  AcceptanceBatch pointers() const {
     return {data<int32_t>(path), data<int32_t>(accept_length), data<int64_t>(emitted),
             path.size(1)};
   }
 };
 
-// Checks the arguments of accept_tree and runs it.
-AcceptanceTensors run_accept_tree(const Arguments& arguments, const Tensor& tokens,
-                                  const Tensor& depth, const Tensor& first_child,
-                                  const Tensor& next_sibling, const Tensor& target_tokens,
-                                  int64_t max_path);
+// An accept_tree whose arguments are checked, and the tensors it fills.
+struct AcceptTreeCall {
+  AcceptanceTensors out;
+  AcceptTree call;
+};
+
+inline AcceptTreeCall accept_tree_call(const Arguments& arguments, const Tensor& tokens,
+                                       const Tensor& parent, const Tensor& depth,
+                                       const Tensor& first_child, const Tensor& next_sibling,
+                                       const Tensor& target_tokens, int64_t max_path) {
+  arguments.check("tokens", tokens, ScalarType::Long, {kAny, kAny});
+  const int64_t batch = tokens.size(0), slots = tokens.size(1);
+  const TreeBatch tree =
+      tree_batch(arguments, batch, slots, parent, depth, first_child, next_sibling);
+  arguments.check("target_tokens", target_tokens, ScalarType::Long, {batch, slots});
+  arguments.check_at_least("max_path", max_path, 1);
+
+  const AcceptanceTensors out(tokens, batch, max_path);
+  return {out, AcceptTree{.batch = batch,
+                          .tree = tree,
+                          .tokens = rows<const int64_t>(tokens),
+                          .target_tokens = rows<const int64_t>(target_tokens),
+                          .out = out.pointers()}};
+}
 
 }  // namespace sparrow::bindings

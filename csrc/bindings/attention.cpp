@@ -1,17 +1,18 @@
-// Appending to the cache on CPU tensors.
-#include <torch/csrc/stable/library.h>
-
+// Appending to the cache.
 #include <string>
 
 #include "bindings/arguments.h"
+#include "bindings/device.h"
+#include "bindings/library.h"
 #include "cpu/append.h"
+#include "cuda/append.h"
 #include "kernels/element.h"
 
 namespace sparrow::bindings {
 namespace {
 
 template <typename T>
-cpu::HeadRows<T> head_rows(const Tensor& tensor, int64_t unit) {
+HeadRows<T> head_rows(const Tensor& tensor, int64_t unit) {
   return {data<T>(tensor), tensor.stride(0) * unit, tensor.stride(1) * unit,
           tensor.stride(2) * unit};
 }
@@ -28,43 +29,54 @@ void check_append(const Arguments& arguments, const Tensor& key, const Tensor& v
   arguments.check("prefix_lens", prefix_lens, ScalarType::Int, {batch});
 }
 
-void append(const Tensor& rows_in, const Tensor& cache, const Tensor& prefix_lens) {
-  const int64_t element = static_cast<int64_t>(rows_in.element_size());
-  cpu::append_rows({.batch = rows_in.size(0),
-                    .heads = rows_in.size(1),
-                    .num_rows = rows_in.size(2),
-                    .capacity = cache.size(2),
-                    .row_bytes = rows_in.size(3) * element,
-                    .from = head_rows<const char>(rows_in, element),
-                    .cache = head_rows<char>(cache, element),
-                    .prefix_lens = data<const int32_t>(prefix_lens)});
-}
-
 void append_cache_(const Tensor& key, const Tensor& value, const Tensor& key_cache,
                    const Tensor& value_cache, const Tensor& prefix_lens) {
   check_append(Arguments("append_cache_", key), key, value, key_cache, value_cache, prefix_lens);
-  append(key, key_cache, prefix_lens);
-  append(value, value_cache, prefix_lens);
+  const int64_t element = static_cast<int64_t>(key.element_size());
+  run(key, SPARROW_DRIVERS(append_cache),
+      AppendCache{.batch = key.size(0),
+                  .heads = key.size(1),
+                  .num_rows = key.size(2),
+                  .capacity = key_cache.size(2),
+                  .row_bytes = key.size(3) * element,
+                  .key = head_rows<const char>(key, element),
+                  .value = head_rows<const char>(value, element),
+                  .key_cache = head_rows<char>(key_cache, element),
+                  .value_cache = head_rows<char>(value_cache, element),
+                  .prefix_lens = data<const int32_t>(prefix_lens)});
+}
+
+// The tensors of one rotate_append_, checked.
+struct RotateTensors {
+  const Tensor &query, &key, &value, &cos, &sin, &key_cache, &value_cache, &prefix_lens, &rotated;
+};
+
+template <typename Angle>
+AngleRows<Angle> angle_rows(const Tensor& tensor) {
+  return {{data<const Angle>(tensor), tensor.stride(1)}, tensor.stride(0)};
 }
 
 template <typename Element, typename Angle>
-void rotate(const Tensor& from, const Tensor& to, const Tensor& cos, const Tensor& sin,
-            const int32_t* prefix_lens) {
-  cpu::rotate_rows<Element, Angle>({.batch = from.size(0),
-                                    .heads = from.size(1),
-                                    .num_rows = from.size(2),
-                                    .head_dim = from.size(3),
-                                    .from = head_rows<const Element>(from, 1),
-                                    .to = head_rows<Element>(to, 1),
-                                    .prefix_lens = prefix_lens,
-                                    .capacity = to.size(2),
-                                    .cos = {data<const Angle>(cos), cos.stride(1)},
-                                    .sin = {data<const Angle>(sin), sin.stride(1)},
-                                    .cos_batch_stride = cos.stride(0),
-                                    .sin_batch_stride = sin.stride(0)});
+void rotate(const RotateTensors& t) {
+  run(t.query, SPARROW_DRIVERS(rotate_append<Element, Angle>),
+      RotateAppend<Element, Angle>{.batch = t.query.size(0),
+                                   .query_heads = t.query.size(1),
+                                   .heads = t.key.size(1),
+                                   .num_rows = t.query.size(2),
+                                   .capacity = t.key_cache.size(2),
+                                   .head_dim = t.query.size(3),
+                                   .query = head_rows<const Element>(t.query, 1),
+                                   .key = head_rows<const Element>(t.key, 1),
+                                   .value = head_rows<const Element>(t.value, 1),
+                                   .query_out = head_rows<Element>(t.rotated, 1),
+                                   .key_cache = head_rows<Element>(t.key_cache, 1),
+                                   .value_cache = head_rows<Element>(t.value_cache, 1),
+                                   .cos = angle_rows<Angle>(t.cos),
+                                   .sin = angle_rows<Angle>(t.sin),
+                                   .prefix_lens = data<const int32_t>(t.prefix_lens)});
 }
 
-using Rotate = void (*)(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const int32_t*);
+using Rotate = void (*)(const RotateTensors&);
 
 Rotate rotate_for(ScalarType element, ScalarType angle) {
   const bool is_float_angle = angle == ScalarType::Float;
@@ -96,16 +108,14 @@ Tensor rotate_append_(const Tensor& query, const Tensor& key, const Tensor& valu
   arguments.check("sin", sin, cos.scalar_type(), {batch, num_rows, head_dim});
 
   const Tensor rotated = empty(query, dtype, {batch, query.size(1), num_rows, head_dim});
-  const Rotate rotate_rows = rotate_for(dtype, cos.scalar_type());
-  rotate_rows(query, rotated, cos, sin, nullptr);
-  rotate_rows(key, key_cache, cos, sin, data<const int32_t>(prefix_lens));
-  append(value, value_cache, prefix_lens);
+  const Rotate rotate_all = rotate_for(dtype, cos.scalar_type());
+  rotate_all({query, key, value, cos, sin, key_cache, value_cache, prefix_lens, rotated});
   return rotated;
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(sparrow_native, CPU, library) {
+SPARROW_IMPLEMENT(attention, library) {
   library.impl("append_cache_", TORCH_BOX(&append_cache_));
   library.impl("rotate_append_", TORCH_BOX(&rotate_append_));
 }

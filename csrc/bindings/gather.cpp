@@ -1,13 +1,14 @@
-// Gathering and commit on CPU tensors.
+// Gathering and commit.
 #include "cpu/gather.h"
-
-#include <torch/csrc/stable/library.h>
 
 #include <limits>
 #include <string>
 #include <tuple>
 
 #include "bindings/acceptance.h"
+#include "bindings/device.h"
+#include "bindings/library.h"
+#include "cuda/gather.h"
 
 namespace sparrow::bindings {
 namespace {
@@ -18,12 +19,12 @@ void check_like_first(const Arguments& arguments, const char* argument, const Te
 }
 
 // Keys and values of every layer. No tensors at all: a cache with nothing to move.
-cpu::CacheBatch cache_batch(const Arguments& arguments, const TensorList& keys,
-                            const TensorList& values, int64_t batch) {
+CacheBatch cache_batch(const Arguments& arguments, const TensorList& keys, const TensorList& values,
+                       int64_t batch) {
   if (keys.size() != values.size()) {
     arguments.refuse("values", "as many tensors as keys", std::to_string(values.size()));
   }
-  cpu::CacheBatch cache;
+  CacheBatch cache;
   cache.batch = batch;
   cache.capacity = std::numeric_limits<int32_t>::max();
   if (keys.empty()) return cache;
@@ -57,9 +58,8 @@ cpu::CacheBatch cache_batch(const Arguments& arguments, const TensorList& keys,
   return cache;
 }
 
-cpu::HiddenStates hidden_states(const Arguments& arguments, const TensorList& states,
-                                int64_t batch) {
-  cpu::HiddenStates hidden{};
+HiddenStates hidden_states(const Arguments& arguments, const TensorList& states, int64_t batch) {
+  HiddenStates hidden{};
   if (states.empty()) return hidden;
   const Tensor& first = states[0];
   arguments.check_layout("states", first, {batch, kAny, kAny});
@@ -83,27 +83,13 @@ ScalarType hidden_dtype(const TensorList& states) {
   return states.empty() ? ScalarType::Float : states[0].scalar_type();
 }
 
-cpu::HiddenOut hidden_out(const Tensor& out) {
+HiddenOut hidden_out(const Tensor& out) {
   const int64_t element = static_cast<int64_t>(out.element_size());
   return {data<char>(out), out.stride(0) * element, out.stride(1) * element};
 }
 
-// Compacts, gathers and advances: what follows once the path is known.
-Tensor commit(const Arguments& arguments, const cpu::CommittedPath& path, const TensorList& keys,
-              const TensorList& values, const TensorList& states, const Tensor& prefix_lens) {
-  arguments.check("prefix_lens", prefix_lens, ScalarType::Int, {path.batch});
-  const cpu::CacheBatch cache = cache_batch(arguments, keys, values, path.batch);
-  const cpu::HiddenStates hidden = hidden_states(arguments, states, path.batch);
-  const Tensor out =
-      empty(prefix_lens, hidden_dtype(states), {path.batch, path.max_path, hidden_width(states)});
-  cpu::compact_cache(path, data<const int32_t>(prefix_lens), cache);
-  cpu::gather_path(path, hidden, hidden_out(out));
-  cpu::advance_prefix(path, cache.capacity, data<int32_t>(prefix_lens));
-  return out;
-}
-
-cpu::CommittedPath committed_path(const Arguments& arguments, const Tensor& path,
-                                  const Tensor& accept_length) {
+CommittedPath committed_path(const Arguments& arguments, const Tensor& path,
+                             const Tensor& accept_length) {
   arguments.check("path", path, ScalarType::Int, {kAny, kAny});
   arguments.check("accept_length", accept_length, ScalarType::Int, {path.size(0)});
   return {path.size(0), path.size(1), rows<const int32_t>(path),
@@ -113,11 +99,15 @@ cpu::CommittedPath committed_path(const Arguments& arguments, const Tensor& path
 void gather_hidden_out(const TensorList& states, const Tensor& index, const Tensor& out) {
   const Arguments arguments("gather_hidden", index);
   arguments.check("index", index, ScalarType::Int, {kAny, kAny});
-  const cpu::HiddenStates hidden = hidden_states(arguments, states, index.size(0));
-  arguments.check("out", out, hidden_dtype(states),
-                  {index.size(0), index.size(1), hidden_width(states)});
-  cpu::gather_hidden(index.size(0), index.size(1), rows<const int32_t>(index), hidden,
-                     hidden_out(out));
+  const int64_t batch = index.size(0), num_gathered = index.size(1);
+  const HiddenStates hidden = hidden_states(arguments, states, batch);
+  arguments.check("out", out, hidden_dtype(states), {batch, num_gathered, hidden_width(states)});
+  run(index, SPARROW_DRIVERS(gather_hidden),
+      GatherHidden{.batch = batch,
+                   .num_gathered = num_gathered,
+                   .index = rows<const int32_t>(index),
+                   .states = hidden,
+                   .out = hidden_out(out)});
 }
 
 Tensor gather_hidden(const TensorList& states, const Tensor& index) {
@@ -133,17 +123,42 @@ Tensor gather_hidden(const TensorList& states, const Tensor& index) {
 void compact_cache_(const TensorList& keys, const TensorList& values, const Tensor& path,
                     const Tensor& accept_length, const Tensor& prefix_lens) {
   const Arguments arguments("compact_cache_", path);
-  const cpu::CommittedPath committed = committed_path(arguments, path, accept_length);
+  const CommittedPath committed = committed_path(arguments, path, accept_length);
   arguments.check("prefix_lens", prefix_lens, ScalarType::Int, {committed.batch});
-  const cpu::CacheBatch cache = cache_batch(arguments, keys, values, committed.batch);
-  cpu::compact_cache(committed, data<const int32_t>(prefix_lens), cache);
+  run(path, SPARROW_DRIVERS(compact_cache),
+      CompactCache{.path = committed,
+                   .prefix_lens = data<const int32_t>(prefix_lens),
+                   .cache = cache_batch(arguments, keys, values, committed.batch)});
 }
+
+// What is committed: the caches, the hidden states and the lengths of `batch` requests.
+struct Commit {
+  CacheBatch cache;
+  HiddenStates states;
+  Tensor hidden;
+
+  Commit(const Arguments& arguments, const TensorList& keys, const TensorList& values,
+         const TensorList& layers, const Tensor& prefix_lens, int64_t batch, int64_t max_path)
+      : cache(cache_batch(arguments, keys, values, batch)),
+        states(hidden_states(arguments, layers, batch)),
+        hidden(empty(prefix_lens, hidden_dtype(layers), {batch, max_path, hidden_width(layers)})) {
+    arguments.check("prefix_lens", prefix_lens, ScalarType::Int, {batch});
+  }
+};
 
 Tensor commit_path_(const Tensor& path, const Tensor& accept_length, const TensorList& keys,
                     const TensorList& values, const TensorList& states, const Tensor& prefix_lens) {
   const Arguments arguments("commit_path_", path);
-  return commit(arguments, committed_path(arguments, path, accept_length), keys, values, states,
-                prefix_lens);
+  const CommittedPath committed = committed_path(arguments, path, accept_length);
+  const Commit commit(arguments, keys, values, states, prefix_lens, committed.batch,
+                      committed.max_path);
+  run(path, SPARROW_DRIVERS(commit_path),
+      CommitPath{.path = committed,
+                 .prefix_lens = data<int32_t>(prefix_lens),
+                 .cache = commit.cache,
+                 .states = commit.states,
+                 .out = hidden_out(commit.hidden)});
+  return commit.hidden;
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> commit_tree_(
@@ -152,16 +167,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> commit_tree_(
     const TensorList& keys, const TensorList& values, const TensorList& states,
     const Tensor& prefix_lens, int64_t max_path) {
   const Arguments arguments("commit_tree_", tokens);
-  const AcceptanceTensors accepted =
-      run_accept_tree(arguments, tokens, depth, first_child, next_sibling, target_tokens, max_path);
-  const cpu::CommittedPath path = committed_path(arguments, accepted.path, accepted.accept_length);
-  const Tensor hidden = commit(arguments, path, keys, values, states, prefix_lens);
-  return {accepted.path, accepted.accept_length, accepted.emitted, hidden};
+  const auto [accepted, accept] = accept_tree_call(arguments, tokens, parent, depth, first_child,
+                                                   next_sibling, target_tokens, max_path);
+  const Commit commit(arguments, keys, values, states, prefix_lens, accept.batch, max_path);
+  run(tokens, SPARROW_DRIVERS(commit_tree),
+      CommitTree{.accept = accept,
+                 .prefix_lens = data<int32_t>(prefix_lens),
+                 .cache = commit.cache,
+                 .states = commit.states,
+                 .out = hidden_out(commit.hidden)});
+  return {accepted.path, accepted.accept_length, accepted.emitted, commit.hidden};
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(sparrow_native, CPU, library) {
+SPARROW_IMPLEMENT(gather, library) {
   library.impl("gather_hidden", TORCH_BOX(&gather_hidden));
   library.impl("gather_hidden_out", TORCH_BOX(&gather_hidden_out));
   library.impl("compact_cache_", TORCH_BOX(&compact_cache_));

@@ -1,11 +1,11 @@
 // The schemas of the `sparrow_native` ops: those of `sparrow`, argument for argument.
-#include <torch/csrc/stable/library.h>
+#include "bindings/library.h"
 
 #define LAYOUT \
   "Tensor parent, Tensor depth, Tensor ancestors, Tensor first_child, Tensor next_sibling"
 #define ACCEPTANCE "(Tensor path, Tensor accept_length, Tensor tokens)"
 
-STABLE_TORCH_LIBRARY(sparrow_native, library) {
+STABLE_TORCH_LIBRARY(SPARROW_NAMESPACE, library) {
   library.def(
       "build_tree(Tensor parent, Tensor? num_nodes) -> "
       "(Tensor parent, Tensor depth, Tensor ancestors, Tensor first_child, Tensor next_sibling, "
@@ -17,9 +17,13 @@ STABLE_TORCH_LIBRARY(sparrow_native, library) {
   library.def("accept_tree(Tensor tokens, " LAYOUT
               ", Tensor target_tokens, SymInt max_path) -> " ACCEPTANCE);
   library.def("sample_tokens(Tensor probs, Tensor uniform) -> Tensor");
+  library.def("sample_logits(Tensor logits, Tensor uniform, float temperature) -> Tensor");
   library.def("accept_tree_residual(Tensor tokens, " LAYOUT
               ", Tensor target_probs, Tensor draft_probs, Tensor uniform, Tensor bonus_uniform, "
               "SymInt max_path) -> " ACCEPTANCE);
+  library.def("accept_tree_residual_logits(Tensor tokens, " LAYOUT
+              ", Tensor target_logits, Tensor draft_logits, Tensor uniform, Tensor bonus_uniform, "
+              "SymInt max_path, float temperature, float draft_temperature) -> " ACCEPTANCE);
   library.def("gather_hidden(Tensor[] states, Tensor index) -> Tensor");
   library.def("gather_hidden_out(Tensor[] states, Tensor index, Tensor(a!) out) -> ()");
   library.def(

@@ -1,6 +1,7 @@
 #include "cpu/append.h"
 
 #include <cstring>
+#include <type_traits>
 
 #include "cpu/clones.h"
 #include "cpu/parallel.h"
@@ -29,9 +30,15 @@ ROTATE(BFloat16, float)
 ROTATE(BFloat16, BFloat16)
 #undef ROTATE
 
-}  // namespace
+// Row i of each head of [B, heads, T, D] goes to slot prefix_lens[b] + i, as bytes.
+struct Append {
+  int64_t batch, heads, num_rows, capacity, row_bytes;
+  HeadRows<const char> from;
+  HeadRows<char> cache;
+  const int32_t* prefix_lens;
+};
 
-void append_rows(const AppendRows& call) {
+void append_rows(const Append& call) {
   for_each_part(
       call.batch * call.heads, call.num_rows * call.row_bytes, [&](int64_t begin, int64_t end) {
         for (int64_t plane = begin; plane < end; ++plane) {
@@ -45,30 +52,59 @@ void append_rows(const AppendRows& call) {
       });
 }
 
-template <typename Element, typename Angle>
-void rotate_rows(const RotateRows<Element, Angle>& call) {
-  for_each_part(call.batch * call.heads, call.num_rows * call.head_dim,
-                [&](int64_t begin, int64_t end) {
-                  for (int64_t plane = begin; plane < end; ++plane) {
-                    const int64_t b = plane / call.heads, head = plane % call.heads;
-                    const Angle* cos = call.cos.data + b * call.cos_batch_stride;
-                    const Angle* sin = call.sin.data + b * call.sin_batch_stride;
-                    for (int64_t i = 0; i < call.num_rows; ++i) {
-                      const int64_t to = call.prefix_lens == nullptr
-                                             ? i
-                                             : append_slot(call.prefix_lens[b], i, call.capacity);
-                      if (to < 0) continue;
-                      rotate(call.from.row(b, head, i), cos + i * call.cos.stride,
-                             sin + i * call.sin.stride, call.head_dim, call.to.row(b, head, to));
-                    }
-                  }
-                });
+// Rotated rows go to `to`, row i to slot_of(b, i), -1 for nowhere.
+template <typename Element, typename Angle, typename SlotOf>
+void rotate_rows(const RotateAppend<Element, Angle>& call, int64_t heads,
+                 const HeadRows<const Element>& from, const HeadRows<Element>& to,
+                 const SlotOf& slot_of) {
+  for_each_part(call.batch * heads, call.num_rows * call.head_dim, [&](int64_t begin, int64_t end) {
+    for (int64_t plane = begin; plane < end; ++plane) {
+      const int64_t b = plane / heads, head = plane % heads;
+      for (int64_t i = 0; i < call.num_rows; ++i) {
+        const int64_t slot = slot_of(b, i);
+        if (slot < 0) continue;
+        rotate(from.row(b, head, i), call.cos.row(b, i), call.sin.row(b, i), call.head_dim,
+               to.row(b, head, slot));
+      }
+    }
+  });
 }
 
-template void rotate_rows(const RotateRows<float, float>&);
-template void rotate_rows(const RotateRows<Half, float>&);
-template void rotate_rows(const RotateRows<Half, Half>&);
-template void rotate_rows(const RotateRows<BFloat16, float>&);
-template void rotate_rows(const RotateRows<BFloat16, BFloat16>&);
+template <typename T>
+auto as_bytes(const HeadRows<T>& rows) {
+  using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
+  constexpr int64_t kSize = sizeof(T);
+  return HeadRows<Byte>{reinterpret_cast<Byte*>(rows.data), rows.batch_stride * kSize,
+                        rows.head_stride * kSize, rows.row_stride * kSize};
+}
+
+}  // namespace
+
+void append_cache(const AppendCache& call) {
+  const auto append = [&](const HeadRows<const char>& from, const HeadRows<char>& cache) {
+    append_rows({call.batch, call.heads, call.num_rows, call.capacity, call.row_bytes, from, cache,
+                 call.prefix_lens});
+  };
+  append(call.key, call.key_cache);
+  append(call.value, call.value_cache);
+}
+
+template <typename Element, typename Angle>
+void rotate_append(const RotateAppend<Element, Angle>& call) {
+  rotate_rows(call, call.query_heads, call.query, call.query_out,
+              [](int64_t, int64_t i) { return i; });
+  rotate_rows(call, call.heads, call.key, call.key_cache, [&](int64_t b, int64_t i) {
+    return append_slot(call.prefix_lens[b], i, call.capacity);
+  });
+  append_rows({call.batch, call.heads, call.num_rows, call.capacity,
+               call.head_dim * static_cast<int64_t>(sizeof(Element)), as_bytes(call.value),
+               as_bytes(call.value_cache), call.prefix_lens});
+}
+
+template void rotate_append(const RotateAppend<float, float>&);
+template void rotate_append(const RotateAppend<Half, float>&);
+template void rotate_append(const RotateAppend<Half, Half>&);
+template void rotate_append(const RotateAppend<BFloat16, float>&);
+template void rotate_append(const RotateAppend<BFloat16, BFloat16>&);
 
 }  // namespace sparrow::cpu

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "cpu/accept.h"
 #include "cpu/parallel.h"
 #include "kernels/gather/commit.h"
 
@@ -41,21 +42,7 @@ Moves list_moves(const CommittedPath& path, const int32_t* prefix_lens, int64_t 
   return moves;
 }
 
-}  // namespace
-
-void gather_hidden(int64_t batch, int64_t num_gathered, Rows<const int32_t> index,
-                   const HiddenStates& states, const HiddenOut& out) {
-  const int64_t bytes = states.row_bytes * static_cast<int64_t>(states.layers.size());
-  for_each_part(batch * num_gathered, bytes, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t b = i / num_gathered, a = i % num_gathered;
-      char* to = out.data + b * out.batch_stride + a * out.row_stride;
-      copy_hidden_row(states, b, index[b][a], to);
-    }
-  });
-}
-
-void compact_cache(const CommittedPath& path, const int32_t* prefix_lens, const CacheBatch& cache) {
+void move_rows(const CommittedPath& path, const int32_t* prefix_lens, const CacheBatch& cache) {
   const Moves moves = list_moves(path, prefix_lens, cache.capacity);
   if (moves.all.empty()) return;
   const int64_t planes = static_cast<int64_t>(cache.tensors.size()) * cache.batch * cache.heads;
@@ -74,21 +61,47 @@ void compact_cache(const CommittedPath& path, const int32_t* prefix_lens, const 
   });
 }
 
-void gather_path(const CommittedPath& path, const HiddenStates& states, const HiddenOut& out) {
+}  // namespace
+
+void gather_hidden(const GatherHidden& call) {
+  const HiddenStates& states = call.states;
+  const int64_t bytes = states.row_bytes * static_cast<int64_t>(states.layers.size());
+  for_each_part(call.batch * call.num_gathered, bytes, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t b = i / call.num_gathered, a = i % call.num_gathered;
+      char* to = call.out.data + b * call.out.batch_stride + a * call.out.row_stride;
+      copy_hidden_row(states, b, call.index[b][a], to);
+    }
+  });
+}
+
+void compact_cache(const CompactCache& call) { move_rows(call.path, call.prefix_lens, call.cache); }
+
+void commit_path(const CommitPath& call) {
+  const CommittedPath& path = call.path;
+  move_rows(path, call.prefix_lens, call.cache);
   for (int64_t b = 0; b < path.batch; ++b) {
     const int64_t committed = num_committed(path.accept_length[b], path.max_path);
     for (int64_t k = 0; k < path.max_path; ++k) {
-      char* to = out.data + b * out.batch_stride + k * out.row_stride;
-      copy_hidden_row(states, b, k < committed ? path.path[b][k] : -1, to);
+      char* to = call.out.data + b * call.out.batch_stride + k * call.out.row_stride;
+      copy_hidden_row(call.states, b, k < committed ? path.path[b][k] : -1, to);
     }
+    int32_t& prefix_len = call.prefix_lens[b];
+    prefix_len = advanced_prefix(prefix_len, committed, call.cache.capacity);
   }
 }
 
-void advance_prefix(const CommittedPath& path, int64_t capacity, int32_t* prefix_lens) {
-  for (int64_t b = 0; b < path.batch; ++b) {
-    const int64_t committed = num_committed(path.accept_length[b], path.max_path);
-    prefix_lens[b] = advanced_prefix(prefix_lens[b], committed, capacity);
-  }
+void commit_tree(const CommitTree& call) {
+  accept_tree(call.accept);
+  const AcceptanceBatch& accepted = call.accept.out;
+  commit_path({.path = {.batch = call.accept.batch,
+                        .max_path = accepted.max_path,
+                        .path = {accepted.path, accepted.max_path},
+                        .accept_length = accepted.accept_length},
+               .prefix_lens = call.prefix_lens,
+               .cache = call.cache,
+               .states = call.states,
+               .out = call.out});
 }
 
 }  // namespace sparrow::cpu

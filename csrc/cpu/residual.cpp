@@ -1,161 +1,139 @@
-// CPU driver of accept_tree_residual: one pair of working rows a thread, whatever B and T are.
+// CPU driver of accept_tree_residual and its logits form: one pair of working rows a thread,
+// whatever B and T are.
 #include "kernels/accept/residual.h"
 
-#include <algorithm>
+#include <type_traits>
 #include <vector>
 
-#include "cpu/accept.h"
 #include "cpu/clones.h"
 #include "cpu/parallel.h"
+#include "cpu/sample_row.h"
+#include "cpu/sampling.h"
+#include "cpu/softmax.h"
 
 namespace sparrow::cpu {
 namespace {
 
 constexpr int64_t kLanes = 8;
 
-double total(const double* lanes) {
-  double sum = 0;
-  for (int64_t lane = 0; lane < kLanes; ++lane) sum += lanes[lane];
-  return sum;
-}
-
-// The mass of a row, 0 where one of its weights is none.
-SPARROW_CLONES double mass_of(const float* row, int64_t size) {
-  double lanes[kLanes] = {};
-  bool is_valid = true;
-  const int64_t whole = size - size % kLanes;
-  for (int64_t i = 0; i < whole; i += kLanes) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      is_valid &= row[i + lane] >= 0;
-      lanes[lane] += row[i + lane];
-    }
-  }
-  for (int64_t i = whole; i < size; ++i) {
-    is_valid &= row[i] >= 0;
-    lanes[i - whole] += row[i];
-  }
-  return is_valid ? total(lanes) : 0.0;
-}
-
-// left[i] = max(target[i] * target_scale - draft[i] * draft_scale, 0); returns its mass.
-template <typename Weight>
-SPARROW_INLINE double reduce_row(const Weight* target, double target_scale, const float* draft,
-                                 double draft_scale, int64_t size, double* left) {
+// The mass of max(target - share * draft, 0).
+SPARROW_CLONES double mass_left(const float* target, const float* draft, double share,
+                                int64_t size) {
+  if (share == 0) return mass_of(target, size);
   double lanes[kLanes] = {};
   const int64_t whole = size - size % kLanes;
   for (int64_t i = 0; i < whole; i += kLanes) {
     for (int64_t lane = 0; lane < kLanes; ++lane) {
-      left[i + lane] = residual(target[i + lane] * target_scale, draft[i + lane] * draft_scale);
-      lanes[lane] += left[i + lane];
+      const double left = target[i + lane] - share * draft[i + lane];
+      lanes[lane] += left > 0 ? left : 0.0;
     }
   }
   for (int64_t i = whole; i < size; ++i) {
-    left[i] = residual(target[i] * target_scale, draft[i] * draft_scale);
-    lanes[i - whole] += left[i];
+    const double left = target[i] - share * draft[i];
+    lanes[i - whole] += left > 0 ? left : 0.0;
   }
-  return total(lanes);
+  double mass = 0;
+  for (int64_t lane = 0; lane < kLanes; ++lane) mass += lanes[lane];
+  return mass;
 }
 
-SPARROW_CLONES double reduce(const float* target, double target_scale, const float* draft,
-                             double draft_scale, int64_t size, double* left) {
-  return reduce_row(target, target_scale, draft, draft_scale, size, left);
-}
-SPARROW_CLONES double reduce(const double* target, double target_scale, const float* draft,
-                             double draft_scale, int64_t size, double* left) {
-  return reduce_row(target, target_scale, draft, draft_scale, size, left);
-}
-
-// [V] each; filled at a node's first refusal.
+// [V] each: the weights of one node, where they are not read straight from the inputs.
 struct WorkingRows {
-  std::vector<double> target;
-  std::vector<float> draft;
+  std::vector<float> target, draft;
 };
 
-// The target and draft of one node while its children are tried. Rows that need no change are read
-// where they are; a node without children costs no sum at all.
+// The distributions of one node while its children are tried. Weights that need no change are read
+// where they are; a node without children to try costs no sum but the bonus's own.
+template <typename Weights>
 class ResidualNode {
  public:
-  ResidualNode(const float* target, const float* draft, int64_t vocab, WorkingRows& rows)
-      : target_(target), draft_(draft), vocab_(vocab), rows_(rows) {}
-
-  double target_prob(int64_t id) {
-    weigh();
-    return (is_reduced_ ? rows_.target[id] : target_[id]) * scale_of(target_mass_);
+  ResidualNode(const AcceptTreeResidual<Weights>& call, int64_t b, int64_t node, bool has_trials,
+               WorkingRows& rows)
+      : call_(call), b_(b), node_(node), rows_(rows) {
+    target_ = weights(call.target, rows.target);
+    if (!has_trials) return;
+    draft_ = weights(call.draft, rows.draft);
+    remainder_.target_mass = mass_of(target_, call.vocab);
+    remainder_.draft_mass = mass_of(draft_, call.vocab);
   }
 
-  double draft_prob(int64_t id) {
-    weigh();
-    return (is_reduced_ ? rows_.draft[id] : draft_[id]) * scale_of(draft_mass_);
-  }
+  WeightPair read(int64_t id) const { return {target_[id], draft_[id]}; }
 
-  void refuse(int64_t id) {
-    weigh();
-    const double target_scale = scale_of(target_mass_), draft_scale = scale_of(draft_mass_);
-    rows_.target.resize(vocab_);
-    double* left = rows_.target.data();
-    if (!is_reduced_) {
-      rows_.draft.assign(draft_, draft_ + vocab_);
-      target_mass_ = reduce(target_, target_scale, draft_, draft_scale, vocab_, left);
-    } else {
-      target_mass_ = reduce(left, target_scale, rows_.draft.data(), draft_scale, vocab_, left);
-    }
-    is_reduced_ = true;
-    if (!is_mass(target_mass_)) {
-      std::copy(target_, target_ + vocab_, left);
-      target_mass_ = mass_of(target_, vocab_);
-    }
+  bool accepts(double uniform, WeightPair pair) const { return remainder_.accepts(uniform, pair); }
+
+  void refuse(int64_t, int64_t id, WeightPair pair) {
+    if (!is_mass(remainder_.target_mass)) return;  // accepts nothing, and never will
+    own(target_, rows_.target);
+    own(draft_, rows_.draft);
+    remainder_.share = remainder_.share_after_refusal();
+    rows_.target[id] = static_cast<float>(remainder_.left(pair));
     rows_.draft[id] = 0;
-    draft_mass_ = mass_of(rows_.draft.data(), vocab_);
+    remainder_.target_mass = mass_left(target_, draft_, remainder_.share, call_.vocab);
+    remainder_.draft_mass = mass_of(draft_, call_.vocab);
+    if (is_mass(remainder_.target_mass)) return;
+    // Nothing remains: the node's original target again.
+    target_ = weights(call_.target, rows_.target);
+    remainder_.share = 0;
+    remainder_.target_mass = mass_of(target_, call_.vocab);
   }
 
-  int64_t bonus(double uniform) const {
-    return is_reduced_ ? sample_row(rows_.target.data(), vocab_, uniform)
-                       : sample_row(target_, vocab_, uniform);
+  void bonus(double uniform, int64_t* id) const {
+    // Nothing refused: the draft was perhaps never read.
+    const auto target = [this](int64_t i) -> double { return target_[i]; };
+    const auto left = [this](int64_t i) { return remainder_.left(read(i)); };
+    *id = remainder_.share > 0 ? sample_row(left, call_.vocab, uniform)
+                               : sample_row(target, call_.vocab, uniform);
   }
 
  private:
-  void weigh() {
-    if (is_weighed_) return;
-    target_mass_ = mass_of(target_, vocab_);
-    draft_mass_ = mass_of(draft_, vocab_);
-    is_weighed_ = true;
+  const float* weights(const NodeRows<Weights>& of, std::vector<float>& working) const {
+    const auto* row = of.row(b_, node_);
+    if constexpr (std::is_same_v<Weights, PlainWeights>) {
+      return row;
+    } else {
+      working.resize(call_.vocab);
+      softmax_weights(row, call_.vocab, of.weights, working.data());
+      return working.data();
+    }
   }
 
-  const float* target_;
-  const float* draft_;
-  int64_t vocab_;
+  void own(const float*& row, std::vector<float>& working) const {
+    if (row == working.data()) return;
+    working.assign(row, row + call_.vocab);
+    row = working.data();
+  }
+
+  const AcceptTreeResidual<Weights>& call_;
+  int64_t b_, node_;
   WorkingRows& rows_;
-  double target_mass_ = 0;
-  double draft_mass_ = 0;
-  bool is_weighed_ = false;
-  bool is_reduced_ = false;
+  const float* target_ = nullptr;
+  const float* draft_ = nullptr;
+  Remainder remainder_;
 };
 
 }  // namespace
 
-void accept_tree_residual(const AcceptTreeResidual& call) {
-  const int64_t length = call.out.max_path;
-  for_each_part(call.batch, call.vocab * length, [&](int64_t begin, int64_t end) {
+template <typename Weights>
+void accept_tree_residual(const AcceptTreeResidual<Weights>& call) {
+  for_each_part(call.batch, call.vocab * call.out.max_path, [&](int64_t begin, int64_t end) {
     WorkingRows rows;
-    const auto make_node = [&](const float* target, const float* draft) {
-      return ResidualNode(target, draft, call.vocab, rows);
-    };
     for (int64_t b = begin; b < end; ++b) {
-      const TreeLinks tree{call.tree.depth[b], call.tree.first_child[b], call.tree.next_sibling[b],
-                           call.tree.num_slots};
-      const ResidualInputs in{
-          .tokens = call.tokens[b],
-          .target_probs = {call.target_probs.data + b * call.target_batch_stride,
-                           call.target_probs.stride},
-          .draft_probs = {call.draft_probs.data + b * call.draft_batch_stride,
-                          call.draft_probs.stride},
-          .uniform = call.uniform[b],
-          .bonus_uniform = call.bonus_uniform[b],
-          .vocab = call.vocab};
-      const AcceptanceRows out{call.out.path + b * length, call.out.emitted + b * length, length};
-      call.out.accept_length[b] = residual_walk(tree, in, make_node, out);
+      const ResidualInputs in{.tree = call.tree.links(b),
+                              .tokens = call.tokens[b],
+                              .uniform = call.uniform[b],
+                              .bonus_uniform = call.bonus_uniform[b],
+                              .vocab = call.vocab};
+      const auto make_node = [&](int64_t node, bool has_trials) {
+        return ResidualNode<Weights>(call, b, node, has_trials, rows);
+      };
+      call.out.accept_length[b] = residual_walk(in, make_node, call.out.rows(b), true);
     }
   });
 }
+
+template void accept_tree_residual(const AcceptTreeResidual<PlainWeights>&);
+template void accept_tree_residual(const AcceptTreeResidual<SoftmaxWeights<float>>&);
+template void accept_tree_residual(const AcceptTreeResidual<SoftmaxWeights<Half>>&);
+template void accept_tree_residual(const AcceptTreeResidual<SoftmaxWeights<BFloat16>>&);
 
 }  // namespace sparrow::cpu

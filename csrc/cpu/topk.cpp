@@ -5,7 +5,7 @@
 // and Gimelshein, arXiv:1805.02867). Only a block whose maximum beats the worst of the k best so
 // far is searched: for a large vocabulary that is a handful of blocks.
 //
-// Bytes: R * V * sizeof(Element). Exponentials are float32 (2 ulp), their sum is double.
+// Bytes: R * V * sizeof(Element). Exponentials are float32, their sum is double.
 #include "cpu/topk.h"
 
 #include <algorithm>
@@ -15,6 +15,7 @@
 #include "cpu/clones.h"
 #include "cpu/parallel.h"
 #include "kernels/element.h"
+#include "kernels/exp.h"
 
 namespace sparrow::cpu {
 namespace {
@@ -32,24 +33,6 @@ struct Entry {
 // Best first; ties to the lower id.
 bool ranks_before(const Entry& a, const Entry& b) {
   return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
-}
-
-// exp(x) for x <= 0: 2^n * e^r with |r| <= ln(2)/2, and 0 below the smallest normal float.
-SPARROW_INLINE float exp_of_nonpositive(float x) {
-  constexpr float kLowest = -87.0f, kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds
-  const float clamped = x < kLowest ? kLowest : x;         // a NaN stays one
-  const float shifted = clamped * 1.44269504f + kRound;
-  const float n = shifted - kRound;
-  const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
-  float e = 1.9875691500e-4f;
-  e = e * r + 1.3981999507e-3f;
-  e = e * r + 8.3334519073e-3f;
-  e = e * r + 4.1665795894e-2f;
-  e = e * r + 1.6666665459e-1f;
-  e = e * r + 5.0000001201e-1f;
-  e = e * r * r + r + 1.0f;
-  const float scaled = e * float_of((bits_of(shifted) - bits_of(kRound) + 127u) << 23);
-  return x < kLowest ? 0.0f : scaled;
 }
 
 // One block of logits as float; the last one is filled up with -inf. Returns the maximum.

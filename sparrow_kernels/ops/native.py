@@ -6,13 +6,14 @@ op families wrap. Without it every op still works, through its plain PyTorch def
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sparrow_kernels.ops.registry import Op
+from sparrow_kernels.ops.registry import Op, Reason, device_type
 
 _LIBRARY_FILE = Path(__file__).resolve().parents[1] / "libsparrow_ops.so"
 
@@ -29,8 +30,19 @@ def unavailable() -> str | None:
     return None
 
 
-def implement(op: Op, name: str | None = None, **conditions: Any) -> None:
-    """Give `op` its native backend: `torch.ops.sparrow_native.<name>`, same arguments in order."""
+@cache
+def unavailable_on_cuda(symbol: str) -> Reason:
+    """Why this native op cannot take CUDA tensors, None if it can."""
+    if torch._C._dispatch_has_kernel_for_dispatch_key(f"sparrow_native::{symbol}", "CUDA"):
+        return None
+    return "built without CUDA (nvcc was missing at install, or SPARROW_BUILD_CUDA=0)"
+
+
+def implement(op: Op, name: str | None = None, takes: Callable[..., Reason] | None = None) -> None:
+    """Give `op` its native backend: `torch.ops.sparrow_native.<name>`, same arguments in order.
+
+    `takes` as for `Op.implement`; CUDA tensors are taken only where the library has a kernel.
+    """
     symbol = name or op.name
 
     @cache
@@ -43,5 +55,14 @@ def implement(op: Op, name: str | None = None, **conditions: Any) -> None:
             return f"the native library has no {symbol}"
         return reason
 
-    missing = cache(missing)
-    op.implement("native", lambda *args: function()(*args), available=missing, **conditions)
+    def accepts(*args: Any) -> Reason:
+        reason = unavailable_on_cuda(symbol) if device_type(args) == "cuda" else None
+        return takes(*args) if reason is None and takes is not None else reason
+
+    op.implement(
+        "native",
+        lambda *args: function()(*args),
+        available=cache(missing),
+        # A torch without CUDA has no CUDA tensors to ask about.
+        takes=accepts if torch.backends.cuda.is_built() else takes,
+    )

@@ -83,19 +83,19 @@ class Op:
         return implementation.available()
 
     def _run(self, *args: Any) -> Any:
-        device_type = _device_type(args)
-        if self.check is not None and env.values_are_checked(device_type):
+        device = device_type(args)
+        if self.check is not None and env.values_are_checked(device):
             self.check(*args)
-        return self._choose(device_type, args)(*args)
+        return self._choose(device, args)(*args)
 
-    def _choose(self, device_type: str, args: Sequence[Any]) -> Callable[..., Any]:
+    def _choose(self, device: str, args: Sequence[Any]) -> Callable[..., Any]:
         asked = env.current_backend()
-        order = _AUTO_ORDER.get(device_type, ("reference",))
+        order = _AUTO_ORDER.get(device, ("reference",))
         if asked in self.implementations:
             reason = self.implementations[asked].available()
             if reason is not None:
                 raise NotImplementedError(f"{self.name}: backend {asked} cannot be used: {reason}")
-            order = (asked, *(name for name in order if name != asked and device_type == "cpu"))
+            order = (asked, *(name for name in order if name != asked and device == "cpu"))
         reasons = []
         for name in order:
             implementation = self.implementations.get(name)
@@ -109,7 +109,7 @@ class Op:
                 return implementation.function
             reasons.append(f"{name}: {reason}")
         raise NotImplementedError(
-            f"{self.name}: no fast backend takes this call on {device_type}: {'; '.join(reasons)}."
+            f"{self.name}: no fast backend takes this call on {device}: {'; '.join(reasons)}."
             " SPARROW_BACKEND=reference is the slow way on"
         )
 
@@ -126,7 +126,8 @@ def _nobody_watches(args: Sequence[Any]) -> bool:
     )
 
 
-def _device_type(args: Sequence[Any]) -> str:
+def device_type(args: Sequence[Any]) -> str:
+    """The kind of device a call runs on: that of its first tensor."""
     for value in args:
         if isinstance(value, Tensor):
             return value.device.type

@@ -12,8 +12,12 @@
 // (Leviathan et al., arXiv:2211.17192, for one child; Jeon et al., arXiv:2402.14160, and Yang et
 // al., arXiv:2401.06706, for several without replacement.)
 //
-// t and d are kept unscaled beside their masses, which are always summed over what remains: 1 - x
-// would lose every digit of a small remainder. The inputs need not sum to 1.
+// Nothing is ever rescaled. Residuals nest: whatever was refused, what is left is, but for scale,
+//   left(i) = max(t(i) - share * d(i), 0)      share += mass(left) / mass(d) at a refusal
+// with t and d the rows as given, since max(max(a, 0) - b, 0) = max(a - b, 0) for b >= 0. Both
+// masses are summed over what remains: 1 - x would lose every digit of a small remainder. A refused
+// x has d(x) = 0 from then on, and left(x) stays what its refusal left of it: 0, as
+// t(x) <= u * d(x).
 #pragma once
 
 #include "kernels/accept/sample.h"
@@ -22,18 +26,34 @@
 
 namespace sparrow {
 
-SPARROW_HD inline bool is_mass(double mass) { return mass > 0 && mass < __builtin_huge_val(); }
+// A token's weights in the two rows of a node.
+struct WeightPair {
+  float target, draft;
+};
 
-// What turns a row's weights into probabilities; without valid mass every probability is 0.
-SPARROW_HD inline double scale_of(double mass) { return is_mass(mass) ? 1.0 / mass : 0.0; }
+// What is left of a node's target, as scalars beside its rows. A row without valid mass counts as
+// all 0.
+struct Remainder {
+  double share = 0;
+  double target_mass = 0;  // of what is left
+  double draft_mass = 0;   // of what was not refused
 
-SPARROW_HD inline bool accepts(double uniform, double draft_prob, double target_prob) {
-  return uniform * draft_prob < target_prob;
-}
+  SPARROW_HD double left(WeightPair of) const {
+    if (share == 0) return of.target;
+    const double left = of.target - share * of.draft;
+    return left > 0 ? left : 0.0;
+  }
 
-SPARROW_HD inline double residual(double target_prob, double draft_prob) {
-  return target_prob > draft_prob ? target_prob - draft_prob : 0.0;
-}
+  SPARROW_HD bool accepts(double uniform, WeightPair of) const {
+    const double target_prob = is_mass(target_mass) ? left(of) / target_mass : 0.0;
+    const double draft_prob = is_mass(draft_mass) ? of.draft / draft_mass : 0.0;
+    return uniform * draft_prob < target_prob;
+  }
+
+  SPARROW_HD double share_after_refusal() const {
+    return is_mass(target_mass) && is_mass(draft_mass) ? share + target_mass / draft_mass : share;
+  }
+};
 
 // Whether a sibling before `child` has its token. Those were all refused, or skipped as repeats.
 SPARROW_HD inline bool repeats_refused(const TreeLinks& tree, const int64_t* tokens, int64_t node,
@@ -45,52 +65,68 @@ SPARROW_HD inline bool repeats_refused(const TreeLinks& tree, const int64_t* tok
   return earlier >= 0 && earlier != child;
 }
 
-// One request's inputs: tokens and uniform are [T], the distributions [T, V] by rows.
+// What of a request decides, beside its distributions; tokens and uniform are [T].
 struct ResidualInputs {
+  TreeLinks tree;
   const int64_t* tokens;
-  Rows<const float> target_probs;
-  Rows<const float> draft_probs;
   const float* uniform;
   float bonus_uniform;
   int64_t vocab;
+
+  // The first of `child` and its later siblings that has to be tried, -1 for none.
+  SPARROW_HD int64_t next_trial(int64_t node, int64_t child) const {
+    while (child >= 0 && (tokens[child] < 0 || tokens[child] >= vocab ||
+                          repeats_refused(tree, tokens, node, child))) {
+      child = tree.sibling(child);
+    }
+    return child;
+  }
 };
 
-// Fills one request's path and emitted tokens, max_path >= 1, and returns its accept_length.
+// Fills one request's path and emitted tokens, max_path >= 1, and returns its accept_length. Where
+// many threads walk as one, one of them `writes`.
 //
-// make_node(target_row, draft_row) makes what holds the two distributions of one node while its
-// children are tried:
-//   double target_prob(id), draft_prob(id)
-//   void refuse(id)          the update above
-//   int64_t bonus(uniform)   a draw from the target that is left
+// make_node(node, has_trials) makes what holds a node's distributions while its children are tried:
+//   WeightPair read(id)              of an id not refused so far
+//   bool accepts(uniform, pair)
+//   void refuse(child, id, pair)     the update above
+//   void bonus(uniform, id*)         a draw from the target that is left; who knows it writes it
 template <typename MakeNode>
-SPARROW_HD int32_t residual_walk(const TreeLinks& tree, const ResidualInputs& in,
-                                 const MakeNode& make_node, const AcceptanceRows& out) {
-  if (tree.is_idle()) {
-    out.pad_from(0);
+SPARROW_HD int32_t residual_walk(const ResidualInputs& in, const MakeNode& make_node,
+                                 const AcceptanceRows& out, bool writes) {
+  if (in.tree.is_idle()) {
+    if (writes) out.pad_from(0);
     return -1;
   }
   int64_t node = 0;
   int64_t length = 0;
   while (true) {
-    out.path[length] = static_cast<int32_t>(node);
-    auto here = make_node(in.target_probs[node], in.draft_probs[node]);
-    int64_t child = length + 1 == out.max_path ? -1 : tree.child(node);
-    for (; child >= 0; child = tree.sibling(child)) {
-      const int64_t token = in.tokens[child];
-      if (token < 0 || token >= in.vocab) continue;
-      if (repeats_refused(tree, in.tokens, node, child)) continue;
-      if (accepts(in.uniform[child], here.draft_prob(token), here.target_prob(token))) break;
-      here.refuse(token);
+    if (writes) out.path[length] = static_cast<int32_t>(node);
+    int64_t child = -1;
+    if (length + 1 < out.max_path) child = in.next_trial(node, in.tree.child(node));
+    auto here = make_node(node, child >= 0);
+    WeightPair pair{};
+    if (child >= 0) pair = here.read(in.tokens[child]);
+    while (child >= 0) {
+      // Read ahead: a refusal takes long, and the next child's loads need not wait for it.
+      const int64_t next = in.next_trial(node, in.tree.sibling(child));
+      WeightPair next_pair{};
+      if (next >= 0) next_pair = here.read(in.tokens[next]);
+      if (here.accepts(in.uniform[child], pair)) break;
+      here.refuse(child, in.tokens[child], pair);
+      child = next;
+      pair = next_pair;
     }
     if (child < 0) {
-      out.tokens[length] = here.bonus(in.bonus_uniform);
+      here.bonus(in.bonus_uniform, out.tokens + length);
       break;
     }
-    out.tokens[length] = in.tokens[child];
+    if (writes) out.tokens[length] = in.tokens[child];
     node = child;
     ++length;
   }
-  out.pad_from(length + 1);
+  // From length + 1 on: the bonus may be written by another thread.
+  if (writes) out.pad_from(length + 1);
   return static_cast<int32_t>(length);
 }
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -15,6 +18,7 @@ _FIELDS = (
     ("first_child", "B T", torch.int32),
     ("next_sibling", "B T", torch.int32),
 )
+LOGIT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 Links = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
@@ -23,7 +27,7 @@ def check_row(
     argument: str,
     value: object,
     letters: str,
-    dtype: torch.dtype,
+    dtype: torch.dtype | Sequence[torch.dtype],
     sizes: dict[str, Size],
     device: torch.device | None = None,
 ) -> Tensor:
@@ -48,3 +52,9 @@ def check_drafted(
     if max_path < 1:
         refuse(op, "max_path", "at least 1 (the root)", max_path)
     return layout[:5]
+
+
+def check_temperature(op: str, argument: str, temperature: float) -> None:
+    """A temperature is a positive number; greedy decoding has none."""
+    if not 0 < temperature < math.inf:
+        refuse(op, argument, "above 0 and finite", temperature, "greedy is argmax")

@@ -22,7 +22,7 @@ def fake_acceptance(tokens: Tensor, max_path: int) -> tuple[Tensor, Tensor, Tens
     )
 
 
-def _fake_sample_tokens(probs: Tensor, uniform: Tensor) -> Tensor:
+def _fake_ids(rows: Tensor, uniform: Tensor, temperature: float = 1.0) -> Tensor:
     return uniform.new_empty(uniform.shape, dtype=torch.int64)
 
 
@@ -37,11 +37,19 @@ native.implement(ACCEPT_TREE)
 
 SAMPLE_TOKENS = registry.define(
     "sample_tokens(Tensor probs, Tensor uniform) -> Tensor",
-    fake=_fake_sample_tokens,
+    fake=_fake_ids,
     check=checks.sample_tokens,
 )
 SAMPLE_TOKENS.implement("reference", reference.sample_tokens)
 native.implement(SAMPLE_TOKENS)
+
+SAMPLE_LOGITS = registry.define(
+    "sample_logits(Tensor logits, Tensor uniform, float temperature) -> Tensor",
+    fake=_fake_ids,
+    check=checks.sample_logits,
+)
+SAMPLE_LOGITS.implement("reference", reference.sample_logits)
+native.implement(SAMPLE_LOGITS)
 
 ACCEPT_TREE_RESIDUAL = registry.define(
     f"accept_tree_residual(Tensor tokens, {LAYOUT}, Tensor target_probs, Tensor draft_probs,"
@@ -52,3 +60,14 @@ ACCEPT_TREE_RESIDUAL = registry.define(
 )
 ACCEPT_TREE_RESIDUAL.implement("reference", residual.accept_tree_residual)
 native.implement(ACCEPT_TREE_RESIDUAL)
+
+ACCEPT_TREE_RESIDUAL_LOGITS = registry.define(
+    f"accept_tree_residual_logits(Tensor tokens, {LAYOUT}, Tensor target_logits,"
+    " Tensor draft_logits, Tensor uniform, Tensor bonus_uniform, SymInt max_path,"
+    " float temperature, float draft_temperature)"
+    " -> (Tensor path, Tensor accept_length, Tensor tokens)",
+    fake=lambda *args: fake_acceptance(args[0], args[-3]),
+    check=checks.accept_tree_residual_logits,
+)
+ACCEPT_TREE_RESIDUAL_LOGITS.implement("reference", residual.accept_tree_residual_logits)
+native.implement(ACCEPT_TREE_RESIDUAL_LOGITS)

@@ -47,13 +47,35 @@ def sample_tokens(probs: Tensor, uniform: Tensor) -> Tensor:
     return sample_rows(probs.double(), uniform)
 
 
-def sample_rows(probs: Tensor, uniform: Tensor) -> Tensor:
+def sample_logits(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    """`sample_tokens` of softmax(logits / temperature)."""
+    return sample_rows(softmax_weights(logits, temperature), uniform)
+
+
+LOWEST_EXPONENT = -87.0
+"""An id this far below the likeliest one, in units of the temperature, has no mass: float32 holds
+hardly less."""
+
+
+def softmax_weights(logits: Tensor, temperature: float) -> Tensor:
+    """`[..., V]` float64 weights of softmax(logits / temperature): the largest 1, or all NaN."""
+    rows = logits.double()
+    exponent = (rows - rows.amax(-1, keepdim=True)) / temperature
+    return exponent.exp().masked_fill(exponent < LOWEST_EXPONENT, 0)
+
+
+def sample_rows(weights: Tensor, uniform: Tensor) -> Tensor:
     """`sample_tokens` of rows that are float64 already; the running sum is sequential."""
-    cdf = probs.cumsum(-1)
+    cdf = weights.cumsum(-1)
     total = cdf[..., -1:]
     threshold = uniform.double()[..., None].clamp(0, 1) * total
-    last_with_mass = probs.shape[-1] - 1 - (probs > 0).int().flip(-1).argmax(-1)
+    last_with_mass = weights.shape[-1] - 1 - (weights > 0).int().flip(-1).argmax(-1)
     above = cdf > threshold
     ids = torch.where(above.any(-1), above.int().argmax(-1), last_with_mass)
-    can_be_sampled = (probs >= 0).all(-1) & (total[..., 0] > 0)  # a NaN is not >= 0
-    return torch.where(can_be_sampled, ids, -1)
+    return torch.where(have_mass(weights), ids, -1)
+
+
+def have_mass(weights: Tensor) -> Tensor:
+    """`[...]` bool: which rows `[..., V]` can be sampled from."""
+    total = weights.sum(-1)
+    return (weights >= 0).all(-1) & (total > 0) & total.isfinite()  # a NaN is not >= 0

@@ -16,11 +16,12 @@ replacement).
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor
 
-from sparrow_kernels.ops.accept.reference import sample_rows
+from sparrow_kernels.ops.accept.reference import have_mass, sample_rows, softmax_weights
 from sparrow_kernels.ops.accept.walk import Links, Walk, acceptance
 
 
@@ -38,12 +39,59 @@ def accept_tree_residual(
     max_path: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Walk each tree by recursive rejection sampling: path, accept_length, tokens."""
+
+    def rows(b: int, node: int) -> tuple[Tensor, Tensor]:
+        return target_probs[b, node].double(), draft_probs[b, node].double()
+
+    links = (depth, first_child, next_sibling)
+    return _accept(tokens, links, rows, uniform, bonus_uniform, max_path)
+
+
+def accept_tree_residual_logits(
+    tokens: Tensor,
+    parent: Tensor,
+    depth: Tensor,
+    ancestors: Tensor,
+    first_child: Tensor,
+    next_sibling: Tensor,
+    target_logits: Tensor,
+    draft_logits: Tensor,
+    uniform: Tensor,
+    bonus_uniform: Tensor,
+    max_path: int,
+    temperature: float,
+    draft_temperature: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`accept_tree_residual` of the two softmaxes."""
+
+    def rows(b: int, node: int) -> tuple[Tensor, Tensor]:
+        return (
+            softmax_weights(target_logits[b, node], temperature),
+            softmax_weights(draft_logits[b, node], draft_temperature),
+        )
+
+    links = (depth, first_child, next_sibling)
+    return _accept(tokens, links, rows, uniform, bonus_uniform, max_path)
+
+
+Rows = Callable[[int, int], tuple[Tensor, Tensor]]
+"""Target and draft `[V]` float64 of a request's node."""
+
+
+def _accept(
+    tokens: Tensor,
+    links: tuple[Tensor, Tensor, Tensor],
+    rows: Rows,
+    uniform: Tensor,
+    bonus_uniform: Tensor,
+    max_path: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    depth, first_child, next_sibling = links
     walks = [
         _walk(
             Links(depth[b], first_child[b], next_sibling[b]),
             tokens[b].tolist(),
-            target_probs[b],
-            draft_probs[b],
+            partial(rows, b),
             uniform[b].tolist(),
             bonus_uniform[b],
             max_path,
@@ -56,8 +104,7 @@ def accept_tree_residual(
 def _walk(
     links: Links,
     drafted: list[int],
-    target_probs: Tensor,
-    draft_probs: Tensor,
+    rows: Callable[[int], tuple[Tensor, Tensor]],
     uniform: list[float],
     bonus_uniform: Tensor,
     max_path: int,
@@ -68,7 +115,7 @@ def _walk(
     emitted: list[int] = []
     while True:
         node = path[-1]
-        step = Step(target_probs[node].double(), draft_probs[node].double())
+        step = Step(*rows(node))
         children = links.children(node) if len(path) < max_path else ()
         child = next((c for c in children if step.accepts(drafted[c], uniform[c])), None)
         if child is None:
@@ -79,12 +126,14 @@ def _walk(
 
 
 class Step:
-    """The two distributions at one node, reduced by every refusal. Rows are `[V]` float64."""
+    """The two distributions at one node, reduced by every refusal. Rows are `[V]` float64.
+
+    A row that cannot be sampled from counts as all 0.
+    """
 
     def __init__(self, target_row: Tensor, draft_row: Tensor) -> None:
-        self.original_target = _normalised(target_row, if_empty=target_row)
-        self.target = self.original_target
-        self.draft = _normalised(draft_row, if_empty=draft_row)
+        self.original_target = self.target = _normalised(target_row)
+        self.draft = _normalised(draft_row)
         self.refused: set[int] = set()
 
     def accepts(self, token: int, coin: float) -> bool:
@@ -98,14 +147,14 @@ class Step:
 
     def _refuse(self, token: int) -> None:
         self.refused.add(token)
-        remains = (self.target - self.draft).clamp(min=0)
-        self.target = _normalised(remains, if_empty=self.original_target)
+        self.target = _normalised((self.target - self.draft).clamp(min=0))
+        if not bool(self.target.any()):
+            self.target = self.original_target
         draft = self.draft.clone()
         draft[token] = 0
-        self.draft = _normalised(draft, if_empty=draft)
+        self.draft = _normalised(draft)
 
 
-def _normalised(weights: Tensor, if_empty: Tensor) -> Tensor:
+def _normalised(weights: Tensor) -> Tensor:
     # The sum is taken over what remains: 1 - x would keep the rounding errors of all that is gone.
-    total = float(weights.sum())
-    return weights / total if 0 < total < math.inf else if_empty
+    return weights / weights.sum() if bool(have_mass(weights)) else weights.new_zeros(len(weights))

@@ -115,7 +115,7 @@ def topk_logprobs(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     Args:
         logits: `[R, V]` float32, float16 or bfloat16; -inf masks a token.
-        k: 1 to V.
+        k: 1 to V; on a GPU the fast kernel takes up to 64.
 
     Returns:
         `values` `[R, k]` float32, descending and <= 0, and `ids` `[R, k]` int64. Ties go to the
@@ -125,6 +125,7 @@ def topk_logprobs(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
         ValueError: wrong shape or `k`; with value checks on also NaN, +inf or a row of -inf (else:
             the row's values are unspecified, its ids stay in the vocabulary).
         TypeError: wrong dtype.
+        NotImplementedError: k above 64 on a GPU.
 
     Equivalent to:
 

@@ -37,6 +37,15 @@ def _fake_topk_logprobs(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     )
 
 
+MAX_K_ON_CUDA = 64
+
+
+def _takes_topk(logits: Tensor, k: int) -> registry.Reason:
+    if logits.is_cuda and k > MAX_K_ON_CUDA:
+        return f"k = {k} is above {MAX_K_ON_CUDA}, the most its kernel ranks"
+    return None
+
+
 BUILD_TREE = registry.define(
     "build_tree(Tensor parent, Tensor? num_nodes)"
     " -> (Tensor parent, Tensor depth, Tensor ancestors, Tensor first_child, Tensor next_sibling,"
@@ -62,4 +71,4 @@ TOPK_LOGPROBS = registry.define(
     check=checks.topk_logprobs,
 )
 TOPK_LOGPROBS.implement("reference", reference.topk_logprobs)
-native.implement(TOPK_LOGPROBS)
+native.implement(TOPK_LOGPROBS, takes=_takes_topk)

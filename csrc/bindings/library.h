@@ -1,0 +1,25 @@
+// Registers implementations, under one name for every device this build has a driver for.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+
+// The emulated library (csrc/emulation) stands beside the real one in a process.
+#if defined(SPARROW_EMULATION)
+#define SPARROW_NAMESPACE sparrow_emulated
+#else
+#define SPARROW_NAMESPACE sparrow_native
+#endif
+
+// SPARROW_IMPLEMENT(tree, library) { library.impl("build_tree", TORCH_BOX(&build_tree)); }
+#define SPARROW_IMPLEMENT(family, library)                                                  \
+  static void implement_##family(torch::stable::detail::StableLibrary&);                    \
+  STABLE_TORCH_LIBRARY_IMPL(SPARROW_NAMESPACE, CPU, on_cpu) { implement_##family(on_cpu); } \
+  SPARROW_IMPLEMENT_ON_CUDA(family)                                                         \
+  void implement_##family(torch::stable::detail::StableLibrary& library)
+
+#if defined(SPARROW_WITH_CUDA) && !defined(SPARROW_EMULATION)
+#define SPARROW_IMPLEMENT_ON_CUDA(family) \
+  STABLE_TORCH_LIBRARY_IMPL(SPARROW_NAMESPACE, CUDA, on_cuda) { implement_##family(on_cuda); }
+#else
+#define SPARROW_IMPLEMENT_ON_CUDA(family)
+#endif

@@ -1,0 +1,399 @@
+#include "emulation/scheduler.h"
+
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace sparrow::emulation {
+namespace {
+
+constexpr size_t kStackBytes = 128 * 1024;
+constexpr size_t kStaticBytes = 48 * 1024;
+constexpr unsigned kThreadsAtOnce = 2048;
+constexpr int kJunk = 0xcd;
+
+struct Where {
+  const char* kind = nullptr;  // null: not waiting
+  std::source_location place;
+
+  std::string text() const {
+    return std::string(kind) + " at " + place.file_name() + ":" + std::to_string(place.line());
+  }
+};
+
+struct Block;
+struct Fiber;
+
+struct Thread {
+  uint3 index;
+  unsigned warp, lane;
+  Block* block;
+  Fiber* fiber = nullptr;
+  Where waiting;
+  bool is_done = false;
+  // The warp operation it waits in, and what came of it.
+  uint32_t mask = 0;
+  uint64_t value = 0;
+  Brought brought;
+  unsigned counted = 0;  // what its last barrier counted
+};
+
+struct Cluster;
+
+struct Block {
+  uint3 index;
+  unsigned rank;  // in its cluster
+  Cluster* cluster;
+  std::vector<Thread> threads;
+  unsigned waiting = 0, done = 0, count = 0;
+  Where barrier;
+  std::unique_ptr<char[]> shared;
+};
+
+struct Cluster {
+  std::vector<Block> blocks;
+  unsigned waiting = 0;
+};
+
+// xorshift: every launch must be repeatable from its seed on any machine.
+class Shuffler {
+ public:
+  explicit Shuffler(uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15u + 0x2545f4914f6cdd1du) {}
+  unsigned below(unsigned count) {
+    state_ ^= state_ << 13;
+    state_ ^= state_ >> 7;
+    state_ ^= state_ << 17;
+    return static_cast<unsigned>((state_ >> 32) % count);
+  }
+
+ private:
+  uint64_t state_;
+};
+
+// A stack and where to go on on it. It takes one job after another.
+struct Fiber {
+  std::unique_ptr<char[]> stack{new char[kStackBytes]};
+  jmp_buf context;
+  bool is_started = false;
+  Thread* thread = nullptr;
+};
+
+class Scheduler {
+ public:
+  void run(const Launch& launch, const std::function<void()>& kernel);
+  void interrupt();
+  [[noreturn]] void fail(const std::string& why);
+
+  Thread& current() { return *running_->thread; }
+  void wait(const char* kind, const std::source_location& place) {
+    current().waiting = {kind, place};
+    interrupt();
+  }
+  void wake(Thread& thread) {
+    thread.waiting.kind = nullptr;
+    ready_.push_back(thread.fiber);  // it was in no list while it waited
+  }
+  bool chance(unsigned one_in) { return shuffler_.below(one_in) == 0; }
+
+  size_t shared_bytes() const { return (launch_.dynamic_bytes + 15) / 16 * 16 + kStaticBytes; }
+
+  Launch launch_;
+  std::map<const void*, size_t> shared_variables_;  // offsets, the same in every block
+  size_t static_bytes_ = 0;
+
+ private:
+  void run_together(std::vector<std::unique_ptr<Cluster>>& clusters);
+  void resume(Fiber& fiber);
+  void start(Fiber& fiber);
+  static void enter();
+
+  Shuffler shuffler_{0};
+  uint64_t seed_ = 0;
+  std::vector<std::unique_ptr<Fiber>> idle_, busy_;
+  std::vector<Fiber*> ready_;
+  Fiber* running_ = nullptr;
+  const std::function<void()>* kernel_ = nullptr;
+  jmp_buf context_;
+  ucontext_t start_context_;
+  std::string failure_;
+};
+
+thread_local Scheduler scheduler;
+
+void Scheduler::enter() {
+  Scheduler& self = scheduler;
+  Fiber* fiber = self.running_;
+  while (true) {
+    (*self.kernel_)();
+    fiber->thread->is_done = true;
+    if (++fiber->thread->block->done > 0 && fiber->thread->block->waiting > 0) {
+      const Block& block = *fiber->thread->block;
+      self.fail("a thread has left the kernel while others wait in " + block.barrier.text());
+    }
+    self.interrupt();  // comes back with the next job
+  }
+}
+
+void Scheduler::start(Fiber& fiber) {
+  ucontext_t context;
+  getcontext(&context);
+  context.uc_stack.ss_sp = fiber.stack.get();
+  context.uc_stack.ss_size = kStackBytes;
+  context.uc_link = nullptr;
+  makecontext(&context, &Scheduler::enter, 0);
+  // setjmp and longjmp from here on: swapcontext would cost a system call a switch.
+  if (_setjmp(context_) == 0) swapcontext(&start_context_, &context);
+}
+
+void Scheduler::resume(Fiber& fiber) {
+  Thread& thread = *fiber.thread;
+  threadIdx = thread.index;
+  blockIdx = thread.block->index;
+  running_ = &fiber;
+  if (!fiber.is_started) {
+    fiber.is_started = true;
+    start(fiber);
+  } else if (_setjmp(context_) == 0) {
+    _longjmp(fiber.context, 1);
+  }
+}
+
+void Scheduler::interrupt() {
+  if (_setjmp(running_->context) == 0) _longjmp(context_, 1);
+}
+
+void Scheduler::fail(const std::string& why) {
+  const Thread& thread = current();
+  failure_ = why + " (block " + std::to_string(thread.block->index.x) + ", thread " +
+             std::to_string(thread.index.x) + ")";
+  _longjmp(context_, 1);
+}
+
+void Scheduler::run_together(std::vector<std::unique_ptr<Cluster>>& clusters) {
+  ready_.clear();
+  for (auto& cluster : clusters) {
+    for (Block& block : cluster->blocks) {
+      for (Thread& thread : block.threads) {
+        if (idle_.empty()) idle_.push_back(std::make_unique<Fiber>());
+        busy_.push_back(std::move(idle_.back()));
+        idle_.pop_back();
+        busy_.back()->thread = &thread;
+        thread.fiber = busy_.back().get();
+        ready_.push_back(busy_.back().get());
+      }
+    }
+  }
+  while (!ready_.empty() && failure_.empty()) {
+    std::swap(ready_[shuffler_.below(static_cast<unsigned>(ready_.size()))], ready_.back());
+    Fiber* fiber = ready_.back();
+    ready_.pop_back();
+    resume(*fiber);
+    const Thread& thread = *fiber->thread;
+    if (!thread.is_done && thread.waiting.kind == nullptr) ready_.push_back(fiber);
+  }
+  if (failure_.empty()) {
+    for (auto& fiber : busy_) {
+      if (fiber->thread->is_done) continue;
+      failure_ = "threads wait for ever, one of them in " + fiber->thread->waiting.text();
+      break;
+    }
+  }
+  if (!failure_.empty()) {
+    // Their stacks are in the middle of a kernel: no job can go on them any more.
+    for (auto& fiber : busy_) fiber.release();
+    busy_.clear();
+    const std::string why = "emulated launch (SPARROW_EMULATION_SEED=" + std::to_string(seed_) +
+                            "): " + std::exchange(failure_, "");
+    throw std::runtime_error(why);
+  }
+  for (auto& fiber : busy_) idle_.push_back(std::move(fiber));
+  busy_.clear();
+}
+
+void Scheduler::run(const Launch& launch, const std::function<void()>& kernel) {
+  static const char* first_seed = std::getenv("SPARROW_EMULATION_SEED");
+  static uint64_t num_launches = 0;
+  seed_ = (first_seed != nullptr ? std::strtoull(first_seed, nullptr, 10) : 0) + num_launches++;
+  shuffler_ = Shuffler(seed_);
+  launch_ = launch;
+  kernel_ = &kernel;
+  shared_variables_.clear();
+  static_bytes_ = 0;
+  blockDim = launch.block;
+  gridDim = launch.grid;
+
+  const unsigned threads = launch.block.x * launch.block.y * launch.block.z;
+  const unsigned clusters_x = launch.grid.x / launch.cluster;
+  std::vector<unsigned> order(size_t{clusters_x} * launch.grid.y * launch.grid.z);
+  std::iota(order.begin(), order.end(), 0u);
+  for (size_t i = order.size(); i > 1; --i) {
+    std::swap(order[i - 1], order[shuffler_.below(static_cast<unsigned>(i))]);
+  }
+  const unsigned most = std::max(1u, kThreadsAtOnce / (threads * launch.cluster));
+  for (size_t begin = 0; begin < order.size();) {
+    const size_t together = std::min<size_t>(order.size() - begin, 1 + shuffler_.below(most));
+    std::vector<std::unique_ptr<Cluster>> clusters;
+    for (size_t c = begin; c < begin + together; ++c) {
+      auto cluster = std::make_unique<Cluster>();
+      cluster->blocks.resize(launch.cluster);
+      for (unsigned rank = 0; rank < launch.cluster; ++rank) {
+        Block& block = cluster->blocks[rank];
+        block.index = {order[c] % clusters_x * launch.cluster + rank,
+                       order[c] / clusters_x % launch.grid.y,
+                       order[c] / clusters_x / launch.grid.y};
+        block.rank = rank;
+        block.cluster = cluster.get();
+        block.threads.resize(threads);
+        for (unsigned t = 0; t < threads; ++t) {
+          Thread& thread = block.threads[t];
+          thread.index = {t % launch.block.x, t / launch.block.x % launch.block.y,
+                          t / launch.block.x / launch.block.y};
+          thread.warp = t / 32;
+          thread.lane = t % 32;
+          thread.block = &block;
+        }
+      }
+      clusters.push_back(std::move(cluster));
+    }
+    run_together(clusters);
+    begin += together;
+  }
+}
+
+Thread& here() { return scheduler.current(); }
+
+char* shared_of(Block& block) {
+  if (block.shared == nullptr) {
+    block.shared = std::make_unique_for_overwrite<char[]>(scheduler.shared_bytes());
+    std::memset(block.shared.get(), kJunk, scheduler.shared_bytes());
+  }
+  return block.shared.get();
+}
+
+}  // namespace
+
+void run_grid(const Launch& launch, const std::function<void()>& kernel) {
+  scheduler.run(launch, kernel);
+}
+
+void maybe_interrupt() {
+  if (scheduler.chance(4)) scheduler.interrupt();
+}
+
+unsigned block_barrier(bool predicate, const std::source_location& where) {
+  Thread& thread = here();
+  Block& block = *thread.block;
+  if (block.done > 0) {
+    scheduler.fail("__syncthreads after another thread of the block has left the kernel, line " +
+                   std::to_string(where.line()));
+  }
+  if (block.waiting == 0) {
+    block.barrier = {"__syncthreads", where};
+    block.count = 0;
+  } else if (block.barrier.place.line() != where.line()) {
+    scheduler.fail("threads of a block meet in different barriers: " + block.barrier.text() +
+                   " and line " + std::to_string(where.line()));
+  }
+  block.count += predicate;
+  if (++block.waiting < block.threads.size()) {
+    scheduler.wait("__syncthreads", where);
+    return thread.counted;
+  }
+  block.waiting = 0;
+  const unsigned count = block.count;
+  for (Thread& other : block.threads) {
+    other.counted = count;
+    if (&other != &thread) scheduler.wake(other);
+  }
+  scheduler.interrupt();
+  return count;
+}
+
+void cluster_sync(const std::source_location& where) {
+  Thread& thread = here();
+  Cluster& cluster = *thread.block->cluster;
+  const size_t all = cluster.blocks.size() * thread.block->threads.size();
+  if (++cluster.waiting < all) return scheduler.wait("cluster_sync", where);
+  cluster.waiting = 0;
+  for (Block& block : cluster.blocks) {
+    for (Thread& other : block.threads) {
+      if (&other != &thread) scheduler.wake(other);
+    }
+  }
+  scheduler.interrupt();
+}
+
+const Brought& meet(const char* kind, uint32_t mask, uint64_t value,
+                    const std::source_location& where) {
+  Thread& thread = here();
+  const std::string line = ", line " + std::to_string(where.line());
+  if (!(mask >> thread.lane & 1))
+    scheduler.fail(std::string(kind) + ": own lane not in mask" + line);
+  thread.mask = mask;
+  thread.value = value;
+  thread.waiting = {kind, where};
+  Thread* const warp = &thread.block->threads[thread.warp * 32];
+  const size_t lanes = std::min<size_t>(32, thread.block->threads.size() - thread.warp * 32);
+  bool is_last = true;
+  for (unsigned lane = 0; lane < 32; ++lane) {
+    if (!(mask >> lane & 1)) continue;
+    if (lane >= lanes)
+      scheduler.fail(std::string(kind) + ": mask names lanes past the block" + line);
+    const Thread& other = warp[lane];
+    if (other.is_done) {
+      scheduler.fail(std::string(kind) + ": mask names a lane that has left the kernel" + line);
+    }
+    const bool is_here = other.waiting.kind != nullptr && other.mask == mask &&
+                         std::strcmp(other.waiting.kind, kind) == 0;
+    is_last = is_last && is_here;
+  }
+  if (!is_last) {
+    scheduler.interrupt();
+    return thread.brought;
+  }
+  for (unsigned lane = 0; lane < lanes; ++lane) {
+    if (!(mask >> lane & 1)) continue;
+    Thread& other = warp[lane];
+    other.brought.lane = lane;
+    for (unsigned from = 0; from < lanes; ++from) other.brought.values[from] = warp[from].value;
+  }
+  for (unsigned lane = 0; lane < lanes; ++lane) {
+    if (!(mask >> lane & 1)) continue;
+    warp[lane].mask = 0;
+    if (&warp[lane] != &thread) scheduler.wake(warp[lane]);
+  }
+  thread.waiting.kind = nullptr;
+  if (scheduler.chance(2)) scheduler.interrupt();
+  return thread.brought;
+}
+
+void* shared_variable(const void* key, size_t bytes) {
+  const size_t rounded = (bytes + 15) / 16 * 16;
+  auto [entry, is_new] = scheduler.shared_variables_.try_emplace(key, scheduler.static_bytes_);
+  if (is_new) scheduler.static_bytes_ += rounded;
+  if (scheduler.static_bytes_ > kStaticBytes) scheduler.fail("more than 48 KiB of __shared__");
+  // Behind the dynamic memory.
+  return shared_of(*here().block) + scheduler.shared_bytes() - kStaticBytes + entry->second;
+}
+
+char* dynamic_shared() { return shared_of(*here().block); }
+unsigned cluster_rank() { return here().block->rank; }
+unsigned cluster_size() { return static_cast<unsigned>(here().block->cluster->blocks.size()); }
+
+void* of_block(const void* shared, unsigned rank) {
+  Block& own = *here().block;
+  if (rank >= own.cluster->blocks.size()) scheduler.fail("of_block: no such block in the cluster");
+  return shared_of(own.cluster->blocks[rank]) + (static_cast<const char*>(shared) - shared_of(own));
+}
+
+}  // namespace sparrow::emulation

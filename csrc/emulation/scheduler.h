@@ -1,0 +1,74 @@
+// Runs the threads of a grid as fibers on the calling thread, in an order that a seed shuffles.
+//
+// A fiber runs until it meets a barrier, a warp operation or (at times) an atomic, then another one
+// goes on: a missing barrier shows as a wrong result in some order. Several blocks run at once.
+// Shared memory is filled with junk before a block begins. A barrier that not every thread reaches,
+// and a warp operation whose mask names lanes that do not come, end the launch with an exception.
+//
+//   SPARROW_EMULATION_SEED  the order of the first launch (0); each launch takes the next one
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <source_location>
+
+struct uint3 {
+  unsigned x, y, z;
+};
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+};
+
+// Of the fiber that runs.
+inline thread_local uint3 threadIdx, blockIdx;
+inline thread_local dim3 blockDim, gridDim;
+inline constexpr int warpSize = 32;
+
+namespace sparrow::emulation {
+
+struct Launch {
+  dim3 grid, block;
+  size_t dynamic_bytes;
+  unsigned cluster;
+};
+
+void run_grid(const Launch& launch, const std::function<void()>& kernel);
+
+// Lets others run, at times.
+void maybe_interrupt();
+
+// --- barriers; each returns how many threads came with a true predicate --------------------------
+unsigned block_barrier(bool predicate, const std::source_location& where);
+void cluster_sync(const std::source_location& where = std::source_location::current());
+
+// --- warp operations
+// ------------------------------------------------------------------------------- What every lane
+// of the mask brought, once all of them have come.
+struct Brought {
+  unsigned lane;
+  uint64_t values[32];
+};
+// `kind` names the operation: lanes that meet must mean the same one.
+const Brought& meet(const char* kind, uint32_t mask, uint64_t value,
+                    const std::source_location& where);
+
+// --- shared memory
+// -----------------------------------------------------------------------------------
+void* shared_variable(const void* key, size_t bytes);
+char* dynamic_shared();
+unsigned cluster_rank();
+unsigned cluster_size();
+void* of_block(const void* shared, unsigned rank);
+
+template <typename T>
+T& shared(const void* key) {
+  static_assert(alignof(T) <= 16);
+  return *static_cast<T*>(shared_variable(key, sizeof(T)));
+}
+template <typename T>
+T* of_block(T* shared, unsigned rank) {
+  return static_cast<T*>(of_block(static_cast<const void*>(shared), rank));
+}
+
+}  // namespace sparrow::emulation

@@ -1,0 +1,48 @@
+// The calls of appending to the cache, as every driver takes them.
+#pragma once
+
+#include "kernels/common.h"
+
+namespace sparrow {
+
+// A tensor [B, heads, rows, D]; strides in elements, of 1 byte where the element does not matter.
+template <typename T>
+struct HeadRows {
+  T* data;
+  int64_t batch_stride, head_stride, row_stride;
+
+  SPARROW_HD T* row(int64_t b, int64_t head, int64_t i) const {
+    return data + b * batch_stride + head * head_stride + i * row_stride;
+  }
+};
+
+// cos or sin, [B, T, D].
+template <typename Angle>
+struct AngleRows {
+  Rows<const Angle> rows;
+  int64_t batch_stride;
+
+  SPARROW_HD const Angle* row(int64_t b, int64_t i) const {
+    return rows.data + b * batch_stride + i * rows.stride;
+  }
+};
+
+// Row i of every head goes to slot prefix_lens[b] + i, as bytes.
+struct AppendCache {
+  int64_t batch, heads, num_rows, capacity, row_bytes;
+  HeadRows<const char> key, value;
+  HeadRows<char> key_cache, value_cache;
+  const int32_t* prefix_lens;
+};
+
+// Rotated query rows go to `query_out`, rotated key rows and the value rows into the cache.
+template <typename Element, typename Angle>
+struct RotateAppend {
+  int64_t batch, query_heads, heads, num_rows, capacity, head_dim;
+  HeadRows<const Element> query, key, value;
+  HeadRows<Element> query_out, key_cache, value_cache;
+  AngleRows<Angle> cos, sin;
+  const int32_t* prefix_lens;
+};
+
+}  // namespace sparrow

@@ -1,0 +1,82 @@
+"""The libraries that the tests of native ops run over, with the same bodies.
+
+    native     torch.ops.sparrow_native on CPU tensors
+    emulated   torch.ops.sparrow_emulated: the CUDA kernels themselves, compiled by the C++ compiler
+               and run on a CPU with a fiber a thread, in a shuffled order (csrc/emulation)
+    cuda       torch.ops.sparrow_native on CUDA tensors; marked gpu
+
+A test takes the fixture `library`: its `ops`, and tensors made in the test lie on its device.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+LIBRARIES = ("native", "emulated", pytest.param("cuda", marks=pytest.mark.gpu))
+
+
+@dataclass(frozen=True)
+class Library:
+    """One library of native ops, and where its tensors live."""
+
+    name: str
+    ops: Any
+    device: str
+
+    @property
+    def is_cuda_code(self) -> bool:
+        return self.name != "native"
+
+
+@cache
+def load_emulated() -> None:
+    """Build what has changed of `libsparrow_emulated.so`, and load it."""
+    folder = CHECKOUT / "build" / f"emulated-{sysconfig.get_config_var('SOABI')}"
+    folder.mkdir(parents=True, exist_ok=True)
+    scripts = sysconfig.get_path("scripts")
+    environment = os.environ | {"PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', '')}"}
+
+    def run(*command: str) -> None:
+        result = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout}\n{result.stderr}"
+
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs of the tests may want it at once
+        if not (folder / "build.ninja").exists():
+            run(
+                *("cmake", "-S", str(CHECKOUT), "-B", str(folder), "-G", "Ninja"),
+                *("-DSPARROW_CUDA=0", "-DCMAKE_BUILD_TYPE=Release"),
+                f"-DPython3_EXECUTABLE={sys.executable}",
+                f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={folder}",
+            )
+        jobs = os.environ.get("MAX_JOBS", "2")
+        run("cmake", "--build", str(folder), "--target", "sparrow_emulated", "-j", jobs)
+        # A misaligned access then ends as a crash that names the test, not as a silent exit.
+        os.environ.setdefault("UBSAN_OPTIONS", "abort_on_error=1")
+        torch.ops.load_library(str(folder / "libsparrow_emulated.so"))
+
+
+@pytest.fixture(scope="module", params=LIBRARIES)
+def library(request: pytest.FixtureRequest) -> Iterator[Library]:
+    """Each library in turn; new tensors go to its device."""
+    if request.param == "emulated":
+        load_emulated()
+    ops = torch.ops.sparrow_emulated if request.param == "emulated" else torch.ops.sparrow_native
+    device = "cuda" if request.param == "cuda" else "cpu"
+    with torch.device(device):
+        yield Library(request.param, ops, device)

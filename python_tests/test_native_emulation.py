@@ -1,0 +1,176 @@
+"""The emulator that runs the CUDA kernels on a CPU: it must find what a GPU would only sometimes.
+
+Each kernel below is wrong in one way, or right in a way that is easily emulated wrong.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CSRC = Path(__file__).resolve().parents[1] / "csrc"
+
+KERNELS = r"""
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <vector>
+#include "cuda/block.h"
+#include "cuda/cluster.h"
+#include "cuda/launch.h"
+
+using namespace sparrow::cuda;
+
+struct Row { int at[64]; };
+
+__global__ void left_early(int*) {
+  if (threadIdx.x == 3) return;
+  __syncthreads();
+}
+__global__ void two_barriers(int*) {
+  if (threadIdx.x % 2 == 0) {
+    __syncthreads();
+  } else {
+    __syncthreads();
+  }
+}
+__global__ void lane_past_the_block(int*) { __syncwarp(0xffffffffu); }
+__global__ void lane_not_in_mask(int*) { __ballot_sync(0xfu, 1); }
+__global__ void lane_never_comes(int*) {
+  if (threadIdx.x != 5) __syncwarp(0xffffffffu);
+}
+__global__ void different_operations(int*) {
+  if (threadIdx.x == 5) {
+    __syncwarp(0xffffffffu);
+  } else {
+    __ballot_sync(0xffffffffu, 1);
+  }
+}
+// Wrong for some order of the threads, unless `kIsRight`.
+template <bool kIsRight>
+__global__ void neighbours(int* out) {
+  SPARROW_SHARED(Row, row);
+  row.at[threadIdx.x] = static_cast<int>(threadIdx.x);
+  if (kIsRight) __syncthreads();
+  out[blockIdx.x * 64 + threadIdx.x] = row.at[(threadIdx.x + 1) % 64];
+}
+__global__ void warp_operations(int* out) {
+  const int lane = threadIdx.x % 32;
+  int sum = __shfl_sync(kWholeWarp, lane, 7, 16) + __shfl_down_sync(kWholeWarp, lane, 3);
+  sum += __shfl_xor_sync(kWholeWarp, lane, 1) + __shfl_up_sync(kWholeWarp, lane, 2, 8);
+  sum += static_cast<int>(__match_any_sync(kWholeWarp, lane % 3));
+  out[threadIdx.x] = sum + __reduce_max_sync(kWholeWarp, lane ^ 5);
+}
+__global__ void of_the_cluster(int* out) {
+  int* own = reinterpret_cast<int*>(dynamic_shared());
+  own[threadIdx.x] = static_cast<int>(blockIdx.x * 100 + threadIdx.x);
+  cluster_sync();
+  const unsigned next = (cluster_rank() + 1) % cluster_size();
+  out[blockIdx.x * 64 + threadIdx.x] = of_block(own, next)[threadIdx.x];
+  cluster_sync();
+}
+
+int main(int, char** arguments) {
+  std::vector<int> out(64 * 4, -1);
+  const char* name = arguments[1];
+  const auto run = [&](void (*kernel)(int*), int threads, int cluster = 1) {
+    launch(name, kernel, {.blocks = 4, .threads = threads, .shared_bytes = 256, .cluster = cluster},
+           nullptr, out.data());
+  };
+  try {
+    if (!std::strcmp(name, "left_early")) run(left_early, 64);
+    if (!std::strcmp(name, "two_barriers")) run(two_barriers, 64);
+    if (!std::strcmp(name, "lane_past_the_block")) run(lane_past_the_block, 48);
+    if (!std::strcmp(name, "lane_not_in_mask")) run(lane_not_in_mask, 32);
+    if (!std::strcmp(name, "lane_never_comes")) run(lane_never_comes, 32);
+    if (!std::strcmp(name, "different_operations")) run(different_operations, 32);
+    if (!std::strcmp(name, "race")) run(neighbours<false>, 64);
+    if (!std::strcmp(name, "no_race")) run(neighbours<true>, 64);
+    if (!std::strcmp(name, "warp_operations")) run(warp_operations, 64);
+    if (!std::strcmp(name, "of_the_cluster")) run(of_the_cluster, 64, 2);
+    if (!std::strcmp(name, "too_many_threads")) run(left_early, 1056);
+  } catch (const std::exception& error) {
+    std::printf("%s\n", error.what());
+    return 1;
+  }
+  for (const int value : out) std::printf("%d ", value);
+  return 0;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("c++") or shutil.which("g++")
+    assert compiler is not None
+    folder = tmp_path_factory.mktemp("emulation")
+    (folder / "kernels.cpp").write_text(KERNELS)
+    flags = ["-std=c++20", "-O1", "-U_FORTIFY_SOURCE", "-DSPARROW_EMULATION"]
+    subprocess.run(
+        [compiler, *flags, "-I", CSRC / "emulation", "-I", CSRC, "-o", folder / "kernels"]
+        + [folder / "kernels.cpp", CSRC / "emulation" / "scheduler.cpp"],
+        check=True,
+    )
+    return folder / "kernels"
+
+
+def output(program: Path, kernel: str, seed: int = 0) -> tuple[int, str]:
+    result = subprocess.run(
+        [program, kernel],
+        env={"SPARROW_EMULATION_SEED": str(seed)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return result.returncode, result.stdout
+
+
+@pytest.mark.parametrize(
+    ("kernel", "message"),
+    [
+        ("left_early", "left the kernel"),
+        ("two_barriers", "different barriers"),
+        ("lane_past_the_block", "mask names lanes past the block"),
+        ("lane_not_in_mask", "own lane not in mask"),
+        ("lane_never_comes", "__syncwarp"),
+        ("different_operations", "threads wait for ever"),
+        ("too_many_threads", "invalid configuration"),
+    ],
+)
+def test_a_wrong_kernel_ends_with_a_reason(program: Path, kernel: str, message: str) -> None:
+    status, text = output(program, kernel)
+    assert status == 1 and message in text, text
+
+
+def test_a_missing_barrier_shows_in_some_order(program: Path) -> None:
+    wanted = " ".join(str((i % 64 + 1) % 64) for i in range(4 * 64))
+    assert {output(program, "no_race", seed) for seed in range(5)} == {(0, wanted + " ")}
+    assert any(output(program, "race", seed)[1].strip() != wanted for seed in range(5))
+
+
+def test_an_order_comes_again_with_its_seed(program: Path) -> None:
+    assert output(program, "race", 3) == output(program, "race", 3)
+    assert len({output(program, "race", seed)[1] for seed in range(5)}) > 1
+
+
+def test_warp_operations(program: Path) -> None:
+    def value(lane: int) -> int:
+        broadcast = lane // 16 * 16 + 7
+        down = lane + 3 if lane + 3 < 32 else lane
+        up = lane - 2 if lane % 8 >= 2 else lane
+        alike = sum(1 << other for other in range(32) if other % 3 == lane % 3)
+        total = broadcast + down + (lane ^ 1) + up + alike + 31
+        return (total + 2**31) % 2**32 - 2**31
+
+    _, text = output(program, "warp_operations")
+    assert [int(word) for word in text.split()][:64] == [value(i % 32) for i in range(64)]
+
+
+def test_a_block_reads_the_memory_of_its_cluster(program: Path) -> None:
+    _, text = output(program, "of_the_cluster")
+    wanted = [(block ^ 1) * 100 + i for block in range(4) for i in range(64)]
+    assert [int(word) for word in text.split()] == wanted
