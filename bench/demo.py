@@ -2,6 +2,7 @@
 
     python -m bench.demo            # what `make demo` runs
     python -m bench.demo --quick    # the shortest clip only
+    python -m bench.demo --json bench/results/demo.json
 
 Writes clips of about 500, 4k and 24k visual tokens, asks the embedded Vid-LLM about each in three
 ways (speculatively, by our plain loop over the same cache and attention, by transformers'
@@ -14,10 +15,11 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
+from bench import records
 from bench.table import print_table
 from sparrow_kernels.embedded.captions import description
 from sparrow_kernels.embedded.clips import make_clip, render, write_mp4
@@ -55,6 +57,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Raw)
     parser.add_argument("--quick", action="store_true", help="the shortest clip only")
     parser.add_argument("--seed", type=int, default=1, help="which clips (default: 1)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     arguments = parser.parse_args()
     pair = load_pair()
     decoder = SparrowDecoder(pair.target, pair.draft)
@@ -93,6 +96,8 @@ def main() -> int:
         same = "is" if truth == words else "is NOT"
         print(f"  the text {same} the clip's true description\n", flush=True)
     _print_speed(reports)
+    if arguments.json is not None:
+        records.write(arguments.json, "bench.demo", [_row(report) for report in reports])
     return _verdict(reports)
 
 
@@ -106,28 +111,52 @@ def write_clip(visual_tokens: int, seed: int) -> Path:
     return path
 
 
+_TITLES = {
+    "visual_tokens": "visual tokens",
+    "new_tokens": "new",
+    "identical": "identical",
+    "mean_emitted": "mean_emitted",
+    "ms_a_token": "ms/token",
+    "ms_a_token_plain": "plain loop",
+    "ms_a_token_generate": "generate",
+    "speedup_plain": "x plain",
+    "speedup_generate": "x generate",
+    "speedup_end_to_end": "end to end",
+    "draft_ms_a_call": "draft ms/call",
+    "kv_over_needed": "KV / needed",
+}
+
+
+def _row(report: Report) -> dict[str, Any]:
+    """What was measured of one clip, by the names of `_TITLES`, and each phase in ms."""
+    comparison = report.comparison
+    run = comparison.runs["sparrow"][0]
+    assert run.stats is not None
+    return {
+        "visual_tokens": report.visual_tokens,
+        "new_tokens": len(run.tokens),
+        "identical": bool(comparison.identical),
+        "mean_emitted": run.stats.mean_emitted,
+        "ms_a_token": _per_token(comparison, "sparrow"),
+        "ms_a_token_plain": _per_token(comparison, "cached"),
+        "ms_a_token_generate": _per_token(comparison, "generate"),
+        "speedup_plain": comparison.decode_speedup("cached"),
+        "speedup_generate": comparison.decode_speedup("generate"),
+        "speedup_end_to_end": comparison.end_to_end_speedup("generate"),
+        "draft_ms_a_call": 1e3 * _draft_seconds_a_call(comparison),
+        "kv_over_needed": run.cache_bytes / (report.slots * report.slot_bytes),
+        "prefill_share": comparison.seconds("sparrow", "prefill")
+        / comparison.seconds("sparrow", "end_to_end"),
+        "phases_ms": {name: 1e3 * seconds for name, seconds in comparison.phases().items()},
+    }
+
+
 def _print_speed(reports: list[Report]) -> None:
     rows = []
     for report in reports:
-        comparison = report.comparison
-        run = comparison.runs["sparrow"][0]
-        assert run.stats is not None
-        rows.append(
-            {
-                "visual tokens": report.visual_tokens,
-                "new": len(run.tokens),
-                "identical": "yes" if comparison.identical else "NO",
-                "mean_emitted": run.stats.mean_emitted,
-                "ms/token": _per_token(comparison, "sparrow"),
-                "plain loop": _per_token(comparison, "cached"),
-                "generate": _per_token(comparison, "generate"),
-                "x plain": comparison.decode_speedup("cached"),
-                "x generate": comparison.decode_speedup("generate"),
-                "end to end": comparison.end_to_end_speedup("generate"),
-                "draft ms/call": 1e3 * _draft_seconds_a_call(comparison),
-                "KV / needed": run.cache_bytes / (report.slots * report.slot_bytes),
-            }
-        )
+        row = _row(report)
+        row["identical"] = "yes" if row["identical"] else "NO"
+        rows.append({title: row[name] for name, title in _TITLES.items()})
     print_table(rows)
     print(
         "\nms/token, plain loop, generate: decode time a token after the prefill. x plain,"

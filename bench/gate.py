@@ -37,7 +37,11 @@ def expected(case: Case, device: torch.device) -> Expected:
 
 
 def refusal(case: Case, way: Way, device: torch.device, wanted: Expected) -> str | None:
-    """Why this way's times may not be taken, None if its outcome is right."""
+    """Why this way's times may not be taken, None if its outcome is right.
+
+    Raises:
+        NotImplementedError: it says itself that it does not take this case.
+    """
     arguments = case.arguments(device, _SEED)
     try:
         with way.chosen():
@@ -46,6 +50,8 @@ def refusal(case: Case, way: Way, device: torch.device, wanted: Expected) -> str
         compare(outcome, wanted)
     except AssertionError as error:
         return f"wrong result: {error}"
+    except NotImplementedError:
+        raise
     except Exception as error:  # a peer may fail in any manner; that is its row's reason
         return in_a_line(error)
     return None

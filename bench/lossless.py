@@ -2,6 +2,7 @@
 
     python -m bench.lossless                    # 100 clips x trees 6-5-1, 25-5-8, 30-4-8
     python -m bench.lossless --clips 12 --trees 6-5-1
+    python -m bench.lossless --json bench/results/lossless.json
 
 Clips are spread evenly over captions and question types. Ends with an error if any text differs.
 """
@@ -12,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ import torch
 import transformers
 from tqdm import tqdm
 
+from bench import records
 from bench.table import print_table
 from sparrow_kernels.decoding import TreeConfig
 from sparrow_kernels.embedded.captions import QUESTIONS, ask
@@ -39,10 +42,13 @@ def main() -> int:
     parser.add_argument("--clips", type=int, default=100)
     parser.add_argument("--visual-tokens", type=int, default=500)
     parser.add_argument("--trees", nargs="+", default=["6-5-1", "25-5-8", "30-4-8"])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     arguments = parser.parse_args()
     rows = measure(arguments.clips, arguments.visual_tokens, arguments.trees)
     print(f"torch {torch.__version__}, transformers {transformers.__version__}")
     print_table(rows)
+    if arguments.json is not None:
+        records.write(arguments.json, "bench.lossless", rows)
     return int(any(row["identical"] != row["clips"] for row in rows))
 
 

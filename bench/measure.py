@@ -39,15 +39,27 @@ def measured(case: Case, plan: Plan, machine: rows.Machine) -> Iterator[rows.Row
     with torch.set_grad_enabled(_needs_grad(case)), sparrow_kernels.checks(False):
         wanted = gate.expected(case, device)
         passed: list[Way] = []
-        for way in [*case.ours(device), *case.peers(device)]:
+        ways = [*case.ours(device), *case.peers(device)]
+        if any(way.compiles and plan.allowed(way) is None for way in ways):
+            # One case after another is no change of shape within one program, but the sets of
+            # arguments of a case share what was compiled.
+            torch._dynamo.reset()
+        for way in ways:
             if way.unavailable is not None:
                 yield _row(case, way, plan, machine, rows.UNAVAILABLE, way.unavailable)
-            elif (reason := plan.allowed(way)) is not None:
+                continue
+            if (reason := plan.allowed(way)) is not None:
                 yield _row(case, way, plan, machine, rows.NOT_RUN, reason)
-            elif (reason := gate.refusal(case, way, device, wanted)) is not None:
-                yield _row(case, way, plan, machine, rows.REFUSED, reason)
-            else:
+                continue
+            try:
+                reason = gate.refusal(case, way, device, wanted)
+            except NotImplementedError as error:  # it says itself that it takes no such case
+                yield _row(case, way, plan, machine, rows.UNAVAILABLE, gate.in_a_line(error))
+                continue
+            if reason is None:
                 passed.append(way)
+            else:
+                yield _row(case, way, plan, machine, rows.REFUSED, reason)
         del wanted
         for inputs in _states(case, plan):
             yield from _timed(case, passed, inputs, plan, machine)
@@ -121,7 +133,8 @@ def _states(case: Case, plan: Plan) -> list[str]:
         return ["cold" if can_be_cold else "hot"]
     if plan.inputs == "both":
         return ["hot", "cold"] if can_be_cold else ["hot"]
-    return [plan.inputs]
+    # On a CPU no sets are rotated over, whatever was asked.
+    return [plan.inputs if plan.device.type == "cuda" else "hot"]
 
 
 def _sets(case: Case, device: torch.device) -> int:

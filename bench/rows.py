@@ -99,12 +99,12 @@ _KINDS = {field.name: str(field.type) for field in fields(Row)}
 
 
 class Writer:
-    """Writes rows to `<stem>.csv` as they come, and `<stem>.json` at the end."""
+    """Writes rows to `<stem>.csv` as they come, and, if asked, `<stem>.json` at the end."""
 
-    def __init__(self, stem: Path) -> None:
+    def __init__(self, stem: Path, *, with_json: bool = True) -> None:
         stem.parent.mkdir(parents=True, exist_ok=True)
         self._csv = stem.with_name(stem.name + ".csv")
-        self._json = stem.with_name(stem.name + ".json")
+        self._json = stem.with_name(stem.name + ".json") if with_json else None
         self._file = self._csv.open("w", newline="", encoding="utf-8")
         self._table = csv.DictWriter(self._file, COLUMNS, lineterminator="\n")
         self._table.writeheader()
@@ -118,6 +118,8 @@ class Writer:
 
     def close(self) -> None:
         self._file.close()
+        if self._json is None:
+            return
         rows = [asdict(row) for row in self.rows]
         self._json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     plan = measure.Plan(device, arguments.seconds, arguments.inputs, _allowed(arguments))
     machine = rows.machine("python -m bench.run " + shlex.join(words), device)
-    writer = rows.Writer(arguments.out / (arguments.name or f"bench-{device.type}"))
+    stem = arguments.out / (arguments.name or f"bench-{device.type}")
+    writer = rows.Writer(stem, with_json=not arguments.csv_only)
     try:
         _measure(cases, plan, machine, writer, arguments.limit)
     finally:  # what was measured before Ctrl-C is kept
@@ -104,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
                         help="seconds after which no further case is begun")  # fmt: skip
     parser.add_argument("--out", type=Path, default=RESULTS / "local", help="folder for results")
     parser.add_argument("--name", help="of the result files, without ending")
+    parser.add_argument("--csv-only", action="store_true", help="no JSON beside the CSV")
     parser.add_argument("--list", action="store_true", help="say what would be measured")
     return parser
 

@@ -45,6 +45,15 @@ def tree_depths(nodes: int) -> list[int]:
     return depths
 
 
+def deepest_path(nodes: int) -> list[int]:
+    """The nodes from the root to the first of the deepest."""
+    parents, depths = tree_parents(nodes), tree_depths(nodes)
+    path = [depths.index(max(depths))]
+    while path[0] > 0:
+        path.insert(0, parents[path[0]])
+    return path
+
+
 def parents_tensor(nodes: int, batch: int, device: torch.device) -> Tensor:
     """`[B, T]` int32."""
     parents = torch.tensor(tree_parents(nodes), dtype=torch.int32, device=device)

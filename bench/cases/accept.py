@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ import sparrow_kernels
 from bench.case import Arguments, Case, Way
 from bench.peers import trees
 from bench.selection import Selection
-from bench.shapes import parents_tensor, tree_depths, tree_parents
+from bench.shapes import deepest_path, parents_tensor
 
 _VOCAB = 1_000
 
@@ -23,12 +24,10 @@ def walked_tokens(
     """`[B, T]` tokens and target tokens, such that a path to the deepest node is accepted."""
     tokens = torch.randint(_VOCAB, (batch, nodes), generator=generator)
     target_tokens = torch.randint(_VOCAB, (batch, nodes), generator=generator) + _VOCAB
-    parents, depths = tree_parents(nodes), tree_depths(nodes)
-    node = depths.index(max(depths))
-    while node > 0:
+    path = deepest_path(nodes)
+    for parent, node in pairwise(path):
         tokens[:, node] = 2 * _VOCAB + node  # no sibling has it
-        target_tokens[:, parents[node]] = tokens[:, node]
-        node = parents[node]
+        target_tokens[:, parent] = tokens[:, node]
     return tokens.to(device), target_tokens.to(device)
 
 
@@ -40,7 +39,7 @@ class AcceptTree(Case):
     batch: int = 1
 
     def max_path(self) -> int:
-        return max(tree_depths(self.nodes)) + 1
+        return len(deepest_path(self.nodes))
 
     def bytes(self) -> int:
         read = self.batch * self.nodes * (2 * 8 + 3 * 4)

@@ -68,7 +68,7 @@ class TreeAttention(Case):
         return [
             *sdpa.tree_attention(device, self.prefix),
             flex.tree_attention(device, self.prefix),
-            *flashinfer.tree_attention(device, self.prefix),
+            *flashinfer.tree_attention(device, self.prefix, nodes=self.nodes, batch=self.batch),
         ]
 
 

@@ -14,7 +14,7 @@ from bench.case import Arguments, Call, Case, Way
 from bench.cases.accept import walked_tokens
 from bench.peers import commits
 from bench.selection import Selection
-from bench.shapes import MODELS, parents_tensor, tree_depths
+from bench.shapes import MODELS, deepest_path, parents_tensor
 
 _SPARE_SLOTS = 4
 """Slots behind the tree, so that its last node is not the cache's last row."""
@@ -59,11 +59,15 @@ class CommitTree(Case):
 
     def committed(self) -> int:
         """Path rows a request: the walk goes to the deepest node."""
-        return max(tree_depths(self.nodes)) + 1
+        return len(deepest_path(self.nodes))
+
+    def moved(self) -> int:
+        """Those of them that do not lie where they belong already."""
+        return sum(node != place for place, node in enumerate(deepest_path(self.nodes)))
 
     def bytes(self) -> int:
         model, element = MODELS[self.model], self.dtype.itemsize
-        moved = 2 * model.layers * model.kv_heads * model.head_dim * (self.committed() - 1)
+        moved = 2 * model.layers * model.kv_heads * model.head_dim * self.moved()
         gathered = model.hidden * self.committed()
         tokens = self.nodes * (2 * 8 + 3 * 4) + 12 * self.committed()
         return self.batch * (2 * element * (moved + gathered) + tokens)
@@ -123,7 +127,7 @@ class CompactCache(CommitPath):
 
     def bytes(self) -> int:
         model, element = MODELS[self.model], self.dtype.itemsize
-        moved = 2 * model.layers * model.kv_heads * model.head_dim * (self.committed() - 1)
+        moved = 2 * model.layers * model.kv_heads * model.head_dim * self.moved()
         return self.batch * (2 * element * moved + 4 * self.committed() + 8)
 
     def arguments(self, device: torch.device, seed: int) -> Arguments:

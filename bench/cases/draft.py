@@ -96,6 +96,8 @@ def cases(selection: Selection) -> Iterator[Case]:
     model = "embedded" if selection.device == "cpu" else "qwen2.5-vl-7b"
     for visual in (500, 4_000, 25_000):
         yield AnchoredTreeAttention(dtype, model=model, visual=visual)
+    # The same draft without anchors: it reads the whole cache.
+    yield TreeAttention(dtype, model=model, prefix=25_300, nodes=8)
     if selection.size == "full":
         yield AnchoredTreeAttention(dtype, model=model, visual=128_000)
         yield AnchoredTreeAttention(dtype, model=model, batch=8)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 import sparrow_kernels
 from bench.case import Arguments, Case, Way
@@ -14,6 +15,22 @@ from bench.selection import Selection
 from bench.shapes import MODELS
 
 _QWEN = MODELS["qwen2.5-vl-7b"].vocab
+
+
+def _clear_coins(probs: Tensor, generator: torch.Generator) -> Tensor:
+    """`[...]` float32 coins in the middle of their steps of the distribution.
+
+    A coin on an edge has two right answers, one for each order of summation.
+    """
+    cdf = probs.double().cumsum(-1)
+    mass = cdf[..., -1:]
+    coin = torch.rand(mass.shape, generator=generator, device=probs.device) * mass
+    chosen = torch.searchsorted(cdf, coin, right=True).clamp(max=probs.shape[-1] - 1)
+    # A step too narrow to have a middle in float32 gives way to the widest.
+    is_wide = probs.gather(-1, chosen) > 1e-5 * mass
+    chosen = torch.where(is_wide, chosen, probs.argmax(-1, keepdim=True))
+    middle = cdf.gather(-1, chosen) - probs.double().gather(-1, chosen) / 2
+    return (middle / mass).squeeze(-1).float()
 
 
 @dataclass(frozen=True)
@@ -32,13 +49,21 @@ class TopkLogprobs(Case):
 
     def arguments(self, device: torch.device, seed: int) -> Arguments:
         generator = torch.Generator(device=device).manual_seed(seed)
-        logits = 3 * torch.randn(self.rows, self.vocab, generator=generator, device=device)
+        shape = (self.rows, self.vocab)
+        logits = 2 * torch.randn(shape, generator=generator, device=device)
+        # The best stand out and differ: of equal ones a peer may return any.
+        order = torch.rand(shape, generator=generator, device=device).argsort(-1)[:, : self.k]
+        best = 12 + torch.arange(self.k, device=device) / 8
+        logits = logits.clamp(max=11.5).scatter(1, order, best.expand_as(order))
         return {"logits": logits.to(self.dtype), "k": self.k}
 
     def exact(self, arguments: Arguments) -> object:
         logprobs = arguments["logits"].double().log_softmax(-1)
         order = logprobs.sort(dim=-1, descending=True, stable=True)  # ties to the lower id
         return order.values[:, : self.k], order.indices[:, : self.k]
+
+    def rounded(self, arguments: Arguments) -> object:
+        return tuple(arguments["logits"].float().log_softmax(-1).topk(self.k))
 
     def peers(self, device: torch.device) -> list[Way]:
         return vocabularies.topk_logprobs()
@@ -57,8 +82,8 @@ class SampleTokens(Case):
     def arguments(self, device: torch.device, seed: int) -> Arguments:
         generator = torch.Generator(device=device).manual_seed(seed)
         logits = 3 * torch.randn(self.rows, self.vocab, generator=generator, device=device)
-        uniform = torch.rand(self.rows, generator=generator, device=device)
-        return {"probs": logits.softmax(-1), "uniform": uniform}
+        probs = logits.softmax(-1)
+        return {"probs": probs, "uniform": _clear_coins(probs, generator)}
 
     def exact(self, arguments: Arguments) -> object:
         cdf = arguments["probs"].double().cumsum(-1)
@@ -81,8 +106,8 @@ class SampleLogits(SampleTokens):
     def arguments(self, device: torch.device, seed: int) -> Arguments:
         generator = torch.Generator(device=device).manual_seed(seed)
         logits = 3 * torch.randn(self.rows, self.vocab, generator=generator, device=device)
-        uniform = torch.rand(self.rows, generator=generator, device=device)
-        return {"logits": logits.to(self.dtype), "uniform": uniform}
+        logits = logits.to(self.dtype)
+        return {"logits": logits, "uniform": _clear_coins(logits.double().softmax(-1), generator)}
 
     def exact(self, arguments: Arguments) -> object:
         probs = arguments["logits"].double().softmax(-1)
@@ -96,7 +121,7 @@ class SampleLogits(SampleTokens):
 class AcceptTreeResidual(Case):
     """A tree of `levels` nodes below the root, each with `refused` siblings before it.
 
-    The coins are such that the first siblings are refused and the last one is accepted.
+    The draft overrates the first siblings, which are refused, and the last one is accepted.
     """
 
     op = "accept_tree_residual"
@@ -125,22 +150,31 @@ class AcceptTreeResidual(Case):
         target, draft = (
             2 * torch.randn(shape, generator=generator, device=device) for _ in range(2)
         )
-        tokens = torch.rand(shape[:2] + (64,), generator=generator, device=device)
-        tokens = tokens.argsort(-1)[..., 0]  # few tokens, so that siblings may repeat
-        tokens = tokens * (self.vocab // 64)
+        # Siblings differ: each draws from a stretch of the vocabulary of its own.
+        share = self.vocab // (self.refused + 1)
+        sibling = torch.arange(nodes - 1, device=device) % (self.refused + 1)
+        tokens = torch.randint(share, shape[:2], generator=generator, device=device)
+        tokens[:, 1:] += share * sibling
+        request = torch.arange(self.batch, device=device).unsqueeze(1)
+        row, drafted = parents[:, 1:].long(), tokens[:, 1:]
+        is_accepted = sibling == self.refused
+        target[request, row, drafted] = torch.where(is_accepted, 8.0, -8.0)
+        draft[request, row, drafted] = torch.where(is_accepted, -8.0, 8.0)
+        target, draft = target.to(self.dtype), draft.to(self.dtype)
         return {
             "tokens": tokens,
             "layout": sparrow_kernels.build_tree(parents),
-            "target_logits": target.to(self.dtype),
-            "draft_logits": draft.to(self.dtype),
+            "target_logits": target,
+            "draft_logits": draft,
             "uniform": self._coins(nodes, device),
-            "bonus_uniform": torch.rand(self.batch, generator=generator, device=device),
+            # The walk ends at the last node, whose own distribution the bonus is drawn from.
+            "bonus_uniform": _clear_coins(target[:, -1].double().softmax(-1), generator),
             "max_path": self.levels + 1,
         }
 
     def _coins(self, nodes: int, device: torch.device) -> torch.Tensor:
         coins = torch.full((self.batch, nodes), 1.0, device=device)
-        coins[:, self.refused + 1 :: self.refused + 1] = 0.0
+        coins[:, self.refused + 1 :: self.refused + 1] = 0.0  # the last sibling of each level
         return coins
 
     def arguments(self, device: torch.device, seed: int) -> Arguments:
@@ -185,7 +219,8 @@ def cases(selection: Selection) -> Iterator[Case]:
         for rows in (1, 32, 64):
             yield TopkLogprobs(dtype, rows=rows)
         yield TopkLogprobs(dtype, vocab=262_144, k=64)
-        yield TopkLogprobs(torch.float32)
+        if dtype != torch.float32:
+            yield TopkLogprobs(torch.float32)
         yield SampleLogits(dtype, rows=240)
         yield AcceptTreeResidual(batch=8)
         yield AcceptTreeResidualLogits(dtype, batch=8)

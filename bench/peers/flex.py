@@ -64,5 +64,4 @@ def anchored_window(
 
 
 def _compiled() -> Callable[..., Any]:
-    torch._dynamo.reset()  # one case after another is not a change of shape within one program
     return torch.compile(flex_attention, dynamic=False)

@@ -1,0 +1,154 @@
+"""The generated blocks of README and docs: Markdown made of the result files of one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+from bench import decoder_goals, goals, records, rows
+from bench.matches import Match, matches, median
+from bench.rows import Row
+
+_COMMANDS = {
+    "cpu": "python -m bench.run --all --device cpu --out bench/results",
+    "cuda": "bench/gpu_suite.sh",
+    "demo": "python -m bench.demo --json bench/results/demo.json",
+}
+
+
+def table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    made = [columns, ["---"] * len(columns), *lines]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in made)
+
+
+def ops(device: str, results: Path) -> str:
+    """Every case: our best, its share of the floor, and the fastest peer."""
+    found = _found(results, device)
+    if not found:
+        return _missing(device)
+    lines = [
+        [
+            f"`{match.op}`", match.case, match.dtype, match.inputs, match.ours.backend,
+            _time(match.ours), _percent(match.ours.percent_of_floor),
+            match.peers[0].backend if match.peers else "-",
+            _ratio(match.ratio(match.peers[0])) if match.peers else "-",
+        ]
+        for match in matches(found)
+    ]  # fmt: skip
+    columns = ["op", "case", "dtype", "inputs", "ours", "µs (p20–p80)", "% of floor",
+               "fastest peer", "its time / ours"]  # fmt: skip
+    return f"{_made_by(found)}\n\n{table(columns, lines)}"
+
+
+def losses(device: str, results: Path) -> str:
+    """Where a peer is faster, the worst first."""
+    found = _found(results, device)
+    if not found:
+        return _missing(device)
+    lost = [match for match in matches(found) if match.peers and _best_ratio(match) < 1]
+    if not lost:
+        return "No peer is faster in any case measured."
+    lines = [
+        [
+            f"`{match.op}`", match.case, match.ours.backend, _time(match.ours),
+            match.peers[0].backend, _time(match.peers[0]), _ratio(_best_ratio(match)),
+        ]
+        for match in sorted(lost, key=_best_ratio)
+    ]  # fmt: skip
+    columns = ["op", "case", "ours", "µs (p20–p80)", "peer", "its µs", "its time / ours"]
+    return table(columns, lines)
+
+
+def speed_goals(results: Path) -> str:
+    """The goals of `bench.goals` against what was measured on a GPU."""
+    found = _found(results, "cuda")
+    lines = [
+        [goal.name, goal.rule.asks.replace(" us", " µs"),
+         outcome.text.replace(" us", " µs") if outcome.is_met is not None else "-", outcome.word]
+        for goal, outcome in goals.judged(found)
+    ]  # fmt: skip
+    made = f"{_made_by(found)}\n\n" if found else ""
+    return made + table(["goal", "asks", "measured", ""], lines)
+
+
+def demo(results: Path) -> str:
+    """The README's table of `make demo`."""
+    if not (results / "demo.json").exists():
+        return _missing("demo")
+    record = records.read(results / "demo.json")
+    lines = [
+        [
+            f"{row['visual_tokens']:,}", "yes" if row["identical"] else "NO",
+            f"{row['mean_emitted']:.2f}", f"{row['ms_a_token']:.2f}",
+            f"{row['ms_a_token_plain']:.2f}", f"{row['ms_a_token_generate']:.2f}",
+            f"**{row['speedup_plain']:.2f}**", f"{row['speedup_generate']:.2f}",
+            f"{row['speedup_end_to_end']:.2f}",
+        ]
+        for row in record.rows
+    ]  # fmt: skip
+    columns = ["visual tokens", "identical text", "`mean_emitted`", "ms a token", "our plain loop",
+               "`generate`", "× plain loop", "× `generate`", "end to end"]  # fmt: skip
+    return table(columns, lines)
+
+
+def decoding(results: Path) -> str:
+    """The goals of decoding: what the demo, the lossless run and the evaluation found."""
+    lines = [[goal.name, *goal.judged(results)] for goal in decoder_goals.GOALS]
+    return table(["goal", "measured", "by", ""], lines)
+
+
+BLOCKS: dict[str, Callable[[Path], str]] = {
+    "demo": demo,
+    "decoding": decoding,
+    "speed-goals": speed_goals,
+    "ops-cpu": partial(ops, "cpu"),
+    "ops-cuda": partial(ops, "cuda"),
+    "losses-cpu": partial(losses, "cpu"),
+    "losses-cuda": partial(losses, "cuda"),
+}
+
+
+def _found(results: Path, device: str) -> list[Row]:
+    """The rows of every result file in a folder that were measured on a cpu, or by cuda."""
+    paths = [path for path in sorted(results.glob("bench-*.csv")) if "smoke" not in path.name]
+    found = [row for path in paths for row in rows.read(path)]
+    return [row for row in found if bool(row.cuda) == (device == "cuda")]
+
+
+def _missing(what: str) -> str:
+    return f"Not yet measured (`{_COMMANDS[what]}`)."
+
+
+def _made_by(found: Sequence[Row]) -> str:
+    """Commands, machine and versions: a line for each run."""
+    return "  \n".join(dict.fromkeys(_run(row) for row in found))
+
+
+def _run(row: Row) -> str:
+    parts = [f"`{row.command}`", row.device]
+    parts += [f"driver {row.driver}, CUDA {row.cuda}"] if row.cuda else []
+    parts += [f"torch {row.torch}"] + ([f"triton {row.triton}"] if row.triton else [])
+    dirty = " and changes" if row.dirty else ""
+    return "; ".join([*parts, f"commit {row.commit}{dirty}", row.time[:10]])
+
+
+def _best_ratio(match: Match) -> float:
+    return match.ratio(match.peers[0])
+
+
+def _time(row: Row) -> str:
+    return f"{_digits(median(row))} ({_digits(row.us_p20 or 0)}–{_digits(row.us_p80 or 0)})"
+
+
+def _digits(microseconds: float) -> str:
+    return f"{microseconds:,.0f}" if microseconds >= 100 else f"{microseconds:.3g}"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0f}"
+
+
+def _ratio(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio < 100 else f"{ratio:,.0f}"

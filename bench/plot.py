@@ -1,0 +1,85 @@
+"""Plots of a result file, light and dark, as PNG and SVG. Measures nothing.
+
+    python -m bench.plot bench/results/bench-cpu.csv [--out bench/results/plots]
+
+`roofline`: what the ops do against the device's rates. `peers-<family>`: each peer's time over
+ours. `length-visual`, `length-prefix`: time over the length of the clip or of the prefix. The same
+rows give the same files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from bench import registry, rows
+from bench.plots import length, peers, roofline, style
+from bench.rows import Row
+from bench.run import RESULTS
+
+Plot = Callable[[style.Theme], Figure | None]
+
+
+def plots(found: Sequence[Row]) -> Iterator[tuple[str, str, Plot]]:
+    """Each plot there is: its name, what it needs, and how it is made."""
+    yield "roofline", "a measured case", partial(roofline.figure, found)
+    for family, rows_of_it in _by_family(found).items():
+        needs = f"a measured case of {family} with a peer"
+        yield f"peers-{family}", needs, partial(peers.figure, rows_of_it)
+    for word in ("visual", "prefix"):
+        needs = f"a shape measured at two values of {word}="
+        yield f"length-{word}", needs, partial(length.figure, found, word)
+
+
+def drawn(found: Sequence[Row], stem: Path) -> list[Path]:
+    """Write every plot that has something to show to `<stem>-<plot>-<theme>.png` and `.svg`."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, needs, plot in plots(found):
+        for theme in style.THEMES:
+            with style.themed(theme):
+                figure = plot(theme)
+                if figure is None:
+                    print(f"no {name}: it needs {needs}")
+                    break
+                written += style.save(figure, stem.with_name(f"{stem.name}-{name}"), theme)
+    return written
+
+
+def _by_family(found: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows by the file of cases that their op's first case is in."""
+    homes = {op: kinds[0].__module__.rsplit(".", 1)[1] for op, kinds in registry.kinds().items()}
+    made: dict[str, list[Row]] = {}
+    for row in found:
+        family = homes.get(row.op, "other")
+        if "visual" in row.parameters:
+            family = "draft"
+        made.setdefault(family, []).append(row)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.plot",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("results", type=Path, help="a CSV file of bench.run")
+    parser.add_argument("--out", type=Path, default=RESULTS / "plots", help="folder for the plots")
+    arguments = parser.parse_args(argv)
+    try:
+        found = rows.read(arguments.results)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    for path in drawn(found, arguments.out / arguments.results.stem):
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

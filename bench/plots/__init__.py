@@ -1,0 +1,1 @@
+"""Plots of result files, one file a plot. Each returns a figure, or None where nothing fits it."""

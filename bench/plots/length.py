@@ -1,0 +1,80 @@
+"""Time over the length of the clip, or of the prefix: ours and every peer, one panel a shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib import pyplot
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench.matches import Match, matches, median
+from bench.plots.style import MARKERS, WIDTH, Theme, plain_ticks, short_case, way_colors
+from bench.rows import Row
+
+_WORDS = {"visual": "visual tokens", "prefix": "committed slots"}
+OURS = "sparrow_kernels"
+
+
+def figure(rows: Sequence[Row], word: str, theme: Theme) -> Figure | None:
+    """Of the shapes that were measured at two lengths or more; `word` is visual or prefix."""
+    panels: dict[str, list[Match]] = {}
+    for match in matches(rows):
+        if word in match.parameters:
+            shape = short_case(match.parameters, (word,))
+            panels.setdefault(f"{match.op}\n{shape}, {match.dtype}", []).append(match)
+    panels = {title: found for title, found in panels.items() if len(_lengths(found, word)) > 1}
+    if not panels:
+        return None
+    columns = len(panels) if len(panels) < 4 else 2 if len(panels) == 4 else 3
+    lines = -(-len(panels) // columns)
+    made, axes = pyplot.subplots(
+        lines, columns, figsize=(WIDTH, 0.8 + 3.1 * lines), squeeze=False, sharey=True
+    )
+    ways = [row.backend for found in panels.values() for match in found for row in match.peers]
+    colors = way_colors(ways, theme)
+    for place, (title, found) in enumerate(panels.items()):
+        at = axes[place // columns][place % columns]
+        _panel(at, found, word, theme, colors)
+        at.set_title(title, fontsize=10, fontweight="normal")
+        if place % columns == 0:
+            at.set_ylabel("µs")
+    for spare in axes.flat[len(panels) :]:
+        spare.set_visible(False)
+    entries: dict[str, Artist] = {}
+    for each in axes.flat:
+        handles, labels = each.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    order = sorted(entries, key=lambda way: (way != OURS, way))
+    made.legend([entries[way] for way in order], order, loc="outside upper left", ncols=4)
+    return made
+
+
+def _panel(axes: Axes, found: list[Match], word: str, theme: Theme, colors: dict[str, str]) -> None:
+    by_way: dict[str, list[tuple[int, float]]] = {}
+    for match in sorted(found, key=lambda match: int(match.parameters[word])):
+        length = int(match.parameters[word])
+        by_way.setdefault(OURS, []).append((length, median(match.ours)))
+        for peer in match.peers:
+            by_way.setdefault(peer.backend, []).append((length, median(peer)))
+    for way, points in by_way.items():
+        is_ours = way == OURS
+        place = list(colors).index(way) + 1 if not is_ours else 0
+        axes.plot(
+            *zip(*points, strict=True), label=way, marker=MARKERS[place % len(MARKERS)],
+            markersize=6, color=theme.ours if is_ours else colors[way],
+            linewidth=2.6 if is_ours else 1.4, zorder=3 if is_ours else 2,
+        )  # fmt: skip
+    axes.set(xscale="log", yscale="log", xlabel=_WORDS[word])
+    lengths: list[int] = []
+    for length in _lengths(found, word):
+        if not lengths or length > 1.5 * lengths[-1]:  # closer, and the words would overlap
+            lengths.append(length)
+    axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+    axes.minorticks_off()
+    plain_ticks(axes, y=True)
+
+
+def _lengths(found: list[Match], word: str) -> list[int]:
+    return sorted({int(match.parameters[word]) for match in found})

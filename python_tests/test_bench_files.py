@@ -1,0 +1,191 @@
+"""What is done with result files: read, compared, matched side by side, plotted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench_cases import row
+
+from bench import compare, plot, rows
+from bench.matches import find, matches
+from bench.plots import style
+from bench.plots.style import quantity, short_case
+from bench.rows import Row
+
+
+def write(path: Path, *found: Row) -> Path:
+    writer = rows.Writer(path)
+    writer.write(found)
+    writer.close()
+    return path.with_name(path.name + ".csv")
+
+
+REFUSED: dict[str, Any] = {"status": rows.REFUSED, "reason": "wrong result: 1, 2", "inputs": "",
+                           "us": None, "percent_of_floor": None, "stream_us": None}  # fmt: skip
+
+
+class TestRows:
+    def test_a_file_gives_back_what_was_written(self, tmp_path: Path) -> None:
+        written = [
+            row(issued_flops=12),
+            row(backend="torch, compiled", ours=False, case='T=8 B=1 layout="a, b"', dirty=True),
+            row(backend="reference", **REFUSED),
+        ]
+        assert rows.read(write(tmp_path / "found", *written)) == written
+
+    def test_rows_are_there_before_the_run_ends(self, tmp_path: Path) -> None:
+        writer = rows.Writer(tmp_path / "new" / "found")
+        writer.write([row()])
+        assert rows.read(tmp_path / "new" / "found.csv") == [row()]
+        writer.close()
+
+    def test_another_file_is_refused_by_name(self, tmp_path: Path) -> None:
+        path = tmp_path / "other.csv"
+        path.write_text("op,us\nbuild_tree,3\n")
+        with pytest.raises(ValueError, match=r"other\.csv: not a result file"):
+            rows.read(path)
+
+
+class TestMatches:
+    def test_our_best_stands_beside_the_peers(self) -> None:
+        peers = [row(backend=name, ours=False, us=us) for name, us in (("b", 30.0), ("a", 5.0))]
+        slow, refused = row(backend="reference", us=90.0), row(backend="torch", **REFUSED)
+        (match,) = matches([slow, *peers, row(), refused])
+        assert match.ours == row() and match.others == [slow]
+        assert [peer.backend for peer in match.peers] == ["a", "b"]
+        assert [match.ratio(peer) for peer in match.peers] == [0.5, 3.0]
+
+    def test_dtypes_and_inputs_are_never_mixed(self) -> None:
+        found = [row(), row(dtype="int64", us=1.0), row(inputs="cold", us=2.0)]
+        assert [match.ours for match in matches(found)] == found
+        assert matches([row(ours=False)]) == []
+
+    def test_one_row_by_its_key(self) -> None:
+        assert find([row(), row(backend="torch")], row().key) == row()
+        with pytest.raises(ValueError, match="0 rows are build_tree | T=64 B=1"):
+            find([], row().key)
+
+
+class TestCompare:
+    @pytest.mark.parametrize(
+        ("us", "spread", "counts"),
+        [
+            (10.4, 0.05, False),  # beyond the spread, below 5 %
+            (10.6, 0.05, True),
+            (10.6, 0.5, False),  # within three times the spread
+            (9.0, 0.05, True),
+            (12.0, 0.6, True),
+        ],
+    )
+    def test_noise_is_no_change(self, us: float, spread: float, counts: bool) -> None:
+        after = row(us=us, us_p20=us - spread / 2, us_p80=us + spread / 2)
+        before = row(us_p20=9.99, us_p80=10.01)
+        for one, other in ((before, after), (after, before)):
+            comparison = compare.compared([one], [other])
+            # 5 % is of what was before; none of these is near enough to that for it to matter
+            assert bool(comparison.changes) == counts
+            assert comparison.unchanged == (not counts)
+
+    def test_what_became_slowest_comes_first(self) -> None:
+        names = "abc"
+        before = [row(backend=name) for name in names]
+        times = {"a": 5.0, "b": 30.0, "c": 20.0}
+        after = [row(backend=name, us=times[name]) for name in names]
+        found = compare.compared(before, after)
+        assert [change.after.backend for change in found.changes] == ["b", "c", "a"]
+        assert [round(change.percent) for change in found.changes] == [200, 100, -50]
+        assert [change.after.backend for change in found.slower(150)] == ["b"]
+
+    def test_a_row_refused_now_is_a_failure(self, tmp_path: Path) -> None:
+        before, after = write(tmp_path / "a", row()), write(tmp_path / "b", row(**REFUSED))
+        (lost,) = compare.compared(rows.read(before), rows.read(after)).failures
+        assert lost.after.reason == "wrong result: 1, 2"
+        assert compare.main([str(before), str(after)]) == 1
+        assert compare.main([str(after), str(before)]) == 0  # has a time now
+
+    def test_a_peer_refused_now_is_told_but_no_failure(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        before = write(tmp_path / "a", row(ours=False))
+        after = write(tmp_path / "b", row(ours=False, **REFUSED))
+        assert compare.main([str(before), str(after)]) == 0
+        assert "no time any more: build_tree | T=64 B=1" in capsys.readouterr().out
+
+    def test_the_limit_is_asked_of_ours_alone(self, tmp_path: Path) -> None:
+        def files(ours: bool, us: float) -> list[str]:
+            pair = (
+                write(tmp_path / "a", row(ours=ours)),
+                write(tmp_path / "b", row(ours=ours, us=us)),
+            )
+            return [str(path) for path in pair]
+
+        assert compare.main([*files(True, 13.0), "--fail-slower", "20"]) == 1
+        assert compare.main([*files(True, 13.0), "--fail-slower", "40"]) == 0
+        assert compare.main([*files(False, 13.0), "--fail-slower", "20"]) == 0
+        assert compare.main(files(True, 13.0)) == 0
+
+    def test_what_is_in_one_file_only(self) -> None:
+        found = compare.compared([row(), row(case="T=8 B=1")], [row(), row(case="T=9 B=1")])
+        assert [each.case for each in found.only_before] == ["T=8 B=1"]
+        assert [each.case for each in found.only_after] == ["T=9 B=1"]
+
+    def test_another_machine_or_case_is_warned_of(self) -> None:
+        other = row(device="another", torch="9.0", bytes=7, dirty=True)
+        told = "\n".join(compare.compared([row()], [other]).warnings)
+        assert "device differs: a device / another" in told
+        assert "torch differs" in told and "bytes differs" in told and "after: measured" in told
+        assert compare.compared([row()], [row()]).warnings == []
+
+    def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(SystemExit):
+            compare.main([str(tmp_path / "none.csv"), str(tmp_path / "none.csv")])
+
+
+def lengths(word: str, op: str = "tree_attention") -> list[Row]:
+    return [
+        row(op=op, case=f"{word}={length} T=8 B=1", dtype="float32", flops=1000 * length,
+            bytes=100 * length, backend=name, ours=name == "torch", us=us * length)
+        for length in (500, 4000)
+        for name, us in (("torch", 1.0), ("sdpa, math", 3.0), ("flex_attention", 0.5))
+    ]  # fmt: skip
+
+
+class TestPlots:
+    def test_every_plot_in_both_themes_and_the_same_twice(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = [row(), row(ours=False, backend="torch", us=50.0), *lengths("visual")]
+        found += [*lengths("prefix"), row(case="T=8 B=1", **REFUSED)]
+        found += [row(op="merge_attention", case="T=8", bound="flops", flops=10**6)]
+        names = ["roofline", "peers-tree", "peers-draft", "peers-attention"]
+        names += ["length-visual", "length-prefix"]
+        expected = {
+            f"all-{name}-{theme}.{kind}"
+            for name in names
+            for theme in ("light", "dark")
+            for kind in ("png", "svg")
+        }
+        once = plot.drawn(found, tmp_path / "once" / "all")
+        assert {path.name for path in once} == expected
+        monkeypatch.setattr(style, "THEMES", (style.DARK,))
+        for again in plot.drawn(found, tmp_path / "again" / "all"):
+            first = tmp_path / "once" / again.name
+            assert first.read_bytes() == again.read_bytes()
+            assert first.stat().st_size > 2_000
+
+    def test_what_has_nothing_to_show_says_what_it_needs(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = write(tmp_path / "found", row())
+        assert plot.main([str(path), "--out", str(tmp_path / "plots")]) == 0
+        shown = capsys.readouterr().out
+        assert "no peers-tree: it needs a measured case of tree with a peer" in shown
+        assert "no length-visual: it needs a shape measured at two values of visual=" in shown
+        assert plot.drawn([], tmp_path / "none") == []
+
+    def test_words_of_a_label(self) -> None:
+        assert quantity(29.54e9, "B/s") == "29.5 GB/s" and quantity(0.05) == "0.05"
+        shape = {"model": "embedded", "prefix": "25600", "T": "8", "B": "1"}
+        assert short_case(shape, ("T",)) == "embedded, prefix 25,600"

@@ -1,0 +1,102 @@
+"""The command: what it writes, what it says, and how it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import bench_cases  # noqa: F401  (makes measuring the floors quick)
+import pytest
+
+from bench import registry, rows, run
+from bench.selection import Selection
+
+
+def ran(folder: Path, *words: str) -> list[rows.Row]:
+    assert run.main([*words, "--device", "cpu", "--out", str(folder), "--name", "found"]) == 0
+    return rows.read(folder / "found.csv")
+
+
+def test_a_smoke_run_of_a_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = ran(tmp_path, "--all", "--smoke", "--family", "cache")
+    assert {row.op for row in found} == {"append_cache_", "rotate_append_"}
+    timed = [row for row in found if row.status == rows.OK]
+    assert {"reference", "index_put"} <= {row.backend for row in timed}
+    for row in timed:
+        assert row.us_p20 is not None and row.us_p50 is not None and row.us_p80 is not None
+        assert 0 < row.us_p20 <= row.us_p50 <= row.us_p80
+        assert row.samples >= 5 and row.inputs == "hot"
+        assert row.bytes > 0 and row.floor_us > 0 and row.bound == "bytes"
+        assert "bench.run --all --smoke" in row.command and row.device and row.torch and row.time
+    left = [row for row in found if row.status != rows.OK]
+    assert left and all(row.reason and row.us_p50 is None for row in left)
+    shown = capsys.readouterr().out
+    assert "gate: green" in shown and "rotate_append_" in shown and "x ours" in shown
+    written = json.loads((tmp_path / "found.json").read_text())
+    assert len(written) == len(found) and written[0]["op"] == found[0].op
+
+
+@pytest.mark.parametrize("op", sorted(registry.kinds()))
+def test_every_op_passes_its_own_gate(op: str, tmp_path: Path) -> None:
+    """All of our backends at the shape of a smoke run."""
+    (tmp_path / "out").mkdir()
+    for case in registry.cases(Selection("cpu", "smoke")):
+        if case.op == op:
+            words = ",".join(case.name.split())
+            found = ran(tmp_path / "out", "--op", op, "--smoke", "--shape", words,
+                        "--peers", "none", "--seconds", "0.01")  # fmt: skip
+            ours = [row for row in found if row.ours]
+            assert {row.status for row in ours} <= {rows.OK, rows.UNAVAILABLE}
+            assert any(row.us_p50 is not None for row in ours)
+
+
+def test_a_shape_given_by_hand(tmp_path: Path) -> None:
+    words = ["--op", "build_tree", "--shape", "T=12,B=2", "--peers", "none", "--seconds", "0.01"]
+    found = ran(tmp_path, *words, "--smoke")
+    assert {row.case for row in found} == {"T=12 B=2"}
+    assert found[0].parameters == {"T": "12", "B": "2"}
+    assert {row.status for row in found if not row.ours} <= {rows.NOT_RUN, rows.UNAVAILABLE}
+
+
+def test_only_what_was_asked_for(tmp_path: Path) -> None:
+    words = ["--op", "append_cache_", "--shape", "model=tiny,prefix=8", "--seconds", "0.01"]
+    found = ran(tmp_path, *words, "--peers", "index_put", "--backends", "reference", "--smoke")
+    assert {row.backend for row in found if row.us_p50 is not None} == {"index_put", "reference"}
+
+
+def test_no_time_left_is_said(tmp_path: Path) -> None:
+    found = ran(tmp_path, "--all", "--smoke", "--family", "tree", "--limit", "0")
+    assert {row.status for row in found} <= {rows.NOT_RUN, rows.UNAVAILABLE}
+    assert all("the run had its 0 s" in row.reason for row in found if row.status == rows.NOT_RUN)
+    # Which backends an op has is known without running it.
+    assert {"native", "reference"} <= {row.backend for row in found if row.op == "build_tree"}
+
+
+def test_a_list_measures_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["--all", "--device", "cpu", "--list", "--out", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert all(op in shown for op in registry.kinds())
+    assert not list(tmp_path.iterdir())
+
+
+WRONG = [
+    (["--all", "--op", "build_tree"], "not allowed with argument"),
+    ([], "one of the arguments --all --op is required"),
+    (["--op", "build_forest"], "--op must be one of"),
+    (["--all", "--family", "birds"], "--family must be of tree, accept"),
+    (["--op", "build_tree", "--shape", "leaves=3"], "--shape of build_tree takes B, T, got leaves"),
+    (["--op", "build_tree", "--shape", "T"], "--shape must be word=value pairs"),
+    (["--op", "build_tree", "--shape", "T=many"], "--shape nodes must be a int"),
+    (["--op", "topk_logprobs", "--dtype", "int3"], "--dtype must be one of float32"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), WRONG, ids=lambda value: str(value)[:30])
+def test_wrong_words_are_named(
+    words: Sequence[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run.main([*words, "--device", "cpu"])
+    assert ended.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())

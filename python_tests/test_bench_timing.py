@@ -1,0 +1,173 @@
+"""The clock against what is known: a sleep, a copy, a step that is undone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from bench_cases import CPU, Doubling
+
+from bench import floors, measure, timing
+from bench.case import Way
+from bench.timing import Timing
+
+
+class Clock:
+    """Time that passes only in `sleep`: what a busy machine does cannot be seen in it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(timing, "time", made)
+    return made
+
+
+def test_percentiles() -> None:
+    assert Timing.of([5, 1, 4, 2, 3, 6]) == Timing(2, 3.5, 5, 6)
+    assert Timing.of([7]) == Timing(7, 7, 7, 1)
+    assert Timing.of([10, 20]) == Timing(12, 15, 18, 2)
+    assert Timing(1, 2, 5, 3).spread == 4
+    assert Timing(3, 4, 6, 9).less(1.5) == Timing(1.5, 2.5, 4.5, 9)
+
+
+def test_a_sleep_takes_as_long_as_it_says() -> None:
+    seconds, found = 0.02, []
+    for _ in range(3):  # the machine may be doing something else
+        took = timing.interleaved({"sleep": lambda: time.sleep(seconds)}, rounds=5)["sleep"]
+        assert 1e6 * seconds <= took.p20  # no sleep is shorter than it says
+        assert took.samples == 5
+        found.append(took.p50)
+        if took.p50 < 2e6 * seconds:
+            return
+    pytest.fail(f"{1e6 * seconds} us were measured as {found}")
+
+
+def test_every_way_gets_its_own_time(clock: Clock) -> None:
+    lengths = {"a": 3e-6, "b": 5e-3, "c": 0.2}
+    calls = {name: lambda s=seconds: clock.sleep(s) for name, seconds in lengths.items()}
+    found = timing.interleaved(calls, rounds=6, seconds=1e9)
+    for name, seconds in lengths.items():
+        assert found[name].samples == 6
+        assert found[name][:3] == pytest.approx([1e6 * seconds] * 3)
+
+
+def test_a_short_call_is_timed_in_batches(clock: Clock) -> None:
+    readings = 0
+    read = clock.perf_counter
+
+    def counted() -> float:
+        nonlocal readings
+        readings += 1
+        clock.now += 1e-5  # what looking at the clock costs
+        return read()
+
+    clock.perf_counter = counted  # type: ignore[method-assign]
+    found = timing.interleaved({"call": lambda: clock.sleep(1e-5)}, rounds=5)["call"]
+    assert found.p50 == pytest.approx(10, rel=0.05)
+    assert readings < 30
+
+
+def test_a_copy_moves_bytes_at_the_rate_of_the_floors() -> None:
+    source = torch.ones(floors._STREAM_BYTES["cpu"] // 4)
+    target = torch.empty_like(source)
+    rates, achieved = [], []
+    for _ in range(5):  # other work can only make either of them look slower than it is
+        floors._bandwidths.cache_clear()
+        rates.append(floors._bandwidths(CPU)[0])
+        took = timing.interleaved({"copy": lambda: target.copy_(source)}, seconds=0.1)["copy"]
+        achieved.append(2 * source.nbytes / (1e-6 * took.p20))
+        if 1 / 3 < max(achieved) / max(rates) < 3:
+            return
+    pytest.fail(f"a copy ran at {achieved}, the floors' at {rates}")
+
+
+def test_rates_of_the_floors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(floors, "_time", lambda device, call: Timing(1, 2, 3, 5))
+    num_bytes, size = floors._STREAM_BYTES["cpu"], floors._PRODUCT["cpu"]
+    monkeypatch.setattr(floors, "_bandwidths", floors._bandwidths.__wrapped__)
+    monkeypatch.setattr(floors, "_matmul_rate", floors._matmul_rate.__wrapped__)
+    monkeypatch.setattr(floors, "_exp_rate", floors._exp_rate.__wrapped__)
+    rates = floors.rates.__wrapped__(CPU, torch.float32)
+    # Two microseconds for: read and written, read, a product, 65,536 exponentials.
+    assert rates == pytest.approx((1e6 * num_bytes, 5e5 * num_bytes, 1e6 * size**3, 5e5 * 65_536))
+    assert rates.bytes == rates.copy_bytes
+
+
+def test_twice_the_same_is_the_same_within_noise() -> None:
+    source = torch.randn(1 << 16)
+    seen = []
+    for _ in range(4):  # the machine may be doing something else
+        first, second = (
+            timing.interleaved({"exp": source.exp}, seconds=0.3)["exp"] for _ in range(2)
+        )
+        noise = 3 * max(first.spread, second.spread, 0.05 * first.p50)
+        seen.append((abs(first.p50 - second.p50), noise))
+        if seen[-1][0] <= noise:
+            return
+    pytest.fail(f"medians differ by {seen}, which the spread does not say")
+
+
+def test_ways_take_turns_in_a_rotating_order(clock: Clock) -> None:
+    order: list[str] = []
+
+    @contextmanager
+    def around(name: str) -> Iterator[None]:
+        order.append(name)
+        yield
+
+    calls = {name: lambda: clock.sleep(1e-3) for name in "abc"}
+    timing.interleaved(calls, around=around, rounds=6, seconds=60)
+    warm, turns = order[:3], order[3:]
+    assert warm == ["a", "b", "c"]
+    assert "".join(turns) == "abcbcacababcbcacab"
+
+
+def test_it_ends_after_its_seconds_but_not_before_five_rounds(clock: Clock) -> None:
+    def samples(seconds: float) -> int:
+        calls = {"slow": lambda: clock.sleep(0.1)}
+        return timing.interleaved(calls, seconds=seconds, rounds=25)["slow"].samples
+
+    assert samples(0.0) == 5
+    assert samples(0.99) == 10
+    assert samples(99) == 25
+
+
+def test_what_undoes_a_call_is_not_in_its_time(clock: Clock) -> None:
+    class Undone(Doubling):
+        def reset(self, arguments: object) -> Callable[[], None]:
+            return lambda: clock.sleep(4e-3)
+
+        def call(self, arguments: object) -> None:
+            clock.sleep(1e-3)
+
+    case = Undone()
+    way = Way("slow", False, lambda arguments: lambda: case.call(arguments))
+    found = measure._on_cpu(case, [way], case.arguments(CPU, 0), seconds=0.2)[way]
+    assert found[:3] == pytest.approx([1000.0] * 3)
+
+
+def test_floor_is_the_largest_of_its_three_terms() -> None:
+    rates = floors.Rates(copy_bytes=2e9, read_bytes=1e9, flops=1e9, exps=1e9)
+
+    class Working(Doubling):
+        def flops(self) -> int:
+            return 10_000
+
+    assert floors.floor(Doubling(rows=1_000), rates) == floors.Floor(4.0, "bytes")
+    floor = floors.floor(Working(), rates)
+    assert floor == floors.Floor(10.0, "flops")
+    assert floor.percent(20.0) == 50
+    assert floors.Floor(4.9, "bytes").percent(9.0) is None  # a launch is most of such a time
