@@ -11,7 +11,7 @@ from bench.matches import Match, matches, median
 from bench.rows import Row
 
 _COMMANDS = {
-    "cpu": "python -m bench.run --all --device cpu --out bench/results",
+    "cpu": "python -m bench.run --all --device cpu --quick --out bench/results",
     "cuda": "bench/gpu_suite.sh",
     "demo": "python -m bench.demo --json bench/results/demo.json",
 }

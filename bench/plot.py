@@ -19,8 +19,7 @@ from matplotlib.figure import Figure
 
 from bench import registry, rows
 from bench.plots import length, peers, roofline, style
-from bench.rows import Row
-from bench.run import RESULTS
+from bench.rows import RESULTS, Row
 
 Plot = Callable[[style.Theme], Figure | None]
 

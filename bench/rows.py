@@ -18,6 +18,9 @@ import torch
 
 import sparrow_kernels
 
+RESULTS = Path(__file__).resolve().parent / "results"
+"""Where result files that are committed lie."""
+
 OK = "ok"
 REFUSED = "refused"
 """The gate found the result wrong, or the call failed: there is no time."""

@@ -5,8 +5,9 @@
     python -m bench.run --op tree_attention --shape prefix=4096,T=30 --peers "sdpa, flash"
     sparrow bench --op tree_attention                  # the same, from anywhere in a checkout
 
-Writes CSV and JSON rows (columns: docs/benchmarks.md) as it goes and prints a table. Ends with 1 if
-the gate refused one of our own backends, whose times are then missing.
+Writes CSV and JSON rows (columns: docs/benchmarks.md) as it goes, prints a table, and with --all
+draws plots beside them. Ends with 1 if the gate refused one of our own backends, whose times are
+then missing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -27,7 +29,6 @@ from bench.report import print_rows, print_summary
 from bench.selection import Selection, Size
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +56,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         writer.close()
     print_rows(writer.rows)
     print_summary(writer.rows)
+    if arguments.all and not arguments.csv_only:
+        _plot(writer.rows, stem)
     return int(any(row.ours and row.status == rows.REFUSED for row in writer.rows))
+
+
+def _plot(found: Sequence[rows.Row], stem: Path) -> None:
+    """Draw what there is to see, where matplotlib is installed."""
+    if find_spec("matplotlib") is None:
+        print("no plots: matplotlib is not installed (pip install 'sparrow-kernels[bench]')")
+        return
+    from bench.plot import drawn
+
+    written = drawn(found, stem.parent / "plots" / stem.name)
+    print(f"{len(written)} plots in {stem.parent / 'plots'}")
 
 
 def _measure(
@@ -103,9 +117,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, help="of timing a case, on a CPU")
     parser.add_argument("--limit", type=float, default=float("inf"),
                         help="seconds after which no further case is begun")  # fmt: skip
-    parser.add_argument("--out", type=Path, default=RESULTS / "local", help="folder for results")
+    parser.add_argument(
+        "--out", type=Path, default=rows.RESULTS / "local", help="folder for results"
+    )
     parser.add_argument("--name", help="of the result files, without ending")
-    parser.add_argument("--csv-only", action="store_true", help="no JSON beside the CSV")
+    parser.add_argument("--csv-only", action="store_true", help="no JSON, no plots")
     parser.add_argument("--list", action="store_true", help="say what would be measured")
     return parser
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import blocks, records, rows
-from bench.run import RESULTS
+from bench.rows import RESULTS
 
 _ROOT = Path(__file__).resolve().parents[1]
 _BLOCK = re.compile(

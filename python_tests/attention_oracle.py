@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from sparrow_kernels.ops.attention import anchor_index, tree_attention
 from sparrow_kernels.ops.types import AnchorIndex
@@ -122,8 +123,13 @@ class Case:
             "depth": int32(self.depth),
         }
 
-    def run(self, **more: object) -> tuple[Tensor, Tensor]:
-        return tree_attention(*self.arguments(), **self.options(), return_lse=True, **more)
+    def run(self, device: str = "cpu", **more: object) -> tuple[Tensor, Tensor]:
+        """The op's result on a device, brought back from there."""
+        arguments, options = tree_map_only(
+            Tensor, lambda tensor: tensor.to(device), (self.arguments(), self.options())
+        )
+        out, lse = tree_attention(*arguments, **options, return_lse=True, **more)
+        return out.cpu(), lse.cpu()
 
     def expected(self) -> tuple[Tensor, Tensor]:
         """Result and log-sum-exp in float64, row by row."""

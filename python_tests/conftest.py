@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import interpreter  # noqa: F401  (turns Triton's interpreter on before anything imports triton)
 import pytest
 import torch
+from emulation import library  # noqa: F401  (a fixture)
 
 from sparrow_kernels.ops import native
 

@@ -77,11 +77,11 @@ def test_what_no_row_sees_is_not_read(name, backend):
 
 
 @st.composite
-def drawn_cases(draw):
-    batch = draw(st.integers(1, 3))
+def drawn_cases(draw, most_requests=3, most_slots=90):
+    batch = draw(st.integers(1, most_requests))
     rows = draw(st.integers(1, 9))
     tree_slots = draw(st.sampled_from([1, 3, 9, 12, 66]))
-    capacity = draw(st.integers(1, 90))
+    capacity = draw(st.integers(1, most_slots))
     lengths = [draw(st.integers(0, capacity)) for _ in range(batch)]
     bits = [
         [draw(st.integers(0, 2 ** min(tree_slots, capacity - length) - 1)) for _ in range(rows)]

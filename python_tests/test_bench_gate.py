@@ -121,7 +121,7 @@ def test_a_run_ends_with_1_where_ours_is_refused(
 ) -> None:
     way = our_way("wrong", off_at_one_element)._replace(is_ours=is_ours)
     monkeypatch.setattr(registry, "cases", lambda *args: [Doubling(wrong=(way,))])
-    status = run.main(["--all", "--smoke", "--device", "cpu", "--out", str(tmp_path)])
+    status = run.main(["--all", "--smoke", "--device", "cpu", "--csv-only", "--out", str(tmp_path)])
     assert status == int(is_ours)
     (csv,) = tmp_path.glob("*.csv")
     assert {row.status for row in rows.read(csv)} == {rows.OK, rows.REFUSED}

@@ -12,7 +12,7 @@ from typing import Any
 HELP = "versions, devices, and which backend is available and why not"
 
 _PACKAGES = ("torch", "transformers", "triton", "torchvision", "av", "numpy", "safetensors")
-_SETTINGS = ("SPARROW_BACKEND", "SPARROW_CHECK", "SPARROW_TRACEBACK")
+_SETTINGS = ("SPARROW_AUTOTUNE", "SPARROW_BACKEND", "SPARROW_CHECK", "SPARROW_TRACEBACK")
 _BACKENDS = ("native", "triton", "torch", "reference")
 
 

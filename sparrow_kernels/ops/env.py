@@ -2,7 +2,8 @@
 
 `SPARROW_BACKEND` names the backend to use for the ops that have it; `SPARROW_CHECK` turns the
 value checks on (1) or off (0). Ops read both when they *run*, never while `torch.compile` traces
-them, so a compiled graph follows a later change.
+them, so a compiled graph follows a later change. `SPARROW_AUTOTUNE=1` lets Triton ops time several
+tile sizes at the first call of a shape on a GPU, instead of taking those of their table.
 """
 
 from __future__ import annotations
@@ -22,15 +23,23 @@ def _backend_from_environment() -> str:
     return name
 
 
-def _checks_from_environment() -> bool | None:
-    value = os.environ.get("SPARROW_CHECK", "").strip()
+def _switch_from_environment(name: str) -> bool | None:
+    value = os.environ.get(name, "").strip()
     if value not in ("", "0", "1"):
-        raise ValueError(f"SPARROW_CHECK must be 0 or 1, got {value!r}")
+        raise ValueError(f"{name} must be 0 or 1, got {value!r}")
     return None if value == "" else value == "1"
 
 
 _backend: ContextVar[str] = ContextVar("sparrow_backend", default=_backend_from_environment())
-_checks: ContextVar[bool | None] = ContextVar("sparrow_checks", default=_checks_from_environment())
+_checks: ContextVar[bool | None] = ContextVar(
+    "sparrow_checks", default=_switch_from_environment("SPARROW_CHECK")
+)
+_autotune = _switch_from_environment("SPARROW_AUTOTUNE") is True
+
+
+def autotune() -> bool:
+    """Whether `SPARROW_AUTOTUNE=1`."""
+    return _autotune
 
 
 def current_backend() -> str:

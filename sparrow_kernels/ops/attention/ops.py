@@ -11,6 +11,7 @@ from torch import Tensor
 from sparrow_kernels.ops import native, registry
 from sparrow_kernels.ops.attention import cache_reference, checks, reference
 from sparrow_kernels.ops.attention import torch as cpu
+from sparrow_kernels.ops.attention.triton import availability
 
 _TREE_ARGUMENTS = (
     "Tensor query, Tensor key, Tensor value, Tensor ancestors, Tensor prefix_lens,"
@@ -61,6 +62,36 @@ def _into(function: Any) -> Any:
     return write
 
 
+def _triton_tree_attention(*args: Any) -> tuple[Tensor, Tensor]:
+    from sparrow_kernels.ops.attention.triton.tree_launch import tree_attention
+
+    return tree_attention(*args)
+
+
+def _triton_tree_attention_out(*args: Any) -> None:
+    from sparrow_kernels.ops.attention.triton.tree_launch import tree_attention_out
+
+    tree_attention_out(*args)
+
+
+def _triton_merge_attention(*args: Any) -> tuple[Tensor, Tensor]:
+    from sparrow_kernels.ops.attention.triton.merge import merge_attention
+
+    return merge_attention(*args)
+
+
+def _triton_anchor_index(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    from sparrow_kernels.ops.attention.triton.anchors import anchor_index
+
+    return anchor_index(*args)
+
+
+def _triton_takes(query: Tensor, *_: Any) -> registry.Reason:
+    if query.shape[-1] > 256:
+        return f"its tiles hold head dims up to 256, not {query.shape[-1]}"
+    return availability.refuses(query)
+
+
 TREE_ATTENTION = registry.define(
     f"tree_attention({_TREE_ARGUMENTS}) -> (Tensor out, Tensor lse)",
     fake=_fake_tree_attention,
@@ -74,12 +105,24 @@ TREE_ATTENTION_OUT = registry.define(
 for _name, _function in (("reference", reference.tree_attention), ("torch", cpu.tree_attention)):
     TREE_ATTENTION.implement(_name, _function)
     TREE_ATTENTION_OUT.implement(_name, _into(_function))
+TREE_ATTENTION.implement(
+    "triton", _triton_tree_attention, available=availability.unavailable, takes=_triton_takes
+)
+TREE_ATTENTION_OUT.implement(
+    "triton", _triton_tree_attention_out, available=availability.unavailable, takes=_triton_takes
+)
 
 MERGE_ATTENTION = registry.define(
     "merge_attention(Tensor[] outs, Tensor[] lses) -> (Tensor out, Tensor lse)",
     fake=_fake_merge_attention,
 )
 MERGE_ATTENTION.implement("reference", reference.merge_attention)
+MERGE_ATTENTION.implement(
+    "triton",
+    _triton_merge_attention,
+    available=availability.unavailable,
+    takes=lambda outs, lses: _triton_takes(outs[0]),
+)
 
 ANCHOR_INDEX = registry.define(
     "anchor_index(Tensor anchor_mask, SymInt max_anchors)"
@@ -88,6 +131,12 @@ ANCHOR_INDEX = registry.define(
     check=checks.anchor_index,
 )
 ANCHOR_INDEX.implement("reference", reference.anchor_index)
+ANCHOR_INDEX.implement(
+    "triton",
+    _triton_anchor_index,
+    available=availability.unavailable,
+    takes=lambda mask, _: availability.wrong_device(mask),
+)
 
 APPEND_CACHE = registry.define(
     "append_cache_(Tensor key, Tensor value, Tensor(a!) key_cache, Tensor(b!) value_cache,"

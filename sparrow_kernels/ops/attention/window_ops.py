@@ -11,6 +11,7 @@ from torch import Tensor
 from sparrow_kernels.ops import registry
 from sparrow_kernels.ops.attention import window
 from sparrow_kernels.ops.attention.reference import accumulation_dtype
+from sparrow_kernels.ops.attention.triton import availability
 
 
 def _fake_forward(
@@ -40,6 +41,33 @@ ANCHORED_WINDOW_BACKWARD = registry.define(
 for _backend, _rule in (("reference", window.all_columns), ("torch", window.seen_columns)):
     ANCHORED_WINDOW.implement(_backend, partial(window.forward, rule=_rule))
     ANCHORED_WINDOW_BACKWARD.implement(_backend, partial(window.backward, rule=_rule))
+
+
+def _triton_forward(*args: Any) -> tuple[Tensor, Tensor]:
+    from sparrow_kernels.ops.attention.triton.window_forward import forward
+
+    with torch.cuda.device_of(args[0]):  # Triton launches on the current device
+        return forward(*args)
+
+
+def _triton_backward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    from sparrow_kernels.ops.attention.triton.window_backward import backward
+
+    with torch.cuda.device_of(args[0]):
+        return backward(*args)
+
+
+def _triton_takes(query: Tensor, *_: Any) -> registry.Reason:
+    if query.shape[-1] > 256:
+        return f"head dims up to 256, not {query.shape[-1]}"
+    return availability.refuses(query)
+
+
+for _op, _function in (
+    (ANCHORED_WINDOW, _triton_forward),
+    (ANCHORED_WINDOW_BACKWARD, _triton_backward),
+):
+    _op.implement("triton", _function, available=availability.unavailable, takes=_triton_takes)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

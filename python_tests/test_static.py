@@ -1,0 +1,162 @@
+"""The static table holds: no shipped kernel spills, all are listed, none has changed since.
+
+CUDA kernels are read from the built library; of the Triton kernels a few are compiled here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import shipped, static
+from bench.shipped import ARCHITECTURES
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m bench.static` where Triton compiles; the tests' own process interprets."""
+    return subprocess.run(
+        [sys.executable, "-m", "bench.static", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"TRITON_INTERPRET": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def same_on_file(row: static.Row) -> bool:
+    """The table's row of the same sources and compiler says the same, if there is one."""
+    key = ("kernel", "arch", "compiler", "sources")
+    table = static.read_table(static.TABLE)
+    return all(each == row for each in table if all(each[name] == row[name] for name in key))
+
+
+@pytest.mark.skipif(shipped.cuda_unavailable() is not None, reason=str(shipped.cuda_unavailable()))
+def test_no_cuda_kernel_spills() -> None:
+    kernels = list(shipped.cuda_kernels())
+    assert [failure for each in kernels for failure in static.kernel_failures(each)] == []
+    text = "".join(path.read_text() for path in shipped.cuda_files())
+    bounds = r"(?:__launch_bounds__\([^()]*\)\s*)?"
+    written = set(re.findall(rf"__global__\s+void\s+{bounds}(\w+)\(", text))
+    assert len(written) == text.count("__global__")
+    for arch in ARCHITECTURES:
+        names = [each.name for each in kernels if each.arch == arch]
+        assert {name.partition("<")[0] for name in names} == written
+        assert len(set(names)) == len(names), "two kernels share a name"
+    for each in kernels:
+        row = static.row_of(each, shipped.cuda_compiler(), shipped.cuda_digest())
+        assert same_on_file(row), f"run: {static.COMMAND}"
+
+
+def test_a_few_triton_kernels_compile_without_a_spill(tmp_path: Path) -> None:
+    """One shape of each kernel in float32 and bfloat16, for both architectures."""
+    if not shipped.triton_compiler():
+        pytest.skip("triton is not installed")
+    table = tmp_path / "some.csv"
+    done = run("--quick", "--table", str(table))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    rows = static.read_table(table)
+    assert {row["arch"] for row in rows} == {"sm_80", "sm_90"}
+    for row in rows:
+        assert int(row["spill_bytes"]) == int(row["stack_bytes"]) == 0
+        assert same_on_file(row), f"run: {static.COMMAND}"
+
+
+def test_the_table_lists_what_is_shipped() -> None:
+    done = run("--check")
+    assert done.returncode == 0, done.stdout
+    assert "nothing to complain about" in done.stdout
+
+
+# --- the table itself ----------------------------------------------------------------------------
+
+
+def row(name: str, arch: int, compiler: str, sources: str, **values: str) -> static.Row:
+    blank = dict.fromkeys(static.COLUMNS, "0")
+    own = {"kernel": name, "arch": f"sm_{arch}", "compiler": compiler, "sources": sources}
+    return blank | own | values
+
+
+KIND = static.Kind("nvcc", "nvcc 2", None, lambda: {("a", 80): "x", ("a", 90): "y"}, None, list)
+BOTH = [row("a", 80, "nvcc 2", "x"), row("a", 90, "nvcc 2", "y")]
+AGAIN = "; run: python -m bench.static"
+
+
+def test_a_whole_table_has_no_failures() -> None:
+    older = [row("a", 80, "nvcc 1", "x"), row("a", 90, "nvcc 1", "y")]
+    assert static.table_failures(BOTH + older, [KIND]) == []
+
+
+def test_what_a_table_lacks_is_named() -> None:
+    def failures(*table: static.Row) -> list[str]:
+        return static.table_failures(table, [KIND])
+
+    stale = "no longer shipped, or made from other sources, first"
+    assert failures() == ["no nvcc kernel in the table" + AGAIN]
+    assert failures(BOTH[0]) == ["nvcc 2: 1 not in the table, first a sm_90" + AGAIN]
+    assert failures(*BOTH, BOTH[1]) == ["nvcc 2: 1 in the table twice, first a sm_90" + AGAIN]
+    extra = row("b", 80, "nvcc 2", "x")
+    assert failures(*BOTH, extra) == [f"nvcc 2: 1 {stale} b sm_80" + AGAIN]
+    assert failures(BOTH[0] | {"sources": "z"}, BOTH[1]) == [f"nvcc 2: 1 {stale} a sm_80" + AGAIN]
+    spilt = BOTH[1] | {"spill_bytes": "8"}
+    assert failures(BOTH[0], spilt) == ["a sm_90 (nvcc 2): spills in the table"]
+
+
+def test_where_kernels_cannot_be_seen_their_sources_still_can() -> None:
+    blind = KIND._replace(unavailable="no nvcc", shipped=lambda: pytest.fail("was asked"))
+    assert static.table_failures(BOTH, [blind]) == []
+    (failure,) = static.table_failures(BOTH, [blind._replace(digest="x")])
+    assert "first a sm_90" in failure
+
+
+def test_rows_of_another_compiler_stay_while_they_hold() -> None:
+    table = [
+        row("a", 80, "nvcc 2", "old"),
+        row("a", 80, "nvcc 1", "x"),
+        row("a", 90, "nvcc 1", "z"),
+    ]
+    table.append(row("a", 80, "triton 3", "x"))
+    triton = KIND._replace(name="triton", unavailable="not installed")
+    assert static.merged(table, BOTH, [KIND, triton]) == [table[1], *BOTH, table[3]]
+    assert static.merged(table, [], [KIND, triton]) == [table[1], table[3]]
+
+
+def test_only_code_counts_as_a_change(tmp_path: Path) -> None:
+    path = tmp_path / "a.cu"
+    path.write_text("// says why\nint a;\n")
+    before = shipped.digest([path])
+    path.write_text("\n  // says more\nint a;\n\n")
+    assert shipped.digest([path]) == before
+    assert shipped.digest([path], "also") != before
+    path.write_text("int b;\n")
+    assert shipped.digest([path]) != before
+
+
+def test_a_few_are_one_of_each() -> None:
+    names = [
+        "a D128 bf16 M16",
+        "a D128 bf16 M64",
+        "a D128 fp32 M16",
+        "a D64 bf16 M16",
+        "b D128 bf16",
+    ]
+    assert static.few((name, 80) for name in names) == [(names[n], 80) for n in (0, 2, 4)]
+    assert len(static.few((name, arch) for name in names for arch in (80, 90))) == 6
+
+
+def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
+    rows = [row("f<float, 8>", 90, "nvcc 13.0.88", "abc", occupancy="0.500")]
+    static.write_table(tmp_path / "deep/table.csv", rows)
+    assert static.read_table(tmp_path / "deep/table.csv") == rows
+    first = (tmp_path / "deep/table.csv").read_text().splitlines()[0]
+    assert first.startswith(
+        "kernel,arch,registers,smem_bytes,stack_bytes,spill_bytes,tensor_core_ops,async_copies,"
+        "occupancy"
+    )

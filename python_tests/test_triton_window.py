@@ -1,0 +1,279 @@
+"""The Triton kernels of anchored window attention: against float64, poison, the same bits twice.
+
+Small tiles let short sequences cross many of them. The tiles of a GPU: test_triton_window_gpu.py.
+"""
+
+import re
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from dispatch import compiles_once, opcheck
+from hypothesis import HealthCheck, given, settings
+from interpreter import DEVICES
+from test_attention_window import dense, drawn, text, with_gradients
+
+from sparrow_kernels.ops import env
+from sparrow_kernels.ops.attention import anchored_window_attention
+from sparrow_kernels.ops.attention.triton import window_tiles
+from sparrow_kernels.ops.attention.window_ops import ANCHORED_WINDOW, ANCHORED_WINDOW_BACKWARD
+from sparrow_kernels.testing import assert_close
+
+on_each_device = pytest.mark.parametrize("device", DEVICES)
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Tiles of 16, and anchors split over programs as soon as there are two steps of work."""
+
+    def use(rows=16, keys=16, split=5):
+        from sparrow_kernels.ops.attention.triton import window_backward, window_forward
+
+        tiles = window_tiles.Tiles(rows, keys, 4, 2)
+        for module in (window_forward, window_backward):
+            monkeypatch.setattr(module, "tiles_for", lambda *_: tiles)
+        monkeypatch.setattr(window_backward, "split_programs", lambda *_: split)
+        monkeypatch.setattr(window_backward, "_STEPS", 2)
+
+    use()
+    return use
+
+
+def scattered(length, share, batch=1, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand((batch, length), generator=generator) < share
+
+
+def ragged():
+    return torch.cat((text(45, (9, 40)), text(45, (0, 45)), scattered(45, 0.2)))
+
+
+CASES = {
+    "a clip in the middle": (text(66, (14, 50)), 12, {}),
+    "scattered anchors": (scattered(66, 0.1), 12, {}),
+    "few anchors, window 0": (scattered(66, 0.1), 0, {}),
+    "many anchors, window 0": (scattered(66, 0.8), 0, {}),
+    "window 0, rows that see nothing": (text(50, (0, 37)), 0, {}),
+    "window 1": (text(50, (3, 40)), 1, {}),
+    "window 1, no anchor": (text(50, (0, 50)), 1, {}),
+    "window larger than the sequence": (scattered(53, 0.3), 1000, {}),
+    "window as long as the sequence": (text(48, (0, 48)), 48, {}),
+    # Of 16 slots in a row 15 rows see all: one short of a tile.
+    "no anchor": (text(60, (0, 60)), 30, {}),
+    "all anchors": (text(50), 23, {}),
+    "all anchors, window 0": (text(47), 0, {}),
+    "one row": (text(1), 1, {}),
+    "one row that sees nothing": (text(1, (0, 1)), 0, {}),
+    "ragged": (ragged(), 5, {}),
+    "empty batch": (text(9)[:0], 5, {}),
+    "empty sequence": (text(0), 5, {}),
+    "group 1": (scattered(40, 0.2), 4, {"heads": 2}),
+    "group 7": (scattered(40, 0.2), 4, {"heads": 7, "kv_heads": 1}),
+    "group 8": (scattered(40, 0.2), 4, {"heads": 8, "kv_heads": 1}),
+    "head dim 40": (scattered(40, 0.2), 4, {"head_dim": 40}),
+    "head dim 80": (scattered(40, 0.2), 4, {"head_dim": 80}),
+    "head dim 128": (scattered(40, 0.2), 4, {"head_dim": 128}),
+    "head dim 8": (scattered(40, 0.2), 4, {"head_dim": 8}),
+    "float16": (scattered(50, 0.2), 9, {"dtype": torch.float16}),
+    "float16, head dim 80": (text(40, (5, 30)), 4, {"head_dim": 80, "dtype": torch.float16}),
+}
+
+
+def attend(mask, window, scale=None):
+    return lambda *leaves: anchored_window_attention(*leaves, mask, window=window, scale=scale)
+
+
+def check(query, key, value, grad, mask, window, device="cpu"):
+    """Result and gradients by triton against the dense definition in float64."""
+    inputs = [tensor.to(device) for tensor in (query, key, value, grad)]
+    mask = mask.to(device)
+    with env.backend("triton"):
+        actual = with_gradients(attend(mask, window), *inputs)
+    references = []
+    with torch.device(device):
+        for work in (torch.float64, query.dtype):
+            references.append(
+                with_gradients(
+                    lambda *x, work=work: dense(*x, mask, window, work),
+                    *(tensor.to(work) for tensor in inputs),
+                )
+            )
+    # d_query and d_key are made of differences that can come out small, so float32's rounding is
+    # measured by what was subtracted. Half precision rounds the result more coarsely than that.
+    size = 0.0
+    if query.dtype == torch.float32 and query.numel():
+        widest = [float(tensor.norm(dim=-1).max()) for tensor in (grad, value)]
+        largest = max(float(query.abs().max()), float(key.abs().max()))
+        size = widest[0] * widest[1] * largest * query.shape[-1] ** -0.5
+    for name, got, exact, rounded in zip(
+        ("out", "d_query", "d_key", "d_value"), actual, *references, strict=True
+    ):
+        assert got.dtype == query.dtype and got.is_contiguous()
+        summands = size if name in ("d_query", "d_key") else 0.0
+        assert_close(got, exact, rounded, name=name, summands=summands)
+    return actual
+
+
+@on_each_device
+@pytest.mark.parametrize("name", CASES)
+def test_result_and_gradients(name, device, small_tiles):
+    mask, window, options = CASES[name]
+    check(*drawn(mask, **options), mask, window, device)
+
+
+@on_each_device
+@pytest.mark.parametrize(("rows", "keys"), [(32, 16), (16, 32)])
+@pytest.mark.parametrize("window", [0, 19])
+def test_tiles_need_not_be_square(rows, keys, window, device, small_tiles):
+    small_tiles(rows, keys, split=1)
+    mask = scattered(55, 0.3)
+    check(*drawn(mask, heads=2, kv_heads=1), mask, window, device)
+
+
+# Runs, so that tiles of anchors alone, of none and of both come up.
+masks = st.lists(st.tuples(st.booleans(), st.integers(1, 6)), min_size=1, max_size=4).map(
+    lambda runs: torch.tensor([[is_text for is_text, n in runs for _ in range(n)]])
+)
+
+
+@pytest.mark.parametrize("device", DEVICES[:1])
+@settings(
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(mask=masks, window=st.integers(0, 30), group=st.integers(1, 2), split=st.integers(1, 4))
+def test_drawn_masks(device, small_tiles, mask, window, group, split):
+    small_tiles(split=split)
+    check(*drawn(mask, heads=group, kv_heads=1), mask, window, device)
+
+
+@on_each_device
+def test_rows_that_nobody_sees_are_not_read(device, small_tiles):
+    mask = scattered(70, 0.3).to(device)
+    query, key, value, grad = (tensor.to(device) for tensor in drawn(mask))
+    unseen = ~mask[0]
+    poisoned = [key.clone(), value.clone()]
+    for tensor in poisoned:
+        tensor[:, :, unseen] = torch.nan
+    with env.backend("triton"):
+        clean = with_gradients(attend(mask, 0), query, key, value, grad)
+        dirty = with_gradients(attend(mask, 0), query, *poisoned, grad)
+    for left, right in zip(clean, dirty, strict=True):
+        assert torch.equal(left, right)
+    for gradient in dirty[2:]:
+        assert not gradient[:, :, unseen].any() and gradient[:, :, mask[0]].all()
+    # Nor is any row looked at on behalf of slots that no row sees.
+    query[:, :, 40] = grad[:, :, 40] = torch.nan
+    with env.backend("triton"):
+        for gradient in with_gradients(attend(mask, 0), query, key, value, grad)[2:]:
+            assert not gradient[:, :, unseen].any()
+
+
+@on_each_device
+def test_what_is_not_seen_is_skipped_not_masked(device, small_tiles):
+    """A masked product would still carry the NaN: 0 * NaN is NaN."""
+    window, length, tile = 6, 90, 16
+    mask = scattered(length, 0.1).to(device)
+    mask[0, 0] = mask[0, length - 1] = False
+    query, key, value, grad = (tensor.to(device) for tensor in drawn(mask))
+    key[:, :, 0] = value[:, :, 0] = torch.nan
+    with env.backend("triton"):
+        out, d_query, d_key, d_value = with_gradients(attend(mask, window), query, key, value, grad)
+        assert out[:, :, 0].isnan().all() and d_query[:, :, 0].isnan().all()
+        for tensor in (out, d_query):
+            assert tensor[:, :, window + tile :].isfinite().all()
+        key[:, :, 0] = value[:, :, 0] = 1.0
+        query[:, :, -1] = grad[:, :, -1] = torch.nan
+        _, _, d_key, d_value = with_gradients(attend(mask, window), query, key, value, grad)
+    for tensor in (d_key[0, :, mask[0]], d_key[:, :, -1], d_value[0, :, mask[0]]):
+        assert tensor.isnan().all()
+    # A tile of other slots spans a few more than its 16, by the anchors between them.
+    far = ~mask[0] & (torch.arange(length, device=device) < length - window - 2 * tile)
+    assert d_key[:, :, far].isfinite().all() and d_value[:, :, far].isfinite().all()
+
+
+@on_each_device
+def test_the_same_bits_every_time(device, small_tiles):
+    mask = scattered(90, 0.2).to(device)
+    tensors = [tensor.to(device) for tensor in drawn(mask, heads=2, kv_heads=1)]
+    with env.backend("triton"):
+        first = with_gradients(attend(mask, 9), *tensors)
+        second = with_gradients(attend(mask, 9), *tensors)
+    for left, right in zip(first, second, strict=True):
+        assert torch.equal(left, right)
+
+
+@on_each_device
+def test_strided_inputs_and_scale(device, small_tiles):
+    mask = scattered(40, 0.2).to(device)
+    tensors = [tensor.to(device) for tensor in drawn(mask)]
+    apart = [tensor.transpose(1, 2).contiguous().transpose(1, 2) for tensor in tensors]
+    with env.backend("triton"):
+        plain = with_gradients(attend(mask, 5, -0.7), *tensors)
+        strided = with_gradients(attend(mask, 5, -0.7), *apart)
+        spread = with_gradients(attend(mask.expand(1, -1), 5, -0.7), *tensors[:3], tensors[3])
+    with env.backend("reference"):
+        reference = with_gradients(attend(mask.cpu(), 5, -0.7), *(t.cpu() for t in tensors))
+    for one, two, three, expected in zip(plain, strided, spread, reference, strict=True):
+        assert torch.equal(one, two) and torch.equal(one, three)
+        torch.testing.assert_close(one.cpu(), expected, rtol=1e-4, atol=1e-5)
+
+
+@on_each_device
+def test_log_sum_exp(device, small_tiles):
+    mask = text(60, (0, 30)).to(device)
+    tensors = [tensor.to(device) for tensor in drawn(mask)[:3]]
+    with env.backend("triton"):
+        out, lse = ANCHORED_WINDOW(*tensors, mask, 0, 0.25)
+    assert not out[:, :, :30].any() and (lse[:, :, :30] == -torch.inf).all()
+    reference = ANCHORED_WINDOW.implementations["reference"].function
+    exact = reference(*(tensor.double() for tensor in tensors), mask, 0, 0.25)[1]
+    assert_close(lse, exact, reference(*tensors, mask, 0, 0.25)[1], name="lse", summands=4.0)
+
+
+@on_each_device
+def test_are_ops(device, small_tiles):
+    mask = scattered(30, 0.2).to(device)
+    query, key, value, grad = (tensor.to(device) for tensor in drawn(mask))
+    with env.backend("triton"):
+        out, lse = ANCHORED_WINDOW(query, key, value, mask, 3, 0.25)
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in (query, key, value)]
+    opcheck(ANCHORED_WINDOW, "triton", *leaves, mask, 3, 0.25)
+    opcheck(ANCHORED_WINDOW_BACKWARD, "triton", grad, query, key, value, out, lse, mask, 3, 0.25)
+
+    def calls(length, window):
+        mask = text(length, (4, 9)).to(device)
+        return lambda: (*(tensor.to(device) for tensor in drawn(mask)[:3]), mask, window)
+
+    def run(query, key, value, mask, window):
+        return anchored_window_attention(query, key, value, mask, window=window)
+
+    with env.backend("triton"):
+        compiles_once(run, [calls(12, 3), calls(30, 4)])
+
+
+def test_what_it_does_not_take():
+    takes = ANCHORED_WINDOW.implementations["triton"].takes
+    mask = text(4)
+    for options, reason in (
+        ({"dtype": torch.float64}, "float64"),
+        ({"head_dim": 257}, "head dims up to 256, not 257"),
+        ({"dtype": torch.bfloat16}, "CPU|bfloat16"),
+    ):
+        query, key, value, grad = drawn(mask, **options)
+        assert re.search(reason, takes(query, key, value, mask, 1, 1.0))
+        backward = ANCHORED_WINDOW_BACKWARD.implementations["triton"].takes
+        assert backward(grad, query, key, value) is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("head_dim", [64, 80, 128, 256])
+@pytest.mark.parametrize("kernel", ["forward", "query", "key"])
+def test_every_configuration_has_tiles(kernel, head_dim, dtype):
+    """Powers of two that `tl.dot` takes, for all GPUs alike."""
+    for major in (8, 9, 10, 12):
+        tiles = window_tiles.tiles(kernel, dtype, head_dim, major)
+        for size in (tiles.rows, tiles.keys):
+            assert size >= 16 and size & (size - 1) == 0

@@ -1,0 +1,159 @@
+"""Joins attention over disjoint sets of slots: the splits of a tree attention, or a caller's parts.
+
+    highest = max lse_i;   mass_i = exp(lse_i - highest);   total = sum mass_i
+    out = sum mass_i out_i / total;   lse = highest + log total
+
+Splits: a program a row reads its splits as one tile [BLOCK_S, D] at a time; grid B * Hq * T.
+Parts: a program a tile of rows reads part after part; grid ceil(B * Hq * T / BLOCK_R); their
+pointers and strides come as tuples, so any number of parts is one launch, compiled once a number.
+Bytes: every part once, the result once; 2 flops an element. Bound: memory, mostly the L2, where
+the splits were just written.
+
+A part whose lse is -inf is not read: a split that held nothing has not written there.
+Not handled: float64.
+"""
+
+# A kernel's arguments have their types from the launch.
+# mypy: allow-untyped-defs
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from sparrow_kernels.ops.attention.triton.configurations import padded_head_dim
+
+BLOCK_S = 32
+BLOCK_R = 16
+
+
+@triton.jit
+def _finite(highest):
+    """-inf - -inf would be NaN."""
+    return tl.where(highest == -float("inf"), 0.0, highest)
+
+
+@triton.jit(do_not_specialize=["num_splits", "rows", "heads", "T"])
+def splits_kernel(
+    parts_ptr,  # [num_splits, B, Hq, T, D], contiguous
+    lses_ptr,  # [num_splits, B, Hq, T] float32, contiguous
+    out_ptr,  # [B, Hq, T, D]
+    lse_ptr,  # [B, Hq, T] float32 or None
+    out_stride_b, out_stride_h, out_stride_t,
+    lse_stride_b, lse_stride_h, lse_stride_t,
+    num_splits, rows, heads, T,  # rows = B * Hq * T
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    DEPENDENT: tl.constexpr,  # launched while the splits are still at work
+):  # fmt: skip
+    if DEPENDENT:
+        tl.extra.cuda.gdc_wait()
+    row = tl.program_id(0).to(tl.int64)
+    dims = tl.arange(0, BLOCK_D)
+    acc = tl.zeros([BLOCK_D], tl.float32)
+    highest = tl.full([], -float("inf"), tl.float32)
+    total = tl.zeros([], tl.float32)
+    for first in range(0, num_splits, BLOCK_S):
+        splits = first + tl.arange(0, BLOCK_S)
+        places = splits.to(tl.int64) * rows + row
+        lses = tl.load(lses_ptr + places, mask=splits < num_splits, other=-float("inf"))
+        written = (lses != -float("inf"))[:, None] & (dims < D)[None, :]
+        parts = tl.load(parts_ptr + places[:, None] * D + dims[None, :], mask=written, other=0.0)
+        rise = tl.maximum(highest, tl.max(lses, 0))
+        masses = tl.exp(lses - _finite(rise))
+        shrink = tl.exp(highest - _finite(rise))
+        total = total * shrink + tl.sum(masses, 0)
+        acc = acc * shrink + tl.sum(parts.to(tl.float32) * masses[:, None], 0)
+        highest = rise
+    blind = total == 0.0
+    request, head, node = row // T // heads, row // T % heads, row % T
+    result = (acc / tl.where(blind, 1.0, total)).to(out_ptr.dtype.element_ty)
+    out_ptr += request * out_stride_b + head * out_stride_h + node * out_stride_t
+    tl.store(out_ptr + dims, result, mask=dims < D)
+    if lse_ptr is not None:
+        lse_ptr += request * lse_stride_b + head * lse_stride_h + node * lse_stride_t
+        natural = highest + tl.log(tl.where(blind, 1.0, total))
+        tl.store(lse_ptr, natural)
+
+
+@triton.jit(do_not_specialize=["rows", "heads", "T"])
+def parts_kernel(
+    parts,  # tuple of [B, Hq, T, D]
+    lses,  # tuple of [B, Hq, T] float32
+    part_strides,  # tuple of 3 strides a part
+    lse_strides,  # tuple of 3 strides a part
+    out_ptr,  # [B, Hq, T, D], contiguous
+    lse_ptr,  # [B, Hq, T] float32, contiguous
+    rows, heads, T,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    exists = row < rows
+    request, head, node = row // T // heads, row // T % heads, row % T
+    dims = tl.arange(0, BLOCK_D)
+    highest = tl.full([BLOCK_R], -float("inf"), tl.float32)
+    for part in tl.static_range(len(parts)):
+        stride_b, stride_h, stride_t = lse_strides[part]
+        places = request * stride_b + head * stride_h + node * stride_t
+        part_lse = tl.load(lses[part] + places, mask=exists, other=-float("inf"))
+        highest = tl.maximum(highest, part_lse)
+    acc = tl.zeros([BLOCK_R, BLOCK_D], tl.float32)
+    total = tl.zeros([BLOCK_R], tl.float32)
+    for part in tl.static_range(len(parts)):
+        stride_b, stride_h, stride_t = lse_strides[part]
+        places = request * stride_b + head * stride_h + node * stride_t
+        part_lse = tl.load(lses[part] + places, mask=exists, other=-float("inf"))
+        mass = tl.exp(part_lse - _finite(highest))
+        total += mass
+        # A part without mass beside the highest is not read, whatever it holds.
+        stride_b, stride_h, stride_t = part_strides[part]
+        places = request * stride_b + head * stride_h + node * stride_t
+        read = (mass > 0.0)[:, None] & (dims < D)[None, :]
+        values = tl.load(parts[part] + places[:, None] + dims[None, :], mask=read, other=0.0)
+        acc += values.to(tl.float32) * mass[:, None]
+    blind = total == 0.0
+    result = (acc / tl.where(blind, 1.0, total)[:, None]).to(out_ptr.dtype.element_ty)
+    kept = exists[:, None] & (dims < D)[None, :]
+    tl.store(out_ptr + row[:, None] * D + dims[None, :], result, mask=kept)
+    tl.store(lse_ptr + row, highest + tl.log(tl.where(blind, 1.0, total)), mask=exists)
+
+
+def merge_splits(
+    parts: Tensor, lses: Tensor, out: Tensor, lse: Tensor | None, dependent: bool
+) -> None:
+    """Join splits `[num_splits, B, Hq, T, D]` and their lse into `out` and `lse`.
+
+    `dependent`: start before the kernel that writes the splits has ended, and wait for it there.
+    """
+    num_splits, batch, heads, nodes, head_dim = parts.shape
+    rows = batch * heads * nodes
+    options = {"launch_pdl": True} if dependent else {}
+    splits_kernel[(rows,)](
+        parts, lses, out, lse, *out.stride()[:3], *((0, 0, 0) if lse is None else lse.stride()),
+        num_splits, rows, heads, nodes, D=head_dim, BLOCK_D=padded_head_dim(head_dim),
+        BLOCK_S=BLOCK_S, DEPENDENT=dependent, num_warps=4, **options,
+    )  # fmt: skip
+
+
+def merge_attention(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """See `sparrow_kernels.merge_attention`. One launch, whatever the number of parts."""
+    batch, heads, nodes, head_dim = outs[0].shape
+    out = torch.empty(outs[0].shape, dtype=outs[0].dtype, device=outs[0].device)
+    lse = torch.empty(outs[0].shape[:3], dtype=torch.float32, device=outs[0].device)
+    rows = batch * heads * nodes
+    if rows == 0 or head_dim == 0:
+        return out, lse
+    outs = [part if part.stride(3) == 1 else part.contiguous() for part in outs]
+    with torch.cuda.device_of(out):  # Triton launches on the current device
+        parts_kernel[(triton.cdiv(rows, BLOCK_R),)](
+            tuple(outs), tuple(lses), tuple(part.stride()[:3] for part in outs),
+            tuple(part.stride() for part in lses), out, lse, rows, heads, nodes, D=head_dim,
+            BLOCK_D=padded_head_dim(head_dim), BLOCK_R=BLOCK_R, num_warps=4,
+        )  # fmt: skip
+    return out, lse

@@ -1,0 +1,143 @@
+"""What is compiled ahead of time of tree attention, the merge and the anchor index.
+
+Every configuration of the table that its architecture uses, in bfloat16 (float16 has the same
+sizes) for a group of 7, a cache of usual strides and one word of ancestors; the ones with anchors;
+padded head dims; float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sparrow_kernels.ops.attention.triton.anchors import BLOCK, anchor_kernel
+from sparrow_kernels.ops.attention.triton.configurations import (
+    Configuration,
+    configurations,
+    padded_head_dim,
+)
+from sparrow_kernels.ops.attention.triton.merge import (
+    BLOCK_R,
+    BLOCK_S,
+    parts_kernel,
+    splits_kernel,
+)
+from sparrow_kernels.ops.attention.triton.shipped_type import Shipped
+from sparrow_kernels.ops.attention.triton.tree import tree_kernel
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+# (dtype, head dim, with anchors)
+_TREE_CASES = (
+    ("bf16", 64, False),
+    ("bf16", 96, False),
+    ("bf16", 128, False),
+    ("bf16", 256, False),
+    ("bf16", 128, True),
+    ("fp16", 128, False),
+    ("fp32", 64, False),
+    ("fp32", 128, False),
+    ("fp32", 256, False),
+)
+_GROUP = 7
+_ALIGNED = [["tt.divisibility", 16]]
+
+
+def shipped(arch: int) -> list[Shipped]:
+    """The kernels that a GPU of `arch` (80 or 90) runs, each once."""
+    found = []
+    for dtype, head_dim, anchored in _TREE_CASES:
+        table = configurations(arch, _DTYPES[dtype], head_dim, anchored)
+        if (dtype, head_dim) in (("fp16", 128), ("bf16", 96)):
+            table = table[-1:]  # the tightest
+        found += [_tree(dtype, head_dim, anchored, each) for each in dict.fromkeys(table)]
+    found += [_merge(dtype, arch >= 90) for dtype in ("bf16", "fp32")]
+    return [*found, _parts("bf16"), _anchors()]
+
+
+def _tree(dtype: str, head_dim: int, anchored: bool, configuration: Configuration) -> Shipped:
+    second = f"+{configuration.block_m1}" if configuration.block_m1 else ""
+    name = f"tree_attention D{head_dim} {dtype} M{configuration.block_m0}{second}"
+    tensors = dict.fromkeys(("query_ptr", "key_ptr", "value_ptr", "out_ptr"), f"*{dtype}")
+    tensors |= {"ancestors_ptr": "*i64", "prefix_lens_ptr": "*i32", "lse_ptr": "*fp32"}
+    if anchored:
+        tensors |= dict.fromkeys(
+            ("anchor_slots_ptr", "anchor_count_ptr", "anchor_rank_ptr", "depth_ptr"), "*i32"
+        )
+    constants = {
+        "G": _GROUP,
+        "SIGN": 1,
+        "D": head_dim,
+        "BLOCK_D": padded_head_dim(head_dim),
+        "BLOCK_M0": configuration.block_m0,
+        "BLOCK_M1": configuration.block_m1,
+        "BLOCK_N": configuration.block_n,
+        "BLOCK_T": configuration.block_t,
+        "ancestors_stride_t": 1,
+    }
+    return Shipped(
+        name + (" anchors" if anchored else ""),
+        tree_kernel,
+        *_arguments(
+            tree_kernel,
+            tensors | {"scale_log2": "fp32"},
+            constants,
+            aligned=("query_stride", "key_stride", "value_stride", "out_stride"),
+        ),
+        configuration.num_warps,
+        configuration.num_stages,
+        dtype != "fp32" and configuration.block_m0 >= 64,
+    )
+
+
+def _merge(dtype: str, dependent: bool) -> Shipped:
+    tensors = {"parts_ptr": f"*{dtype}", "out_ptr": f"*{dtype}"}
+    tensors |= {"lses_ptr": "*fp32", "lse_ptr": "*fp32"}
+    constants = {"D": 128, "BLOCK_D": 128, "BLOCK_S": BLOCK_S, "DEPENDENT": dependent}
+    sorted_out = _arguments(splits_kernel, tensors, constants, aligned=("out_stride",))
+    return Shipped(f"merge of splits D128 {dtype}", splits_kernel, *sorted_out, 4, 3, False)
+
+
+def _parts(dtype: str) -> Shipped:
+    """Two parts. What is in a tuple is named by its place in it."""
+    of_parts: dict[str, Any] = {
+        "parts": (f"*{dtype}", f"*{dtype}"),
+        "lses": ("*fp32", "*fp32"),
+        "part_strides": (("i32",) * 3,) * 2,
+        "lse_strides": (("i32",) * 3,) * 2,
+        "out_ptr": f"*{dtype}",
+        "lse_ptr": "*fp32",
+    }
+    constants = {"D": 128, "BLOCK_D": 128, "BLOCK_R": BLOCK_R}
+    signature, constexprs, attrs = _arguments(parts_kernel, of_parts, constants)
+    attrs |= {(0, part): _ALIGNED for part in range(2)}
+    attrs |= {(2, part, stride): _ALIGNED for part in range(2) for stride in range(3)}
+    return Shipped(
+        f"merge of two parts D128 {dtype}", parts_kernel, signature, constexprs, attrs, 4, 3, False
+    )
+
+
+def _anchors() -> Shipped:
+    tensors = {"mask_ptr": "*u8"} | dict.fromkeys(("slots_ptr", "count_ptr", "rank_ptr"), "*i32")
+    constants = {"BLOCK": BLOCK, "mask_stride_n": 1}
+    return Shipped(
+        "anchor_index", anchor_kernel, *_arguments(anchor_kernel, tensors, constants), 4, 3, False
+    )
+
+
+def _arguments(
+    kernel: Any, types: dict[str, Any], constants: dict[str, Any], aligned: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], dict[str, Any], dict[tuple[int, ...], list[list[Any]]]]:
+    """Signature, constexprs and attrs. Tensors not named are None, other arguments int32."""
+    signature: dict[str, Any] = {}
+    constexprs: dict[str, Any] = {}
+    attrs: dict[tuple[int, ...], list[list[Any]]] = {}
+    for place, name in enumerate(kernel.arg_names):
+        if name in constants or (name.endswith("_ptr") and name not in types):
+            signature[name] = "constexpr"
+            constexprs[name] = constants.get(name)
+            continue
+        signature[name] = types.get(name, "i32")
+        if name.endswith("_ptr") or name.startswith(aligned or ("-",)):
+            attrs[(place,)] = _ALIGNED
+    return signature, constexprs, attrs

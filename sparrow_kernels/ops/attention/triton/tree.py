@@ -1,0 +1,149 @@
+"""Attention of a draft tree's rows to its committed prefix and to itself, one part of it a program.
+
+    score = scale * q k^T over the slots a row sees;   out = softmax(score) v;   lse = log sum exp
+    kept running over tiles of slots: highest score, sum of weights, weighted sum of v
+
+Rows: the G query heads of a KV head and all T nodes share its K and V, so row = node * G + head
+within the group fills one M dimension, in one or two subtiles: 128 + 64 rows waste less than 256
+would, and one subtile's exponentials can run beside the other's products.
+
+Grid: row tile (fastest: programs that share K and V run together) x split x KV head x request.
+Loads: Q once; K and V by asynchronous copies, num_stages tiles deep; words once, by the split that
+holds the tree. The lengths are read here: split i takes a run of ceil(tiles / num_splits) whole
+tiles of the prefix, without a mask; the rest of it and the tree, which lies right behind, are the
+masked tiles of the first split with room. With anchors a split takes each num_splits-th tile of
+the anchor list, then of the window, counted from the end of the prefix: where tiles lie depends on
+the request alone, and a row masks what it does not see, which changes none of its bits.
+Bytes: 2 D itemsize a seen slot and KV head, from memory once (row tiles after the first find them
+in the L2), Q and out, and with several splits out and 4 bytes a row for each. Flops: 4 D a row and
+slot. Exponentials: 1 a row and slot. Bound: memory, up to about 256 rows a KV head in 16 bits.
+
+Relies on: contiguous last dims, all else strided. Nothing about values: lengths and anchors are
+clamped, bits past the cache are ignored, what no row sees is not read.
+Not handled: float8 or paged caches, float64, another head dim for V, D above 256.
+"""
+
+# A kernel's arguments have their types from the launch.
+# mypy: allow-untyped-defs
+# Tuples of one entry or two, which is decided when a kernel is compiled.
+# mypy: disable-error-code="assignment,misc"
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from sparrow_kernels.ops.attention.triton.tree_spans import anchored_span, prefix_span, tree_span
+from sparrow_kernels.ops.attention.triton.tree_tiles import (
+    begin,
+    load_queries,
+    row_numbers,
+    store_rows,
+)
+
+
+@triton.jit(
+    do_not_specialize=["window", "T", "N", "W", "A", "num_splits", "row_tiles", "num_groups"]
+)
+def tree_kernel(
+    query_ptr,  # [B, Hq, T, D]
+    key_ptr,  # [B, Hkv, N, D]
+    value_ptr,  # [B, Hkv, N, D]
+    ancestors_ptr,  # [B, T, W] int64
+    prefix_lens_ptr,  # [B] int32
+    prefix_starts_ptr,  # [B] int32 or None
+    anchor_slots_ptr,  # [B, A] int32; this and the next three are None without anchors
+    anchor_count_ptr,  # [B] int32
+    anchor_rank_ptr,  # [B, N + 1] int32
+    depth_ptr,  # [B, T] int32
+    out_ptr,  # [num_splits, B, Hq, T, D]
+    lse_ptr,  # [num_splits, B, Hq, T] float32 or None
+    query_stride_b, query_stride_h, query_stride_t,
+    key_stride_b, key_stride_h, key_stride_n,
+    value_stride_b, value_stride_h, value_stride_n,
+    ancestors_stride_b, ancestors_stride_t,
+    slots_stride_b, rank_stride_b, depth_stride_b,
+    out_stride_s, out_stride_b, out_stride_h, out_stride_t,
+    lse_stride_s, lse_stride_b, lse_stride_h, lse_stride_t,
+    scale_log2,  # |scale| * log2(e), above 0
+    window, T, N, W, A, num_splits, row_tiles, num_groups,  # num_groups is Hkv
+    G: tl.constexpr,
+    SIGN: tl.constexpr,  # of the scale: -1, 0 or 1
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M0: tl.constexpr,
+    BLOCK_M1: tl.constexpr,  # 0: no second subtile
+    BLOCK_N: tl.constexpr,
+    BLOCK_T: tl.constexpr,  # of the tiles with tree slots, at most 64
+):  # fmt: skip
+    program = tl.program_id(0)
+    row_tile = program % row_tiles
+    split = program // row_tiles % num_splits
+    request = (program // (row_tiles * num_splits) // num_groups).to(tl.int64)
+    group = (program // (row_tiles * num_splits) % num_groups).to(tl.int64)
+    length = tl.minimum(tl.maximum(tl.load(prefix_lens_ptr + request), 0), N)
+    start = length * 0
+    if prefix_starts_ptr is not None:
+        start = tl.minimum(tl.maximum(tl.load(prefix_starts_ptr + request), 0), length)
+    key_ptr += request * key_stride_b + group * key_stride_h
+    value_ptr += request * value_stride_b + group * value_stride_h
+    query_ptr += request * query_stride_b + group * G * query_stride_h
+    out_ptr += split.to(tl.int64) * out_stride_s + request * out_stride_b + group * G * out_stride_h
+    if lse_ptr is not None:
+        lse_ptr += (
+            split.to(tl.int64) * lse_stride_s + request * lse_stride_b + group * G * lse_stride_h
+        )
+
+    cache = (key_ptr, value_ptr, key_stride_n, value_stride_n)
+    query_steps = (query_stride_h, query_stride_t)
+
+    first_row = row_tile * (BLOCK_M0 + BLOCK_M1)
+    rows = row_numbers(first_row, BLOCK_M0, BLOCK_M1)
+    queries = (load_queries(query_ptr, rows[0], query_steps, T, G, SIGN, D, BLOCK_D),)
+    states = (begin(BLOCK_M0, BLOCK_D),)
+    if BLOCK_M1 > 0:
+        second = load_queries(query_ptr, rows[1], query_steps, T, G, SIGN, D, BLOCK_D)
+        queries = (queries[0], second)
+        states = (states[0], begin(BLOCK_M1, BLOCK_D))
+
+    if anchor_slots_ptr is None:
+        tiles = (length - start) // BLOCK_N
+        tiles_a_split = tl.cdiv(tiles, num_splits)
+        first_tile = split * tiles_a_split
+        last_tile = tl.minimum(first_tile + tiles_a_split, tiles)
+        states = prefix_span(
+            queries, states, cache, start, first_tile, last_tile, scale_log2, D, BLOCK_D, BLOCK_N
+        )
+        tree_split = tl.minimum(tiles // tl.maximum(tiles_a_split, 1), num_splits - 1)
+        tree_begin = start + tiles * BLOCK_N
+    else:
+        anchors = (
+            anchor_slots_ptr + request * slots_stride_b,
+            anchor_rank_ptr + request * rank_stride_b,
+            tl.minimum(tl.maximum(tl.load(anchor_count_ptr + request), 0), A),
+        )
+        depths = depth_ptr + request * depth_stride_b
+        states = anchored_span(
+            queries, states, cache, rows, anchors, depths, window.to(tl.int64), start, length, T,
+            split, num_splits, scale_log2, G, D, BLOCK_D, BLOCK_N,
+        )  # fmt: skip
+        tree_split = num_splits - 1  # it has the fewest of the others
+        tree_begin = length
+    # Programs have no second and third number. The compiler does not know, so it computes what
+    # follows from the rows anew, where it would keep it in registers through all the loops.
+    rows = row_numbers(first_row + tl.program_id(1), BLOCK_M0, BLOCK_M1)
+    if split == tree_split:
+        words = ancestors_ptr + request * ancestors_stride_b
+        states = tree_span(
+            queries, states, cache, rows, words, ancestors_stride_t, tree_begin, length, T, N, W,
+            scale_log2, G, D, BLOCK_D, BLOCK_T,
+        )  # fmt: skip
+
+    rows = row_numbers(first_row + tl.program_id(2), BLOCK_M0, BLOCK_M1)
+    out_steps, lse_steps = (out_stride_h, out_stride_t), (lse_stride_h, lse_stride_t)
+    store_rows(
+        out_ptr, out_steps, lse_ptr, lse_steps, rows[0], states[0], T, num_splits, G, D, BLOCK_D
+    )
+    if BLOCK_M1 > 0:
+        store_rows(
+            out_ptr, out_steps, lse_ptr, lse_steps, rows[1], states[1], T, num_splits, G, D, BLOCK_D
+        )

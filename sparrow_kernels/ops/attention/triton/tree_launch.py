@@ -1,0 +1,211 @@
+"""Launches the tree kernel: how a call is cut into programs, and the merge of its splits.
+
+Everything that decides the launch is known without reading a tensor, so nothing waits for the GPU,
+and a captured graph stays right when the lengths change. What is decided is remembered by shape:
+a decode step makes the same call in every layer.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sparrow_kernels.ops.attention.triton import configurations, tuning
+from sparrow_kernels.ops.attention.triton.configurations import Configuration
+from sparrow_kernels.ops.attention.triton.merge import merge_splits
+from sparrow_kernels.ops.attention.triton.tree import tree_kernel
+
+_LARGEST_WINDOW = 2**62  # beyond any distance; sums with it stay in 64 bits
+
+
+class Plan(NamedTuple):
+    """How one call is cut into programs."""
+
+    configuration: Configuration
+    num_splits: int
+
+
+class Shape(NamedTuple):
+    """What a plan may depend on."""
+
+    device: torch.device
+    dtype: torch.dtype
+    batch: int
+    kv_heads: int
+    rows: int
+    """T * G."""
+    head_dim: int
+    slots: int
+    """The most that a row can see of the cache."""
+    anchored: bool
+    num_splits: int | None
+    """As the caller gave it; then the tiles depend on device, dtype and head dim alone."""
+
+
+class Device(NamedTuple):
+    """A GPU, as far as plans depend on it."""
+
+    arch: int
+    multiprocessors: int
+    dependent_launch: bool
+    """Whether a kernel may be launched while the one it waits for is still at work."""
+
+
+@lru_cache
+def device_facts(device: torch.device) -> Device:
+    """A CPU, under the interpreter, counts as a GPU of four multiprocessors."""
+    if device.type != "cuda":
+        return Device(configurations.INTERPRETER, 4, False)
+    facts = torch.cuda.get_device_properties(device)
+    arch = configurations.architecture((facts.major, facts.minor))
+    return Device(arch, facts.multi_processor_count, facts.major == 9)
+
+
+@lru_cache(maxsize=4096)
+def plan(shape: Shape) -> Plan:
+    """The table's choice for a call of this shape."""
+    facts = device_facts(shape.device)
+    chosen = configurations.choose(
+        facts.arch,
+        shape.dtype,
+        shape.head_dim,
+        shape.anchored,
+        shape.rows,
+        fixed=shape.num_splits is not None,
+    )
+    return with_splits(shape, chosen)
+
+
+def with_splits(shape: Shape, chosen: Configuration) -> Plan:
+    """The plan that a configuration makes: as many splits as asked for, or as fill the GPU."""
+    if shape.num_splits is not None:
+        return Plan(chosen, shape.num_splits)
+    programs = shape.batch * shape.kv_heads * -(-shape.rows // chosen.rows)
+    facts = device_facts(shape.device)
+    splits = configurations.split_count(chosen, programs, facts.multiprocessors, shape.slots)
+    return Plan(chosen, splits)
+
+
+def plans(shape: Shape) -> list[Plan]:
+    """The table's choice, and what else might be faster: other tiles, half and twice the splits."""
+    found = configurations.configurations(
+        device_facts(shape.device).arch, shape.dtype, shape.head_dim, shape.anchored
+    )
+    usual = plan(shape)
+    ways = [usual, *(with_splits(shape, each) for each in found if each != usual.configuration)]
+    for splits in (max(1, usual.num_splits // 2), 2 * usual.num_splits):
+        ways.append(Plan(usual.configuration, splits))
+    return ways
+
+
+_TUNED: dict[Shape, Plan] = {}
+
+
+def tree_attention(query: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    """See `sparrow_kernels.tree_attention`; the schema's arguments in order."""
+    out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    lse = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
+    tree_attention_out(query, *rest, out, lse)  # type: ignore[call-arg]
+    return out, lse
+
+
+def tree_attention_out(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    ancestors: Tensor,
+    prefix_lens: Tensor,
+    prefix_starts: Tensor | None,
+    anchor_slots: Tensor | None,
+    anchor_count: Tensor | None,
+    anchor_rank: Tensor | None,
+    window: int | None,
+    depth: Tensor | None,
+    scale: float,
+    num_splits: int | None,
+    out: Tensor,
+    lse: Tensor | None,
+) -> None:
+    """The same into `out` and `lse`, which the kernel writes itself."""
+    batch, heads, nodes, head_dim = query.shape
+    kv_heads, capacity = key.shape[1:3]
+    if query.numel() == 0 or capacity == 0:
+        out.zero_()
+        if lse is not None:
+            lse.fill_(-math.inf)
+        return
+    slots = capacity
+    if anchor_slots is not None:
+        slots = min(capacity, anchor_slots.shape[1] + (window or 0) + 64 * ancestors.shape[2])
+    shape = Shape(
+        query.device, query.dtype, batch, kv_heads, nodes * (heads // kv_heads), head_dim, slots,
+        anchor_slots is not None, num_splits,
+    )  # fmt: skip
+    arguments = (
+        query, key, value, ancestors, prefix_lens, prefix_starts, anchor_slots, anchor_count,
+        anchor_rank, window, depth, scale, out, lse,
+    )  # fmt: skip
+    chosen = plan(shape)
+    if num_splits is None and tuning.asked_for(query.device):
+        if shape not in _TUNED:
+            _TUNED[shape] = tuning.fastest(plans(shape), lambda way: attend(*arguments, way))
+        chosen = _TUNED[shape]
+    attend(*arguments, chosen)
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    ancestors: Tensor,
+    prefix_lens: Tensor,
+    prefix_starts: Tensor | None,
+    anchor_slots: Tensor | None,
+    anchor_count: Tensor | None,
+    anchor_rank: Tensor | None,
+    window: int | None,
+    depth: Tensor | None,
+    scale: float,
+    out: Tensor,
+    lse: Tensor | None,
+    chosen: Plan,
+) -> None:
+    """Launch the kernel as `chosen`, and the merge if there are several splits."""
+    configuration, num_splits = chosen
+    batch, heads, nodes, head_dim = query.shape
+    kv_heads, capacity = key.shape[1:3]
+    group = heads // kv_heads
+    row_tiles = -(-nodes * group // configuration.rows)
+    target, target_lse = out, lse
+    split_strides = (0, 0)
+    if num_splits > 1:
+        # In the result's own dtype: parts are averages of values and cannot overflow it, and its
+        # rounding is that of the result. The log-sum-exps stay in float32.
+        target = torch.empty((num_splits, *out.shape), dtype=out.dtype, device=out.device)
+        target_lse = torch.empty(target.shape[:4], dtype=torch.float32, device=out.device)
+        split_strides = (target.stride(0), target_lse.stride(0))
+    with torch.cuda.device_of(query):  # Triton launches on the current device
+        tree_kernel[(row_tiles * num_splits * batch * kv_heads,)](
+            query, key, value, ancestors, prefix_lens, prefix_starts,
+            anchor_slots, anchor_count, anchor_rank, depth, target, target_lse,
+            *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *ancestors.stride()[:2],
+            *(0 if each is None else each.stride(0) for each in (anchor_slots, anchor_rank, depth)),
+            split_strides[0], *target.stride()[-4:-1],
+            split_strides[1], *((0, 0, 0) if target_lse is None else target_lse.stride()[-3:]),
+            abs(scale) * math.log2(math.e) if scale else 1.0,
+            min(window or 0, _LARGEST_WINDOW), nodes, capacity, ancestors.shape[2],
+            0 if anchor_slots is None else anchor_slots.shape[1], num_splits, row_tiles, kv_heads,
+            G=group, SIGN=(scale > 0) - (scale < 0), D=head_dim,
+            BLOCK_D=configurations.padded_head_dim(head_dim),
+            BLOCK_M0=configuration.block_m0, BLOCK_M1=configuration.block_m1,
+            BLOCK_N=configuration.block_n, BLOCK_T=configuration.block_t,
+            num_warps=configuration.num_warps, num_stages=configuration.num_stages,
+        )  # fmt: skip
+        if num_splits > 1:
+            assert target_lse is not None
+            dependent = device_facts(query.device).dependent_launch
+            merge_splits(target, target_lse, out, lse, dependent)

@@ -1,0 +1,144 @@
+"""The spans of slots that a split of the tree kernel goes over: prefix, anchors and window, tree.
+
+Each folds its tiles into the running softmax of the subtiles. `cache` is (key pointer, value
+pointer, their strides a slot) of one request and KV head.
+"""
+
+# A kernel's arguments have their types from the launch.
+# mypy: allow-untyped-defs
+# Tuples of one entry or two, which is decided when a kernel is compiled.
+# mypy: disable-error-code="assignment,misc"
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from sparrow_kernels.ops.attention.triton.tree_tiles import (
+    fold,
+    has_bit,
+    load_slots,
+    tree_bits,
+    tree_extent,
+)
+
+
+@triton.jit
+def _fold_slots(
+    queries, states, cache, slots, seen, visible, scale_log2, D: tl.constexpr, BLOCK_D: tl.constexpr
+):
+    """Slots `[n]`, all seen by all rows where `visible` is None."""
+    keys = load_slots(cache[0], slots, cache[2], seen, D, BLOCK_D)
+    values = load_slots(cache[1], slots, cache[3], seen, D, BLOCK_D)
+    return fold(queries, keys, values, states, visible, scale_log2)
+
+
+@triton.jit
+def prefix_span(
+    queries, states, cache, start, first_tile, last_tile, scale_log2,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Whole tiles of the prefix, counted from its first slot."""
+    for tile in tl.range(first_tile, last_tile):
+        slots = start + tile * BLOCK_N + tl.arange(0, BLOCK_N)
+        states = _fold_slots(queries, states, cache, slots, None, None, scale_log2, D, BLOCK_D)
+    return states
+
+
+@triton.jit
+def tree_span(
+    queries, states, cache, rows, words, words_stride, first, length, T, N, W, scale_log2,
+    G: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr,
+):  # fmt: skip
+    """Slots from `first` on, up to the last tree slot that a row sees: what no whole tile took of
+    the prefix, and the tree."""
+    rows_words = (words + (rows[0] // G).to(tl.int64) * words_stride,)
+    exist = (rows[0] < T * G,)
+    extent = tree_extent(rows_words[0], exist[0], W)
+    if len(rows) > 1:
+        rows_words = (rows_words[0], words + (rows[1] // G).to(tl.int64) * words_stride)
+        exist = (exist[0], rows[1] < T * G)
+        extent = tl.maximum(extent, tree_extent(rows_words[1], exist[1], W))
+    for tile in tl.range(first, tl.minimum(length + extent, N), BLOCK_T, num_stages=2):
+        slots = tile + tl.arange(0, BLOCK_T)
+        exists = slots < N
+        bits = (tree_bits(rows_words[0], exist[0], tile - length, W),)
+        # Not the maximum of `visible` over its rows, whose registers would spill.
+        union = tl.reduce_or(bits[0], 0, keep_dims=True)
+        visible = (has_bit(bits[0], BLOCK_T) & exists[None, :],)
+        if len(rows) > 1:
+            bits = (bits[0], tree_bits(rows_words[1], exist[1], tile - length, W))
+            union |= tl.reduce_or(bits[1], 0, keep_dims=True)
+            visible = (visible[0], has_bit(bits[1], BLOCK_T) & exists[None, :])
+        seen = ((union >> tl.arange(0, BLOCK_T).to(tl.uint64)) & 1 != 0) & exists
+        states = _fold_slots(queries, states, cache, slots, seen, visible, scale_log2, D, BLOCK_D)
+    return states
+
+
+@triton.jit
+def _reach(depths, rows, window, start, length, T, G: tl.constexpr):
+    """The first slot that each row sees through its window, the lowest and the highest of them."""
+    exists = rows < T * G
+    depth = tl.load(depths + rows // G, mask=exists, other=0).to(tl.int64)
+    reach = tl.minimum(tl.maximum(length + depth - window + 1, start), length).to(tl.int32)
+    lowest = tl.min(tl.where(exists, reach, length), 0)
+    return reach, lowest, tl.max(tl.where(exists, reach, start), 0)
+
+
+@triton.jit
+def _next_own(first, split, num_splits):
+    """The first number from `first` on that is `split` modulo `num_splits`."""
+    return first + (split - first % num_splits + num_splits) % num_splits
+
+
+@triton.jit
+def anchored_span(
+    queries, states, cache, rows, anchors, depths, window, start, length, T, split, num_splits,
+    scale_log2, G: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Anchors before each row's window, then the windows: each slot once for each row.
+
+    Tiles of the anchor list are counted from the first anchor, tiles of the window backwards from
+    the end of the prefix. Those that every row sees whole go first and carry no mask.
+    """
+    anchor_slots, rank, count = anchors
+    reach, lowest, highest = _reach(depths, rows[0], window, start, length, T, G)
+    reaches = (reach,)
+    if len(rows) > 1:
+        reach, low, high = _reach(depths, rows[1], window, start, length, T, G)
+        reaches = (reaches[0], reach)
+        lowest, highest = tl.minimum(lowest, low), tl.maximum(highest, high)
+    places = tl.arange(0, BLOCK_N)
+    # Clamped, so that a malformed index names wrong slots, but none outside the prefix.
+    last_slot = tl.maximum(length - 1, 0)
+    begin = tl.minimum(tl.maximum(tl.load(rank + start), 0), count)
+    for_all = tl.minimum(tl.maximum(tl.load(rank + lowest), begin), count)
+    for_some = tl.minimum(tl.maximum(tl.load(rank + highest), for_all), count)
+    whole = (for_all - begin) // BLOCK_N
+    for tile in tl.range(split, whole, num_splits):
+        slots = tl.load(anchor_slots + begin + tile * BLOCK_N + places)
+        slots = tl.minimum(tl.maximum(slots, start), last_slot)
+        states = _fold_slots(queries, states, cache, slots, None, None, scale_log2, D, BLOCK_D)
+    own = _next_own(whole, split, num_splits)
+    for tile in tl.range(own, tl.cdiv(for_some - begin, BLOCK_N), num_splits, num_stages=2):
+        listed = begin + tile * BLOCK_N + places
+        seen = listed < for_some
+        slots = tl.load(anchor_slots + listed, mask=seen, other=0)
+        slots = tl.minimum(tl.maximum(slots, start), last_slot)
+        visible = ((slots[None, :] < reaches[0][:, None]) & seen[None, :],)
+        if len(rows) > 1:
+            visible = (visible[0], (slots[None, :] < reaches[1][:, None]) & seen[None, :])
+        states = _fold_slots(queries, states, cache, slots, seen, visible, scale_log2, D, BLOCK_D)
+
+    whole = (length - highest) // BLOCK_N
+    for tile in tl.range(split, whole, num_splits):
+        slots = length - (tile + 1) * BLOCK_N + places
+        states = _fold_slots(queries, states, cache, slots, None, None, scale_log2, D, BLOCK_D)
+    own = _next_own(whole, split, num_splits)
+    for tile in tl.range(own, tl.cdiv(length - lowest, BLOCK_N), num_splits, num_stages=2):
+        slots = length - (tile + 1) * BLOCK_N + places
+        seen = slots >= lowest
+        visible = (slots[None, :] >= reaches[0][:, None],)
+        if len(rows) > 1:
+            visible = (visible[0], slots[None, :] >= reaches[1][:, None])
+        states = _fold_slots(queries, states, cache, slots, seen, visible, scale_log2, D, BLOCK_D)
+    return states
