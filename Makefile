@@ -39,7 +39,7 @@ $(STAMP): $(BUILD_INPUTS)
 	@touch $@
 
 demo: setup
-	@$(BIN)/python -m bench.demo
+	@$(BIN)/python -m bench.demo --json build/demo/demo.json
 
 test: setup
 	$(BIN)/ruff check .

@@ -104,6 +104,9 @@ class BuildNative(build_ext):
             f"-DSPARROW_CUDA={choice('SPARROW_BUILD_CUDA')}",
             *os.environ.get("CMAKE_ARGS", "").split(),
         ]
+        usual = Path("/usr/local/cuda/bin/nvcc")  # where toolkits go, and PATH often does not
+        if tool("nvcc") is None and usual.exists():
+            os.environ.setdefault("CUDACXX", str(usual))
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
         for command in (configure, [cmake, "--build", build, "-j", jobs]):
             subprocess.check_call([str(word) for word in command])

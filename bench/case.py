@@ -128,6 +128,8 @@ class Case(ABC):
             reason = op.unavailable(backend)
             if reason is None and device.type == "cuda" and backend == "torch":
                 reason = "for CPU tensors only"
+            if reason is None and device.type == "cuda" and backend == "reference":
+                reason = "what the others are held to; most of it waits for the GPU"
             if reason is None and device.type == "cpu" and backend == "triton":
                 reason = "needs a GPU: its interpreter is for tests"
             ways.append(Way(backend, True, self._prepare, reason))

@@ -108,7 +108,9 @@ def _clock_khz(device: torch.device) -> float:
     properties = torch.cuda.get_device_properties(device)
     if hasattr(properties, "clock_rate"):
         return float(properties.clock_rate)
-    return 1e3 * torch.cuda.clock_rate(device)
+    from triton.runtime import driver  # torch.cuda.clock_rate is that of the moment
+
+    return float(driver.active.utils.get_device_properties(device.index or 0)["sm_clock_rate"])
 
 
 def _time(device: torch.device, call: timing.Call) -> timing.Timing:

@@ -16,19 +16,20 @@
 # A part ends with 0 (passed), 77 (cannot run here; its last line says why) or anything else
 # (failed). The suite runs to its end whatever happens, and is 0 only if all that can run passed.
 #
-# On a machine that is bare, and takes commands of at most ten minutes, three of them do it:
+# On a machine that is bare, and takes commands of at most ten minutes, four of them do it:
 #
 #   bench/gpu_suite.sh --within 570 build gpu-tests sanitizer
 #   PEER_WHEELS=wheels bench/gpu_suite.sh --within 570 build peers bench-attention
+#   PEER_WHEELS=wheels bench/gpu_suite.sh --within 570 build bench-batches
 #   bench/gpu_suite.sh --within 570 build bench-trees bench-draft
 #
-# and, with the CSV files of all three, python -m bench.summary *.csv; python -m bench.goals *.csv
+# and, with the CSV files of all four, python -m bench.summary *.csv; python -m bench.goals *.csv
 set -u
 cd "$(dirname "$0")/.."
 
-all=(build gpu-tests sanitizer peers bench-attention bench-trees bench-draft)
+all=(build gpu-tests sanitizer peers bench-attention bench-batches bench-trees bench-draft)
 declare -A limit=([build]=300 [gpu-tests]=480 [sanitizer]=480 [peers]=480
-  [bench-attention]=540 [bench-trees]=480 [bench-draft]=480)
+  [bench-attention]=540 [bench-batches]=540 [bench-trees]=480 [bench-draft]=480)
 declare -A quick_limit=([build]=150 [gpu-tests]=160
   [bench-attention]=110 [bench-trees]=80 [bench-draft]=70)
 least=20 # seconds: with less left, a part is not begun

@@ -37,7 +37,12 @@ def measured(case: Case, plan: Plan, machine: rows.Machine) -> Iterator[rows.Row
     """The rows of `case`, every way in turn; nothing that the gate refuses is timed."""
     device = plan.device
     with torch.set_grad_enabled(_needs_grad(case)), sparrow_kernels.checks(False):
-        wanted = gate.expected(case, device)
+        wanted: gate.Expected | None = None
+        failure = ""
+        try:
+            wanted = gate.expected(case, device)
+        except Exception as error:  # the other cases of the run are none the worse for it
+            failure = f"nothing to compare with: {gate.in_a_line(error)}"
         passed: list[Way] = []
         ways = [*case.ours(device), *case.peers(device)]
         if any(way.compiles and plan.allowed(way) is None for way in ways):
@@ -50,6 +55,9 @@ def measured(case: Case, plan: Plan, machine: rows.Machine) -> Iterator[rows.Row
                 continue
             if (reason := plan.allowed(way)) is not None:
                 yield _row(case, way, plan, machine, rows.NOT_RUN, reason)
+                continue
+            if wanted is None:
+                yield _row(case, way, plan, machine, rows.REFUSED, failure)
                 continue
             try:
                 reason = gate.refusal(case, way, device, wanted)

@@ -117,7 +117,7 @@ class Writer:
         for row in rows:
             self.rows.append(row)
             self._table.writerow({name: _text(value) for name, value in asdict(row).items()})
-        self._file.flush()
+            self._file.flush()  # a run that is killed keeps whole lines
 
     def close(self) -> None:
         self._file.close()
@@ -184,9 +184,14 @@ def _version(package: str) -> str:
 
 
 def _git(*words: str) -> str:
-    """What git says about this checkout, empty where there is none."""
+    """What git says about this checkout, empty where there is none of either."""
     folder = Path(__file__).resolve().parent
-    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            ["git", *words], cwd=folder, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return ""
     return done.stdout.strip()
 
 

@@ -4,7 +4,7 @@ GPU: copies of the call are captured in two CUDA graphs, one three times as long
 difference of their replay times, over the difference of their copies, is the time of a call, with
 what a replay costs by itself subtracted. Copies rotate over the sets of arguments given, so that
 with enough of them the inputs are cold; nothing is written in between to flush a cache, whose
-write-back would land inside the measured kernel.
+write-back would land inside the measured kernel. A slow call gets fewer copies and replays.
 
 CPU: ways take turns, in an order that rotates, each with a batch of calls long enough for the
 clock; what slows the machine down for a while then slows all of them.
@@ -26,6 +26,11 @@ _SHORTEST_BATCH = 1e-3
 _COPIES = 20
 _LONGER = 3
 """How many times as long the longer graph is."""
+_PAIR_MS = 20.0
+"""Milliseconds that a replay of both graphs should take at most, and"""
+_PAIRS_MS = 1000.0
+"""all of them together, where the fewest copies and samples do not take longer."""
+_FEWEST_SAMPLES = 5
 
 
 class Timing(NamedTuple):
@@ -108,7 +113,10 @@ def replayed(
         calls: the same call on different sets of arguments, used in turn.
         resets: for each, what has to run before it is called again; their own time is measured the
             same way and subtracted.
-        samples: pairs of replays.
+        samples: pairs of replays, at most.
+
+    Raises:
+        RuntimeError: a call waits for the GPU, so it cannot be captured.
     """
     if resets is None:
         return Timing.of(_differences(calls, samples))
@@ -129,7 +137,11 @@ def after(first: Call, second: Call) -> Call:
 
 
 def _differences(calls: Sequence[Call], samples: int) -> list[float]:
-    copies = -(-_COPIES // len(calls)) * len(calls)  # every set as often as the others
+    once = _warmed_up(calls)
+    copies = min(_COPIES, max(1, int(_PAIR_MS / ((1 + _LONGER) * once))))
+    copies = -(-copies // len(calls)) * len(calls)  # every set as often as the others
+    pairs = int(_PAIRS_MS / ((1 + _LONGER) * copies * once))
+    samples = min(samples, max(_FEWEST_SAMPLES, pairs))
     short, long = _graph(calls, copies), _graph(calls, _LONGER * copies)
     found = []
     for _ in range(samples):
@@ -138,16 +150,35 @@ def _differences(calls: Sequence[Call], samples: int) -> list[float]:
     return found
 
 
-def _graph(calls: Sequence[Call], copies: int) -> torch.cuda.CUDAGraph:
+def _warmed_up(calls: Sequence[Call]) -> float:
+    """Do whatever is done once, on the first call; milliseconds of a later one, not captured."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # whatever is done once, on the first call
+    with torch.cuda.stream(stream):
         for call in calls:
             call()
+        # A call that waits for the GPU has to be found here: torch does not recover whole from a
+        # capture that failed.
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            calls[0]()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        stream.synchronize()
+        began.record()
+        calls[0]()
+        ended.record()
+        ended.synchronize()
     torch.cuda.current_stream().wait_stream(stream)
     torch.cuda.synchronize()
+    return max(began.elapsed_time(ended), 1e-3)
+
+
+def _graph(calls: Sequence[Call], copies: int) -> torch.cuda.CUDAGraph:
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # The outer one restores the stream: the inner one does not where a capture fails.
+    with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
         for copy in range(copies):
             calls[copy % len(calls)]()
     for _ in range(3):

@@ -14,8 +14,14 @@ import interpreter  # noqa: F401  (turns Triton's interpreter on before anything
 import pytest
 import torch
 from emulation import library  # noqa: F401  (a fixture)
+from hypothesis import settings
 
 from sparrow_kernels.ops import native
+
+# A kernel's first launch on a GPU, and any launch under compute-sanitizer, takes longer than the
+# 200 ms that an example may by default.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 NO_GPU = "no CUDA GPU on this machine"
 NO_NATIVE = native.unavailable()  # loads it

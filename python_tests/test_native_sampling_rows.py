@@ -13,6 +13,11 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 BUILD_TREE = torch.ops.sparrow_native.build_tree
 
 
+def moved(library: Library, *tensors: Tensor) -> list[Tensor]:
+    """What was drawn on a CPU, so that every library meets the same numbers."""
+    return [tensor.to(library.device) for tensor in tensors]
+
+
 def expect(ids: Tensor, weights: Tensor, coins: Tensor) -> None:
     """`ids` are draws from `weights` `[R, V]`, coins beside a step apart."""
     tried = 0
@@ -28,20 +33,22 @@ def expect(ids: Tensor, weights: Tensor, coins: Tensor) -> None:
 @pytest.mark.parametrize("vocab", [1, 2, 63, 511, 513, 4099, 152_064])
 def test_sample_tokens(library: Library, vocab: int) -> None:
     torch.manual_seed(vocab)
-    probs, coins = torch.rand(6, vocab) ** 4 + 1e-6, torch.rand(6)
+    with torch.device("cpu"):
+        probs, coins = torch.rand(6, vocab) ** 4 + 1e-6, torch.rand(6)
     coins[0], coins[1] = 0, 1
-    expect(library.ops.sample_tokens(probs, coins), probs, coins)
+    expect(library.ops.sample_tokens(*moved(library, probs, coins)), probs, coins)
 
 
 @pytest.mark.parametrize("vocab", [1, 3, 1000, 152_064])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_sample_logits(library: Library, dtype: torch.dtype, vocab: int) -> None:
     torch.manual_seed(vocab)
-    logits, coins = (torch.randn(5, vocab) * 5).to(dtype), torch.rand(5)
+    with torch.device("cpu"):
+        logits, coins = (torch.randn(5, vocab) * 5).to(dtype), torch.rand(5)
     logits[:, 1::3] = -torch.inf
     coins[0], coins[1] = 0, 1
     for temperature in (1.0, 0.3, 7.0):
-        ids = library.ops.sample_logits(logits, coins, temperature)
+        ids = library.ops.sample_logits(*moved(library, logits, coins), temperature)
         expect(ids, softmax(logits, temperature), coins)
 
 
@@ -106,14 +113,17 @@ def test_residual_rows(library: Library, form: str, vocab: int, batch: int, size
     parents = [random_tree(size, seed + 1) for seed in range(batch)]
     dtype = torch.float32 if form == "probs" else getattr(torch, form)
     temperatures = (1.0, 1.0) if form == "probs" else (0.8, 1.3)
-    target = (torch.randn(batch, size, vocab) * 3).to(dtype)
-    draft = (target + torch.randn(batch, size, vocab)).to(dtype)
-    tokens = draws(draft, parents, temperatures[1])
-    coins, bonus = torch.rand(batch, size), torch.rand(batch)
+    with torch.device("cpu"):
+        target = (torch.randn(batch, size, vocab) * 3).to(dtype)
+        draft = (target + torch.randn(batch, size, vocab)).to(dtype)
+        tokens = draws(draft, parents, temperatures[1])
+        coins, bonus = torch.rand(batch, size), torch.rand(batch)
     layout = BUILD_TREE(torch.tensor(parents, dtype=torch.int32), None)[:5]
     if form == "probs":
         target, draft = target.softmax(-1), draft.softmax(-1)
-    call = (tokens, *layout, strided(target), strided(draft), coins, bonus, 5)
+    tokens_there, coins_there, bonus_there = moved(library, tokens, coins, bonus)
+    rows = [strided(tensor) for tensor in moved(library, target, draft)]
+    call = (tokens_there, *layout, *rows, coins_there, bonus_there, 5)
     if form == "probs":
         path, _, emitted = library.ops.accept_tree_residual(*call)
     else:
@@ -122,7 +132,7 @@ def test_residual_rows(library: Library, form: str, vocab: int, batch: int, size
     tried = 0
     for b, tree in enumerate(parents):
         nodes, wanted, margin = walk(
-            tree, tokens[b].tolist(), target[b].cpu(), draft[b].cpu(), coins[b].tolist(),
+            tree, tokens[b].tolist(), target[b], draft[b], coins[b].tolist(),
             bonus[b].item(), 5,
         )  # fmt: skip
         # Logits: their weights are float32, and what is left of them shrinks with each refusal.

@@ -21,7 +21,7 @@ def test_the_native_library_is_built() -> None:
     assert native.unavailable() is None
 
 
-@pytest.mark.parametrize("slots", [1, 63, 64, 65, 127, 128, 129, 1024, 1100])
+@pytest.mark.parametrize("slots", [1, 63, 64, 65, 127, 128, 129, 1024, 1100, 2457])
 @pytest.mark.parametrize("shape", ["chain", "star", "binary"])
 def test_build_tree_at_word_borders(library: Library, slots: int, shape: str) -> None:
     above = {"chain": lambda i: i - 1, "star": lambda i: 0, "binary": lambda i: (i - 1) // 2}
@@ -88,6 +88,14 @@ def test_select_tree(library: Library, seed: int, pool: int, has_ties: bool) -> 
     assert selected.tolist() == [sorted(best)]
     number = {-1: 0} | {node: k + 1 for k, node in enumerate(sorted(best))}
     assert tree_parent.tolist() == [[-1] + [number[parent[node]] for node in sorted(best)]]
+
+
+@pytest.mark.parametrize("pool", [4086, 4096])  # a GPU's block has just no more shared memory
+def test_select_tree_from_a_large_pool(library: Library, pool: int) -> None:
+    scores = torch.arange(pool, dtype=torch.float32).neg().unsqueeze(0)
+    selected, tree_parent = library.ops.select_tree(scores, int32([[-1] * pool]), 60)
+    assert selected.tolist() == [list(range(59))]
+    assert tree_parent.tolist() == [[-1] + [0] * 59]
 
 
 def test_select_tree_takes_any_value(library: Library) -> None:

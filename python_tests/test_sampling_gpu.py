@@ -38,7 +38,15 @@ def layout() -> sk.TreeLayout:
     return sk.build_tree(torch.tensor(parents, dtype=torch.int32, device="cuda"))
 
 
-TREES = layout() if torch.cuda.is_available() else None
+TREES: sk.TreeLayout
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trees() -> None:
+    global TREES
+    TREES = layout()
+
+
 OPS: dict[str, Callable[[dict[str, Tensor]], Results]] = {
     "topk_logprobs": lambda a: sk.topk_logprobs(a["target"].flatten(0, 1), 8),
     "sample_tokens": lambda a: (sk.sample_tokens(a["target"].abs(), a["coins"]),),

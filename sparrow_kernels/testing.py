@@ -121,13 +121,15 @@ def assert_close(
     elif rounded.dtype != actual.dtype:
         raise TypeError(f"assert_close: rounded must be {actual.dtype}, got {rounded.dtype}")
     eps = torch.finfo(actual.dtype).eps
-    got, exact = actual.detach().double().cpu(), exact.detach().cpu()
+    # Where they are together: what training gives is slow to bring from a GPU and to go through.
+    device = actual.device if actual.device == exact.device else torch.device("cpu")
+    got, exact = actual.detach().to(device).double(), exact.detach().to(device)
     _assert_same_specials(got, exact, name)
     finite = exact.isfinite()
     if not bool(finite.any()):
         return
     error = torch.where(finite, (got - exact).abs(), 0.0)
-    admitted = torch.where(finite, (rounded.detach().double().cpu() - exact).abs(), 0.0)
+    admitted = torch.where(finite, (rounded.detach().to(device).double() - exact).abs(), 0.0)
     scale = torch.where(finite, exact, 0.0)
     bound = 2 * float(admitted.max()) + 2 * eps * max(float(scale.abs().max()), summands)
     if float(error.max()) > bound:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 
@@ -130,8 +131,8 @@ class AnchorIndex(Case):
 
 KINDS = (TreeAttention, MergeAttention, AnchorIndex)
 
-_PREFIXES = (512, 4_096, 25_600, 131_072)
-_NODES = (1, 8, 30, 60)
+CELLS = tuple(product((512, 4_096, 25_600, 131_072), (1, 8, 30, 60)))
+"""Prefixes and nodes at which no peer should be faster."""
 
 
 def cases(selection: Selection) -> Iterator[Case]:
@@ -161,13 +162,10 @@ def _on_a_gpu(selection: Selection) -> Iterator[Case]:
             yield TreeAttention(dtype, nodes=nodes)
         yield TreeAttention(dtype, prefix=512)
         return
-    for batch in (1, 8):
-        for prefix in _PREFIXES:
-            for nodes in _NODES:
-                yield TreeAttention(dtype, prefix=prefix, nodes=nodes, batch=batch)
+    for prefix, nodes in CELLS:
+        yield TreeAttention(dtype, prefix=prefix, nodes=nodes)
     for nodes in (25, 48, 256):
         yield TreeAttention(dtype, nodes=nodes)
-    yield TreeAttention(dtype, batch=32, prefix=4_096)
     for model in ("qwen2.5-vl-3b", "qwen2.5-vl-72b", "qwen3-vl-8b", "llava-onevision-72b"):
         yield TreeAttention(dtype, model=model)
     yield TreeAttention(torch.float16)

@@ -73,7 +73,7 @@ def _packed(arguments: Arguments, mask: Tensor, kernel: SDPBackend) -> Call:
     kv_heads, slots = arguments["key"].shape[1], mask.shape[-1]
     group = heads // kv_heads
     key, value = (arguments[name][:, :, :slots] for name in ("key", "value"))
-    packed_mask = _aligned(mask.repeat(1, group, 1).unsqueeze(1))
+    packed_mask = _aligned(_ready(mask.repeat(1, group, 1).unsqueeze(1), query.dtype))
 
     def call() -> Tensor:
         packed = query.reshape(batch, kv_heads, group * nodes, head_dim)
@@ -82,6 +82,14 @@ def _packed(arguments: Arguments, mask: Tensor, kernel: SDPBackend) -> Call:
         return out.reshape(query.shape)
 
     return call
+
+
+def _ready(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """On a GPU as the scores to add that the kernels take: they would make it each call."""
+    if mask.device.type != "cuda":
+        return mask
+    added = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    return added.masked_fill_(~mask, -torch.inf)
 
 
 def _aligned(mask: Tensor) -> Tensor:
@@ -104,13 +112,22 @@ def anchored_window(
             row = torch.arange(length, device=anchors.device).unsqueeze(1)
             slot = torch.arange(length, device=anchors.device)
             mask = (slot <= row) & (anchors.unsqueeze(1) | (row - slot < window))
-            mask = mask.unsqueeze(1)
             query, key, value = (arguments[name] for name in ("query", "key", "value"))
+            mask = _ready(mask.unsqueeze(1), query.dtype)
+            # This kernel takes as many KV heads as query heads only.
+            group = query.shape[1] // key.shape[1]
+            copies = group if kernel == SDPBackend.EFFICIENT_ATTENTION else 1
 
             def call() -> Any:
+                keys, values = key, value
+                if copies > 1:
+                    keys, values = (
+                        each.unsqueeze(2).expand(-1, -1, copies, -1, -1).flatten(1, 2)
+                        for each in (key, value)
+                    )
                 with sdpa_kernel(kernel):
                     out = scaled_dot_product_attention(
-                        query, key, value, attn_mask=mask, enable_gqa=True
+                        query, keys, values, attn_mask=mask, enable_gqa=copies == 1
                     )
                 return differentiated(arguments, out)
 

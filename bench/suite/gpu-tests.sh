@@ -8,7 +8,13 @@ if ! "$PYTHON" -c 'import pytest, hypothesis'; then
   echo "no pytest or no hypothesis: the tests marked gpu did not run"
   exit 77
 fi
-"$PYTHON" -m pytest -q -m gpu -p no:cacheprovider
+# Most of the time goes into Triton's compiler, a core a process.
+together=()
+if "$PYTHON" -c 'import xdist' 2>/dev/null; then
+  cores=$(nproc)
+  together=(-n "$((cores < 8 ? cores : 8))")
+fi
+PYTHONHASHSEED=0 "$PYTHON" -m pytest -q -m gpu -p no:cacheprovider "${together[@]}"
 status=$?
 if [ $status = 5 ]; then
   echo "no test is marked gpu yet"

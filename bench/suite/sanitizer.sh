@@ -11,6 +11,11 @@ if ! command -v compute-sanitizer >/dev/null; then
 fi
 # torch's pool would hide a read past the end of a tensor inside a larger block.
 export PYTORCH_NO_CUDA_MEMORY_CACHING=1
+if ! compute-sanitizer --tool memcheck --error-exitcode 9 \
+  "$PYTHON" -c 'import torch; torch.zeros(1, device="cuda")' >/dev/null 2>&1; then
+  echo "compute-sanitizer cannot watch a program on this machine"
+  exit 77
+fi
 failed=0
 summary=""
 

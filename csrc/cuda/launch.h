@@ -31,7 +31,9 @@ struct Grid {
 
 // Without opting in, a block gets this much shared memory, static and dynamic together.
 inline constexpr size_t kSharedBytes = 48 * 1024;
-// With it, at least this much on every GPU that is served (sm_86 has the least, 99 KiB).
+// A kernel with dynamic shared memory has less than this of static.
+inline constexpr size_t kMostStaticBytes = 1024;
+// Opted in, at least this much on every GPU that is served (sm_86 has the least, 99 KiB).
 inline constexpr size_t kMostSharedBytes = 96 * 1024;
 
 inline bool fits_in_shared(size_t bytes) { return bytes <= kMostSharedBytes; }
@@ -50,7 +52,7 @@ void launch(const char* name, void (*kernel)(Params...), const Grid& grid, Strea
             const Args&... args) {
   if (grid.blocks == 0 || grid.blocks_y == 0) return;
   if (grid.blocks > INT32_MAX || grid.blocks_y > 65535) check(cudaErrorInvalidConfiguration, name);
-  if (grid.shared_bytes > kSharedBytes) {
+  if (grid.shared_bytes > kSharedBytes - kMostStaticBytes) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(grid.shared_bytes)),
           name);

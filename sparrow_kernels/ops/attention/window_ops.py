@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparrow_kernels.ops import registry
+from sparrow_kernels.ops import env, registry
 from sparrow_kernels.ops.attention import window
 from sparrow_kernels.ops.attention.reference import accumulation_dtype
 from sparrow_kernels.ops.attention.triton import availability
@@ -72,6 +72,7 @@ for _op, _function in (
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     query, key, value, anchor_mask, ctx.window, ctx.scale = inputs
+    ctx.backend = env.current_backend()
     out, lse = output
     ctx.mark_non_differentiable(lse)
     ctx.save_for_backward(query, key, value, anchor_mask, out, lse)
@@ -81,9 +82,10 @@ def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ..
     query, key, value, anchor_mask, out, lse = ctx.saved_tensors
     if grad.stride(-1) != 1:
         grad = grad.contiguous()
-    d_query, d_key, d_value = ANCHORED_WINDOW_BACKWARD(
-        grad, query, key, value, out, lse, anchor_mask, ctx.window, ctx.scale
-    )
+    with env.backend(ctx.backend):  # on CUDA this is another thread, which has its own choice
+        d_query, d_key, d_value = ANCHORED_WINDOW_BACKWARD(
+            grad, query, key, value, out, lse, anchor_mask, ctx.window, ctx.scale
+        )
     return d_query, d_key, d_value, None, None, None
 
 
