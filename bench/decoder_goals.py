@@ -128,7 +128,10 @@ GOALS = (
         "decode speedup over `generate` as it comes, 24k: at least 2.8",
         "demo.json", _at(24_000, "speedup_generate", 2.8),
     ),
-    Goal("plain loop no slower a token than `generate`, within 5 % of noise", "demo.json", _plain_loop),
+    Goal(
+        "plain loop no slower a token than `generate`, within 5 % of noise", "demo.json",
+        _plain_loop,
+    ),
     Goal("draft time a call, 24k over 500: at most 1.25", "demo.json", _draft_time),
     Goal(
         "KV memory, the draft's included, over prompt + `max_new_tokens` + tree: at most 1.05",
