@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -29,6 +30,13 @@ MODELS = {
     "embedded": Model(4, 2, 32, 128, 390, 8),
     "tiny": Model(4, 2, 16, 64, 256, 2),
 }
+
+TREE_SIZES = {
+    "smoke": ((60, 1),),
+    "quick": ((30, 1), (64, 1), (64, 64)),
+    "full": tuple(product((64, 8, 25, 30, 48, 60, 256), (1, 64))),
+}
+"""Nodes and batch of the trees that a run of a size lays out and walks."""
 
 _BRANCHING = 3
 

@@ -13,7 +13,7 @@ import sparrow_kernels
 from bench.case import Arguments, Case, Way
 from bench.peers import trees
 from bench.selection import Selection
-from bench.shapes import deepest_path, parents_tensor
+from bench.shapes import TREE_SIZES, deepest_path, parents_tensor
 
 _VOCAB = 1_000
 
@@ -63,12 +63,5 @@ KINDS = (AcceptTree,)
 
 
 def cases(selection: Selection) -> Iterator[Case]:
-    sizes = {
-        "smoke": ((60, 1),),
-        "quick": ((30, 1), (64, 1), (64, 64)),
-        "full": tuple(
-            (nodes, batch) for nodes in (8, 25, 30, 48, 60, 64, 256) for batch in (1, 64)
-        ),
-    }[selection.size]
-    for nodes, batch in sizes:
+    for nodes, batch in TREE_SIZES[selection.size]:
         yield AcceptTree(nodes=nodes, batch=batch)

@@ -11,7 +11,7 @@ import sparrow_kernels
 from bench.case import Arguments, Case, Way
 from bench.peers import trees
 from bench.selection import Selection
-from bench.shapes import parents_tensor, words
+from bench.shapes import TREE_SIZES, parents_tensor, words
 
 
 @dataclass(frozen=True)
@@ -106,14 +106,7 @@ KINDS = (BuildTree, SelectTree, DenseTreeMask, PackAncestors, UnpackAncestors)
 
 
 def cases(selection: Selection) -> Iterator[Case]:
-    sizes = {
-        "smoke": ((60, 1),),
-        "quick": ((30, 1), (64, 1), (64, 64)),
-        "full": tuple(
-            (nodes, batch) for nodes in (8, 25, 30, 48, 60, 64, 256) for batch in (1, 64)
-        ),
-    }[selection.size]
-    for nodes, batch in sizes:
+    for nodes, batch in TREE_SIZES[selection.size]:
         yield BuildTree(nodes=nodes, batch=batch)
     yield SelectTree()
     if selection.size == "full":
