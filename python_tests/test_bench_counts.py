@@ -174,11 +174,3 @@ def test_residual_reads_a_row_of_both_distributions_a_step() -> None:
     assert distributions <= case.bytes() <= distributions + 100 * case.batch * 10
     node = arguments["layout"].depth.shape[1]
     assert node == 1 + 3 * (2 + 1)
-
-
-def test_issued_flops_count_the_padding_of_the_tiles() -> None:
-    # 8 nodes of 7 heads are 56 rows in a tile of 64; 4,096 slots are whole tiles of 64, and the 8
-    # slots of the tree one masked tile of 32.
-    case = TreeAttention(torch.bfloat16, prefix=4_096, nodes=8)
-    assert case.flops_of_tiles(90) == 4 * 128 * 4 * 64 * (4_096 + 32)
-    assert case.flops_of_tiles(90) > case.flops()

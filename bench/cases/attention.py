@@ -13,7 +13,6 @@ from bench.case import Arguments, Case, Way
 from bench.peers import flashinfer, flex, sdpa
 from bench.selection import Selection
 from bench.shapes import MODELS, parents_tensor, seen_tree_slots, words
-from sparrow_kernels.ops.attention.triton import configurations
 
 
 @dataclass(frozen=True)
@@ -43,22 +42,6 @@ class TreeAttention(Case):
 
     def exps(self) -> int:
         return self.pairs()
-
-    def issued_flops(self, way: Way) -> int | None:
-        if not (way.is_ours and way.name == "triton" and torch.cuda.is_available()):
-            return None
-        return self.flops_of_tiles(configurations.architecture(torch.cuda.get_device_capability()))
-
-    def flops_of_tiles(self, arch: int) -> int:
-        """What the Triton kernel's tiles compute on an architecture, rows and slots padded."""
-        model = MODELS[self.model]
-        rows = self.nodes * model.heads // model.kv_heads
-        tile = configurations.choose(arch, self.dtype, model.head_dim, False, rows, False)
-        padded_rows = -(-rows // tile.rows) * tile.rows
-        whole = self.prefix // tile.block_n * tile.block_n
-        masked = -(-(self.prefix + self.nodes - whole) // tile.block_t) * tile.block_t
-        head_dim = configurations.padded_head_dim(model.head_dim)
-        return 4 * head_dim * self.batch * model.kv_heads * padded_rows * (whole + masked)
 
     def summands(self) -> float:
         return 1.0  # values are standard normal
