@@ -18,10 +18,10 @@ from sparrow_kernels.ops.attention.triton import availability
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-_cannot_interpret = availability.unavailable() or (
+CANNOT_INTERPRET = availability.unavailable() or (
     None if availability.interpreting() else "this process compiles kernels for its GPU"
 )
-interpreted = pytest.mark.skipif(_cannot_interpret is not None, reason=str(_cannot_interpret))
+interpreted = pytest.mark.skipif(CANNOT_INTERPRET is not None, reason=str(CANNOT_INTERPRET))
 
 DEVICES = [
     pytest.param("cpu", marks=interpreted, id="interpreter"),

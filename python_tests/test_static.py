@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,14 @@ def same_on_file(row: static.Row) -> bool:
     key = ("kernel", "arch", "compiler", "sources")
     table = static.read_table(static.TABLE)
     return all(each == row for each in table if all(each[name] == row[name] for name in key))
+
+
+@pytest.mark.skipif(
+    shutil.which("nvcc") is None or os.environ.get("SPARROW_BUILD_CUDA") == "0",
+    reason="no nvcc on PATH, or the CUDA kernels were left out by name",
+)
+def test_where_there_is_an_nvcc_the_cuda_kernels_are_built() -> None:
+    assert shipped.cuda_unavailable() is None
 
 
 @pytest.mark.skipif(shipped.cuda_unavailable() is not None, reason=str(shipped.cuda_unavailable()))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from attention_oracle import Case, tree_bits
 from dispatch import opcheck
-from interpreter import interpreted
+from interpreter import CANNOT_INTERPRET, interpreted
 from test_attention_dispatch import ANCHORED, BUSHY, PLAIN, op_arguments
 from torch.utils._pytree import tree_map_only
 from triton_plans import planned
@@ -174,3 +174,10 @@ def test_tuning_keeps_the_fastest(monkeypatch):
     case.check(case.run("cuda"))
     case.check(case.run("cuda"))
     assert len(tree_launch._TUNED) == before + 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this process compiles for its GPU")
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no triton but for Linux")
+def test_the_interpreter_is_there() -> None:
+    """Or every test of these kernels would be left out, and nobody would be told."""
+    assert CANNOT_INTERPRET is None
