@@ -16,14 +16,15 @@ LAYERS = {
     "ops": (),
     "decoding": ("ops",),
     "drafting": ("ops", "video_shim"),
-    "models": ("ops", "decoding", "drafting", "video_shim"),
+    "models": ("ops", "decoding", "drafting", "video_shim", "releases"),
     "embedded": ("models",),
     # The commands that train, evaluate and compare call functions which are no library API, and
     # `sparrow env` asks the op registry which backend is available.
-    "cli": ("", "embedded", "models", "ops", "_version", "_C"),
+    "cli": ("", "embedded", "models", "ops", "releases", "_version", "_C"),
     "integrations": ("",),
     "testing": ("",),
     "video_shim": (),
+    "releases": (),
     "_version": (),
 }
 # Files of `models` that train or measure the embedded pair: they use its clips and recipes, which

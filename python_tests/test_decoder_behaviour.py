@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from decoding_cases import prompt, random_pair
 
-from sparrow_kernels.decoding import TreeConfig
+from sparrow_kernels.decoding import TreeConfig, verify_step
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.models import SparrowDecoder, sparrow_generate
 from sparrow_kernels.models import generate as generate_module
@@ -105,24 +107,38 @@ def test_committed_length_after_a_cut_is_that_of_plain_decoding(
         assert int(cache.prefix_lens) == cache.get_seq_length() == result.sequences.shape[1] - 1
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_target_is_restored_on_errors(
-    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+def _everything_of(target: Any) -> dict[str, Any]:
+    """What the modules of a model hold, and their configurations, as far as text can tell."""
+    held = {f"{n}: {k}": repr(v) for n, m in target.named_modules() for k, v in vars(m).items()}
+    held |= {f"{name}: hooks": len(m._forward_hooks) for name, m in target.named_modules()}
+    return held | {
+        "config": target.config.to_dict(),
+        "text": vars(target.config.text_config).copy(),
+    }
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
+def test_nothing_of_the_target_changes_during_a_call_or_after_it(
+    error: type[BaseException] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target, draft, processor = random_pair()
-    before = target.config.text_config._attn_implementation
-    assert before != "sparrow"
+    target, _, processor = random_pair()
+    inputs = prompt(processor, [8])
+    target.generate(**inputs, max_new_tokens=1)  # transformers leaves rope_deltas of its own
+    target.model.rope_deltas = torch.tensor([[12345]])
+    before = _everything_of(target)
+    seen = []
 
-    def interrupted(*_, **__):
-        assert target.config.text_config._attn_implementation == "sparrow"
-        raise error("planted")
+    def spy(*arguments):
+        seen.append(_everything_of(target) == before)
+        if error is not None:
+            raise error("planted")
+        return verify_step(*arguments)
 
-    monkeypatch.setattr(generate_module, "verify_step", interrupted)
-    with pytest.raises(error, match="planted"):
-        run(prompt(processor, [8]))
-    assert target.config.text_config._attn_implementation == before
-    monkeypatch.undo()
-    assert run(prompt(processor, [8])).stats.new_tokens == 20
+    monkeypatch.setattr(generate_module, "verify_step", spy)
+    with pytest.raises(error, match="planted") if error else nullcontext():
+        run(inputs)
+    assert seen and all(seen)
+    assert _everything_of(target) == before
 
 
 def test_no_vocabulary_sized_logits_of_the_prompt() -> None:

@@ -11,7 +11,6 @@ from torch import Tensor
 from sparrow_kernels.embedded.clips import ClipScript, render
 from sparrow_kernels.embedded.recipe import LanguageStage, Length
 from sparrow_kernels.embedded.world import FRAMES_PER_SECOND
-from sparrow_kernels.models.attention import sparrow_attention
 from sparrow_kernels.models.draft_evaluation import model_inputs
 from sparrow_kernels.models.draft_rows import text_rows
 from sparrow_kernels.models.families import Parts
@@ -84,9 +83,8 @@ def test_rows_are_those_of_a_prefill(made: Made) -> None:
                 "attention_mask": torch.ones_like(whole),
                 "mm_token_type_ids": (whole == target.config.video_token_id).int() * 2,
             }
-            state = TargetState(Parts(target), whole.shape[1] + 4)
-            with sparrow_attention(target.config.get_text_config()):
-                prefill = state.prefill(model_inputs(target, {**inputs, **changed}))
+            state = TargetState(Parts(target).private(), whole.shape[1] + 4)
+            prefill = state.prefill(model_inputs(target, {**inputs, **changed}))
             length = prefill.text_tokens.shape[1]
             assert rows.tokens[at, :length].equal(prefill.text_tokens[0])
             expected = prefill.text_hidden[0]

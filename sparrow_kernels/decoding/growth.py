@@ -16,7 +16,12 @@ from sparrow_kernels.ops.tree import build_tree, select_tree, topk_logprobs
 
 
 def grow_tree(
-    draft: Draft, tree: TreeConfig, root_tokens: Tensor, root_hidden: Tensor, temperature: float
+    draft: Draft,
+    tree: TreeConfig,
+    root_tokens: Tensor,
+    root_hidden: Tensor,
+    temperature: float,
+    generator: torch.Generator | None = None,
 ) -> Tree:
     """Draft a tree below `root_tokens`.
 
@@ -26,10 +31,11 @@ def grow_tree(
         root_tokens: `[B]` int64, the last committed token of each request.
         root_hidden: `[B, H]` the draft's output at the root row.
         temperature: of the distribution a `branching` tree is drawn from; others ignore it.
+        generator: what draws it; None for torch's own.
     """
     if tree.branching is None:
         return _grow_best(draft, tree, root_tokens, root_hidden)
-    return _grow_drawn(draft, tree.branching, root_tokens, root_hidden, temperature)
+    return _grow_drawn(draft, tree.branching, root_tokens, root_hidden, temperature, generator)
 
 
 def _grow_best(draft: Draft, tree: TreeConfig, root_tokens: Tensor, root_hidden: Tensor) -> Tree:
@@ -77,6 +83,7 @@ def _grow_drawn(
     root_tokens: Tensor,
     root_hidden: Tensor,
     temperature: float,
+    generator: torch.Generator | None,
 ) -> Tree:
     """A fixed number of children a node at each level, drawn without replacement, none dropped."""
     batch = root_tokens.shape[0]
@@ -88,7 +95,7 @@ def _grow_drawn(
     for level, children in enumerate(branching, start=1):
         level_probs = _with_full_support(draft.logits(outputs).float() / temperature)
         probs.append(level_probs)
-        drawn = _draw_without_replacement(level_probs, children).flatten(1)
+        drawn = _draw_without_replacement(level_probs, children, generator).flatten(1)
         tokens.append(drawn)
         if level == len(branching):
             break
@@ -119,17 +126,19 @@ def _with_full_support(logits: Tensor) -> Tensor:
     *drawn*, and acceptance is exact only for children that were.
     """
     allowed = logits > float("-inf")
-    uniform = allowed / allowed.sum(dim=-1, keepdim=True)
+    uniform = allowed.float() / allowed.sum(dim=-1, keepdim=True)
     return torch.softmax(logits, dim=-1) * (1 - 1e-6) + uniform * 1e-6
 
 
-def _draw_without_replacement(probs: Tensor, count: int) -> Tensor:
+def _draw_without_replacement(
+    probs: Tensor, count: int, generator: torch.Generator | None
+) -> Tensor:
     """`count` draws a row in the order drawn: `[..., V]` -> `[..., count]` int64.
 
     The exponential race: the smallest of `Exponential(1) / prob` is a draw, the next smallest a
     draw from what is left, and so on. An id without mass never wins over one that has some.
     """
-    race = probs / torch.empty_like(probs).exponential_()
+    race = probs / torch.empty_like(probs).exponential_(generator=generator)
     return race.topk(count, dim=-1).indices
 
 

@@ -53,7 +53,12 @@ def commit_step(
 
 
 def commit_residual_step(
-    target: Target, tree: Tree, verified: Verification, max_path: int, target_probs: Tensor
+    target: Target,
+    tree: Tree,
+    verified: Verification,
+    max_path: int,
+    target_probs: Tensor,
+    generator: torch.Generator | None = None,
 ) -> Committed:
     """Accept a drawn tree by recursive rejection sampling, and commit the accepted path.
 
@@ -71,8 +76,8 @@ def commit_residual_step(
         tree.layout,
         target_probs,
         tree.draft_probs,
-        torch.rand((batch, nodes), device=device),
-        torch.rand((batch,), device=device),
+        torch.rand((batch, nodes), dtype=torch.float32, device=device, generator=generator),
+        torch.rand((batch,), dtype=torch.float32, device=device, generator=generator),
         max_path,
     )
     path_hidden = commit_path_(

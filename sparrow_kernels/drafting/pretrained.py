@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sparrow_kernels.drafting.network import DraftNetwork, LayerShape
 from sparrow_kernels.video_shim import install_video_shim
@@ -88,6 +89,7 @@ class SparrowDraft(PreTrainedModel):
     def __init__(self, config: SparrowDraftConfig) -> None:
         super().__init__(config)
         self.network = DraftNetwork(config.layer_shape())
+        self._converted: tuple[Any, DraftNetwork] | None = None
         self.post_init()
 
     @torch.no_grad()
@@ -128,6 +130,22 @@ class SparrowDraft(PreTrainedModel):
         module: nn.Module = draft  # transformers wraps `to` in a way type checkers cannot follow
         module.to(device=weight.device, dtype=weight.dtype)
         return draft
+
+    def network_for(self, weight: Tensor) -> DraftNetwork:
+        """The network in the dtype and on the device of a target's `weight`.
+
+        A draft may be saved in another dtype than its target runs in. It is then converted once,
+        and again where its weights have changed since; the draft itself stays as it is.
+        """
+        parameters = list(self.network.parameters())
+        if all((p.dtype, p.device) == (weight.dtype, weight.device) for p in parameters):
+            return self.network
+        state = (weight.dtype, weight.device, *((p.data_ptr(), p._version) for p in parameters))
+        if self._converted is None or self._converted[0] != state:
+            network = copy.deepcopy(self.network).to(weight.device, weight.dtype)
+            # A tuple, so that the copy is no submodule and is not saved.
+            self._converted = (state, network.requires_grad_(False).eval())
+        return self._converted[1]
 
     def check_fits(self, target: PreTrainedModel) -> None:
         """Raise `ValueError` naming what differs if this draft was made for another target."""

@@ -7,6 +7,10 @@ row of the refresh.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +18,25 @@ from torch import Tensor, nn
 from sparrow_kernels.drafting.network import DraftNetwork, rotary_table, rotate
 from sparrow_kernels.ops.attention import rotate_append_, tree_attention
 from sparrow_kernels.ops.types import Acceptance
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def in_own_precision(method: _Method) -> _Method:
+    """Run a method of `DraftState` in the dtype of the draft's weights, also under autocast.
+
+    Autocast would mix dtypes within a layer that shares one cache, and a draft decides nothing.
+    """
+
+    @functools.wraps(method)
+    def run(self: DraftState, *arguments: Any, **keywords: Any) -> Any:
+        device = self.prefix_lens.device.type
+        if not torch.is_autocast_enabled(device):
+            return method(self, *arguments, **keywords)
+        with torch.autocast(device, enabled=False):
+            return method(self, *arguments, **keywords)
+
+    return run  # type: ignore[return-value]
 
 
 class DraftState:
@@ -44,16 +67,23 @@ class DraftState:
         self._embedding = embedding
         self._lm_head = lm_head
         self._banned = banned
-        cache_shape = (1, shape.kv_heads, capacity, shape.head_dim)
-        self.key_cache = weight.new_zeros(cache_shape)
-        self.value_cache = weight.new_zeros(cache_shape)
+        self._theta = theta
+        empty = (1, shape.kv_heads, 0, shape.head_dim)
+        self.key_cache, self.value_cache = weight.new_zeros(empty), weight.new_zeros(empty)
         self.prefix_lens = torch.zeros(1, dtype=torch.int32, device=weight.device)
-        self._cos, self._sin = rotary_table(
-            capacity, shape.head_dim, theta, weight.device, weight.dtype
-        )
-        self._steps = torch.arange(capacity, device=weight.device)
+        self.enlarge(capacity)
         self._chain = _chain_words(64, weight.device)
 
+    def enlarge(self, capacity: int) -> None:
+        """Make room for `capacity` cache slots, tree slots included; what is committed stays."""
+        self.key_cache = _enlarged(self.key_cache, capacity)
+        self.value_cache = _enlarged(self.value_cache, capacity)
+        weight, head_dim = self._network.fc.weight, self._network.shape.head_dim
+        table = rotary_table(capacity, head_dim, self._theta, weight.device, weight.dtype)
+        self._cos, self._sin = table
+        self._steps = torch.arange(capacity, device=weight.device)
+
+    @in_own_precision
     def prefill(self, tokens: Tensor, hidden: Tensor) -> Tensor:
         """Commit the prompt's text rows, root row last. Returns the root's draft output `[B, H]`.
 
@@ -61,7 +91,7 @@ class DraftState:
             tokens: `[B, R]` int64, the text tokens x_k with k >= 1, in order, then the root.
             hidden: `[B, R, H]`, for each the target's top state at the slot before it.
         """
-        rows = self._network.rows(self._embedding(tokens), hidden)
+        rows = self._rows(tokens, hidden)
         length = rows.shape[1]
         query, key, value = self._network.query_key_value(rows)
         cos, sin = self._cos[:length], self._sin[:length]
@@ -75,6 +105,7 @@ class DraftState:
         self.prefix_lens.fill_(length)
         return self._network.finish(rows[:, -1:], attended)[:, -1]
 
+    @in_own_precision
     def refresh(self, acceptance: Acceptance, path_hidden: Tensor) -> Tensor:
         """Commit the emitted tokens with their true states; returns the new root's output `[B, H]`.
 
@@ -94,6 +125,7 @@ class DraftState:
         last = acceptance.accept_length.clamp_min(0).long()[:, None, None]
         return output.take_along_dim(last, dim=1)[:, 0]
 
+    @in_own_precision
     def grow(
         self, tokens: Tensor, hidden: Tensor, depth: int, first_slot: int, ancestors: Tensor
     ) -> Tensor:
@@ -111,6 +143,7 @@ class DraftState:
         slots = self.prefix_lens + first_slot
         return self._forward(tokens, hidden, positions, slots, ancestors)
 
+    @in_own_precision
     def logits(self, hidden: Tensor) -> Tensor:
         """LM head over draft outputs `[..., H]` -> `[..., V]`, banned ids at -inf."""
         return self._lm_head(hidden).index_fill_(-1, self._banned, float("-inf"))
@@ -118,7 +151,7 @@ class DraftState:
     def _forward(
         self, tokens: Tensor, hidden: Tensor, positions: Tensor, slots: Tensor, ancestors: Tensor
     ) -> Tensor:
-        rows = self._network.rows(self._embedding(tokens), hidden)
+        rows = self._rows(tokens, hidden)
         query, key, value = self._network.query_key_value(rows)
         positions = positions.long()
         query = rotate_append_(
@@ -136,11 +169,24 @@ class DraftState:
         )
         return self._network.finish(rows, attended)
 
+    def _rows(self, tokens: Tensor, hidden: Tensor) -> Tensor:
+        weight = self._network.fc.weight
+        embedded = self._embedding(tokens).to(weight.dtype)
+        return self._network.rows(embedded, hidden.to(weight.device, weight.dtype))
+
     def _chain_of(self, length: int) -> Tensor:
         if length > self._chain.shape[1]:
             self._chain = _chain_words(length, self._chain.device)
         words = (length + 63) // 64
         return self._chain[:, :length, :words]
+
+
+def _enlarged(cache: Tensor, capacity: int) -> Tensor:
+    """`[B, Hkv, capacity, D]` with the rows of `cache` in front."""
+    batch, heads, rows, head_dim = cache.shape
+    enlarged = cache.new_zeros((batch, heads, capacity, head_dim))
+    enlarged[:, :, :rows] = cache
+    return enlarged
 
 
 def _chain_words(length: int, device: torch.device) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparrow_kernels.models.bridge.names import cache_of
 from sparrow_kernels.models.decoder import SparrowDecoder
 from sparrow_kernels.models.families import Parts
 from sparrow_kernels.models.near_tie import is_near_tie
@@ -153,9 +154,7 @@ def _measure(
     else:
         seconds |= stats.seconds
         seconds["decode"] = sum(s for p, s in stats.seconds.items() if p not in _PREFILLS)
-    cache_bytes = sum(
-        layer.keys.nbytes + layer.values.nbytes for layer in caught["past_key_values"].layers
-    )
+    cache_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in caught["cache"].layers)
     if way == "sparrow":
         # The budget, not the text's length, decides how many slots are allocated.
         budget = arguments.get("max_new_tokens") or result.sequences.shape[1] - prompt_length
@@ -230,7 +229,7 @@ def _caught_cache(decoder: SparrowDecoder) -> Iterator[dict[str, Any]]:
     caught: dict[str, Any] = {}
 
     def catch(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
-        caught["past_key_values"] = kwargs["past_key_values"]
+        caught["cache"] = cache_of(kwargs)
         handle.remove()
 
     model = Parts(decoder.target).language_model

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from functools import partial
 from typing import Any
+
+from transformers import GenerationConfig, StoppingCriteriaList
+from transformers.generation import StopStringCriteria
 
 from sparrow_kernels.decoding import TreeConfig
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.models.families import Parts, VidLLM
-from sparrow_kernels.models.generate import plain_generate, sparrow_generate
+from sparrow_kernels.models.generate import (
+    check_draft,
+    plain_generate,
+    sparrow_generate,
+    tree_for,
+)
 from sparrow_kernels.models.request import SparrowOutput
 
 
@@ -19,37 +29,73 @@ class SparrowDecoder:
         result = decoder.generate(**processor(...), max_new_tokens=256)
         result.sequences, result.stats.mean_emitted
 
+    Calls may overlap in threads: each works on a view of the target of its own.
+
     Args:
-        target: a Vid-LLM of transformers; left exactly as found after each call.
-        draft: a draft made for it.
-        tree: how much to draft; None for the draft's own default.
+        target: a Vid-LLM of transformers; nothing of it is changed, during a call or after it.
+        draft: a draft made for it; it runs in the target's dtype and on its device.
+        tree: how much to draft, also as in `"30-4-8"`; None for the draft's own default.
 
     Raises:
+        TypeError: `draft` or `tree` is something else.
         ValueError: the draft was made for another target, or the target's family is unknown.
     """
 
-    def __init__(self, target: VidLLM, draft: SparrowDraft, tree: TreeConfig | None = None) -> None:
+    def __init__(
+        self, target: VidLLM, draft: SparrowDraft, tree: TreeConfig | str | None = None
+    ) -> None:
         Parts(target)
-        draft.check_fits(target)
+        check_draft(draft, target)
         self.target = target
         self.draft = draft
-        self.tree = TreeConfig(**draft.config.tree) if tree is None else tree
+        self.tree = tree_for(draft, tree)
 
     def generate(self, **kwargs: Any) -> SparrowOutput:
         """`target.generate(**kwargs)` with speculation: same arguments, same text, sooner.
 
         The target's `generation_config` is honoured, and so are logits processors, stopping
-        criteria and a `streamer`. Returns a `SparrowOutput` with `sequences` and `stats`.
+        criteria, `stop_strings` with a `tokenizer`, and a `streamer`. A `generator` samples in
+        place of torch's own, as `sparrow_generate` says. Returns a `SparrowOutput` with
+        `sequences` and `stats`.
         """
-        streamer = kwargs.pop("streamer", None)
-        custom = partial(sparrow_generate, streamer=streamer, draft=self.draft, tree=self.tree)
-        return self._run(custom, kwargs)
+        return self._run(partial(sparrow_generate, draft=self.draft, tree=self.tree), kwargs)
 
     def generate_plainly(self, **kwargs: Any) -> SparrowOutput:
         """The same without speculation, over the same cache and attention: the baseline."""
-        streamer = kwargs.pop("streamer", None)
-        return self._run(partial(plain_generate, streamer=streamer), kwargs)
+        return self._run(plain_generate, kwargs)
 
-    def _run(self, custom: Any, kwargs: dict[str, Any]) -> SparrowOutput:
-        kwargs["return_dict_in_generate"] = True
-        return self.target.generate(custom_generate=custom, **kwargs)
+    def _run(self, custom: Callable[..., Any], kwargs: dict[str, Any]) -> SparrowOutput:
+        """`generate` of a private view, whose generation config is ours to change."""
+        view = Parts(self.target).private().model
+        configs = [view.generation_config]
+        if kwargs.get("generation_config") is not None:
+            kwargs["generation_config"] = copy.deepcopy(kwargs["generation_config"])
+            configs.insert(0, kwargs["generation_config"])
+        _serve_stop_strings(configs, kwargs)
+        kwargs.pop("return_dict_in_generate", None)
+        configs[0].return_dict_in_generate = True
+        # transformers hands no streamer on to a custom decoding function.
+        bound = partial(custom, streamer=kwargs.pop("streamer", None))
+        return view.generate(custom_generate=bound, **kwargs)
+
+
+def _serve_stop_strings(configs: list[GenerationConfig], kwargs: dict[str, Any]) -> None:
+    """Turn `stop_strings` and the `tokenizer` they need into a criterion, in `kwargs`.
+
+    transformers would look for the tokenizer where a custom decoding function has none.
+    """
+    tokenizer = kwargs.pop("tokenizer", None)
+    asked = [kwargs.pop("stop_strings", None), *(config.stop_strings for config in configs)]
+    stop_strings = next((strings for strings in asked if strings is not None), None)
+    for config in configs:
+        config.stop_strings = None
+    if stop_strings is None:
+        return
+    if tokenizer is None:
+        raise ValueError(
+            f"tokenizer must be the target's where stop_strings are given, got None with"
+            f" {stop_strings!r} (pass tokenizer=processor.tokenizer)"
+        )
+    criterion = StopStringCriteria(tokenizer, stop_strings)
+    others = kwargs.get("stopping_criteria") or []
+    kwargs["stopping_criteria"] = StoppingCriteriaList([criterion, *others])

@@ -34,7 +34,7 @@ from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.drafting.state import DraftState
 from sparrow_kernels.embedded.clips import ClipScript, make_clip
 from sparrow_kernels.embedded.evaluation import MAX_ANSWER_TOKENS, through_mp4
-from sparrow_kernels.models.attention import sparrow_attention
+from sparrow_kernels.models.bridge.names import without_cache
 from sparrow_kernels.models.decoder import SparrowDecoder
 from sparrow_kernels.models.families import Parts
 from sparrow_kernels.models.pair import load_draft, load_target
@@ -88,10 +88,10 @@ def emitted_with_states_of(
     """
     if not torch.equal(own["input_ids"], other["input_ids"]):
         raise ValueError("other: must have the prompt of own, got another (use clips of one shape)")
-    parts, stats = Parts(target), DecodeStats()
+    parts, stats = Parts(target).private(), DecodeStats()
     prompt_length = own["input_ids"].shape[1]
     capacity = prompt_length + max_new_tokens + tree.total + tree.max_path
-    with sparrow_attention(parts.text_config), checks(False):
+    with checks(False):
         states = [TargetState(parts, capacity) for _ in range(2)]
         prefill, others_prefill = (
             state.prefill(model_inputs(target, inputs))
@@ -101,7 +101,7 @@ def emitted_with_states_of(
         root = prefill.logits.argmax(dim=-1)
         stats.new_tokens = 1
         state = DraftState(
-            draft.network,
+            draft.network_for(parts.embedding.weight),
             parts.embedding,
             parts.lm_head,
             draft.config.rope_theta,
@@ -192,7 +192,7 @@ def model_inputs(target: Any, inputs: dict[str, Any]) -> dict[str, Any]:
         for name in ("logits_processor", "stopping_criteria", "generation_config"):
             model_kwargs.pop(name, None)
         prepared = model.prepare_inputs_for_generation(
-            input_ids, is_first_iteration=True, **model_kwargs
+            input_ids, is_first_iteration=True, **without_cache(model_kwargs)
         )
         caught.update(prepared)
         return input_ids

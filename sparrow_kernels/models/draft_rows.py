@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 
 from sparrow_kernels.drafting.training_step import TextRows
+from sparrow_kernels.models.bridge.names import cache_keyword
 from sparrow_kernels.models.small_target import END, PAD, VIDEO
 from sparrow_kernels.models.target_training.language import ClipBatch
 
@@ -26,19 +27,17 @@ def text_rows(
     is_video = batch.prefix_ids == VIDEO
     prefix_embeddings = language_model.embed_tokens(batch.prefix_ids).repeat(clips, 1, 1)
     prefix_embeddings[:, is_video] = batch.visual
-    cache = DynamicCache()
+    cached = {cache_keyword(language_model): DynamicCache(), "use_cache": True}
     prefix = language_model(
         inputs_embeds=prefix_embeddings,
         position_ids=batch.prefix_positions[:, None].expand(-1, clips, -1),
-        past_key_values=cache,
-        use_cache=True,
+        **cached,
     ).last_hidden_state
     exchanges = language_model(
         inputs_embeds=language_model.embed_tokens(batch.text_ids),
         position_ids=batch.text_positions.expand(3, -1, -1),
         attention_mask=_exchange_mask(batch.segments, prefix.shape[1]),
-        past_key_values=cache,
-        use_cache=True,
+        **cached,
     ).last_hidden_state
 
     text_slots = (~is_video).nonzero().flatten()

@@ -8,6 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from sparrow_kernels.models.bridge.attention import ATTENTION_NAME
+from sparrow_kernels.models.bridge.names import cache_keyword
+from sparrow_kernels.models.bridge.view import private_view
+
 VidLLM = Any
 """A model of transformers that generates: `PreTrainedModel` and `GenerationMixin` at once, for
 which transformers has no type."""
@@ -29,7 +33,11 @@ FAMILIES = {
 
 
 class Parts:
-    """The parts of a target the decoder works with, found once a call."""
+    """The parts of a target the decoder works with, found once a call.
+
+    Raises:
+        ValueError: the target's family is unknown, or a layer does not see all of the sequence.
+    """
 
     def __init__(self, model: VidLLM) -> None:
         family = FAMILIES.get(model.config.model_type)
@@ -51,7 +59,13 @@ class Parts:
         self.visual: Any = self.base.visual
         self.lm_head: Any = model.lm_head
         self.embedding: Any = model.get_input_embeddings()
+        self.cache_keyword = cache_keyword(self.language_model)
+        """What the language model, and the model around it, call their cache."""
         self.placeholder_ids = [int(getattr(model.config, n)) for n in family.placeholder_ids]
+
+    def private(self) -> Parts:
+        """The same parts with our attention in them, which nobody else sees."""
+        return Parts(private_view(self.model, self.language_model, ATTENTION_NAME))
 
     def visual_mask(self, input_ids: Tensor) -> Tensor:
         """`[B, S]` bool: which slots hold a clip's or an image's tokens, however many runs."""

@@ -19,7 +19,6 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from sparrow_kernels.models.attention import sparrow_attention
 from sparrow_kernels.models.request import Request
 from sparrow_kernels.ops.env import checks
 from sparrow_kernels.ops.tree import build_tree
@@ -76,7 +75,7 @@ def _replay(
     )
     target, prompt = request.target, input_ids.shape[1]
     forced = forced.to(input_ids.device)
-    with sparrow_attention(request.parts.text_config), checks(False):
+    with checks(False):
         request.prefill()
         decoded = []
         for length, token in enumerate(forced, start=prompt + 1):

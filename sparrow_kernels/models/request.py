@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import (
     GenerationConfig,
@@ -13,11 +14,13 @@ from transformers import (
 )
 from transformers.utils import ModelOutput
 
+from sparrow_kernels.models.bridge.names import without_cache
 from sparrow_kernels.models.families import Parts, VidLLM
 from sparrow_kernels.models.selection import TokenChooser
 from sparrow_kernels.models.sequence import EmittedSequence, Streamer
 from sparrow_kernels.models.stats import DecodeStats, PhaseTimer
 from sparrow_kernels.models.target import Prefill, TargetState
+from sparrow_kernels.models.unsupported import refuse_unsupported
 
 
 @dataclass
@@ -34,6 +37,7 @@ class Request:
     Args:
         tree_nodes: T, slots the cache needs behind the longest sequence.
         max_path: S, the most nodes a step accepts, root included.
+        generator: what samples; None for torch's own.
     """
 
     def __init__(
@@ -47,9 +51,10 @@ class Request:
         model_kwargs: dict[str, Any],
         tree_nodes: int,
         max_path: int,
+        generator: torch.Generator | None = None,
     ) -> None:
-        self.parts = Parts(model)
-        _refuse_unsupported(input_ids, generation_config, model_kwargs)
+        refuse_unsupported(input_ids, generation_config, model_kwargs)
+        self.parts = Parts(model).private()
         length = input_ids.shape[1]
         context = self.parts.text_config.max_position_embeddings
         if length >= context:
@@ -62,13 +67,18 @@ class Request:
             input_ids, stopping_criteria, generation_config.max_length, streamer
         )
         self.chooser = TokenChooser(
-            logits_processor, bool(generation_config.do_sample), self.sequence, max_path
+            logits_processor,
+            bool(generation_config.do_sample),
+            self.sequence,
+            max_path,
+            generator,
         )
-        self.target = TargetState(self.parts, self.sequence.max_length + tree_nodes)
+        self.tree_nodes, self.max_path, self.generator = tree_nodes, max_path, generator
+        self.target = TargetState(self.parts, self.sequence.room.tokens + tree_nodes)
         self.stats = DecodeStats()
         self.timer = PhaseTimer(self.stats, input_ids.device)
         self._model_inputs = model.prepare_inputs_for_generation(
-            input_ids, is_first_iteration=True, **model_kwargs
+            input_ids, is_first_iteration=True, **without_cache(model_kwargs)
         )
 
     def prefill(self, *, slice_clip: bool = False) -> Prefill:
@@ -76,9 +86,26 @@ class Request:
         with self.timer.phase("prefill"):
             prefill = self.target.prefill(self._model_inputs, slice_clip=slice_clip)
             first = self.chooser.after_sequence(prefill.logits)
-            self.stats.new_tokens += self.sequence.emit(first.tolist())
+            self.stats.new_tokens += self.emit(first.tolist())
         self._model_inputs = {}  # the clip's pixels are not needed again
         return prefill
+
+    def emit(self, tokens: list[int]) -> int:
+        """Emit tokens until one completes the sequence; returns how many were kept.
+
+        Raises:
+            ValueError: one of them could not be drawn, since its distribution is none.
+        """
+        if tokens[-1] < 0:
+            self.chooser.explain_no_token()
+        return self.sequence.emit(tokens)
+
+    def make_room(self) -> bool:
+        """Make room for a step; whether buffers have moved, and a draft's has to follow."""
+        grows = self.sequence.make_room(self.max_path)
+        if grows:
+            self.target.enlarge(self.sequence.room.tokens + self.tree_nodes)
+        return grows
 
     def last_token(self) -> Tensor:
         """`[1]` int64: the token whose KV is not cached yet."""
@@ -90,36 +117,3 @@ class Request:
         if self.generation_config.return_dict_in_generate:
             return SparrowOutput(sequences=self.sequence.ids.clone(), stats=self.stats)
         return self.sequence.ids.clone()
-
-
-def _refuse_unsupported(
-    input_ids: Tensor, config: GenerationConfig, model_kwargs: dict[str, Any]
-) -> None:
-    if (config.num_beams or 1) > 1:
-        raise NotImplementedError(
-            f"sparrow_generate: num_beams must be 1, got {config.num_beams}"
-            " (beam search has no speculative form)"
-        )
-    if input_ids.shape[0] != 1:
-        raise NotImplementedError(
-            f"sparrow_generate: batch must be 1, got {input_ids.shape[0]}"
-            " (decode the requests one by one)"
-        )
-    for name in ("output_scores", "output_logits", "output_attentions", "output_hidden_states"):
-        if getattr(config, name, None):
-            raise NotImplementedError(
-                f"sparrow_generate: {name} must be off, got True (tree nodes are verified together"
-                " and not kept)"
-            )
-    mask = model_kwargs.get("attention_mask")
-    if mask is not None and not bool((mask == 1).all()):
-        raise NotImplementedError(
-            "sparrow_generate: attention_mask must be all ones, got padding (a single request"
-            " needs none)"
-        )
-    cache = model_kwargs.get("past_key_values")
-    if cache is not None and int(cache.get_seq_length()) > 0:
-        raise NotImplementedError(
-            "sparrow_generate: past_key_values must be empty, got a filled cache (pass the whole"
-            " conversation as input_ids)"
-        )

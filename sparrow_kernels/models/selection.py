@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -45,11 +45,14 @@ class TokenChooser:
         do_sample: bool,
         sequence: EmittedSequence,
         max_path: int = 1,
+        generator: torch.Generator | None = None,
     ) -> None:
         self._processors = processors
         self._do_sample = do_sample
         self._sequence = sequence
         self._max_path = max_path
+        self._generator = generator
+        self._sampled: Tensor | None = None  # the scores last drawn from, for a refusal to explain
         self.reads_history = not all(type(one) in _IGNORES_HISTORY for one in processors)
 
     def after_sequence(self, logits: Tensor) -> Tensor:
@@ -59,7 +62,8 @@ class TokenChooser:
     def probs(self, logits: Tensor) -> Tensor:
         """Processed distributions `[1, T, V]` float32 of all nodes; not where history is read."""
         flat = logits[0]
-        return torch.softmax(self._process(flat[:, :1], flat), dim=-1)[None]
+        self._sampled = self._process(flat[:, :1], flat).float()
+        return torch.softmax(self._sampled, dim=-1)[None]
 
     def __call__(self, tree: Tree, logits: Tensor) -> Tensor:
         if self.reads_history:
@@ -80,8 +84,28 @@ class TokenChooser:
     def _choose(self, scores: Tensor) -> Tensor:
         if not self._do_sample:
             return scores.argmax(dim=-1)
-        probs = torch.softmax(scores.float(), dim=-1)
-        return sample_tokens(probs, torch.rand(probs.shape[:-1], device=probs.device))
+        self._sampled = scores.float()
+        probs = torch.softmax(self._sampled, dim=-1)
+        uniform = torch.rand(
+            probs.shape[:-1], dtype=torch.float32, device=probs.device, generator=self._generator
+        )
+        return sample_tokens(probs, uniform)
+
+    def explain_no_token(self) -> NoReturn:
+        """Raise `ValueError` with the reason why no token could be drawn."""
+        cause = "its distribution has no mass"
+        if self._sampled is not None:
+            banned = (self._sampled == float("-inf")).all(dim=-1)
+            if bool(self._sampled.isnan().any()):
+                cause = "its scores hold NaN"
+            elif bool((self._sampled == float("inf")).any()):
+                cause = "its scores are infinite: the temperature is too low for them"
+            elif bool(banned.any()):
+                cause = "every token is banned"
+        raise ValueError(
+            f"sampling: row 0 must have a token to draw after {self._sequence.length} tokens, got"
+            f" none: {cause} (look at the target's logits, temperature and logits processors)"
+        )
 
     def _walk(self, tree: Tree, logits: Tensor) -> Tensor:
         """Call the processors node by node along the path being accepted, with the ids up to it.

@@ -9,6 +9,8 @@ from torch import Tensor
 from transformers import StoppingCriteriaList
 from transformers.generation import EosTokenCriteria, MaxLengthCriteria
 
+from sparrow_kernels.models.room import Room
+
 
 class Streamer(Protocol):
     """transformers' streamer: prompt first, then new ids as they are emitted."""
@@ -18,7 +20,7 @@ class Streamer(Protocol):
 
 
 class EmittedSequence:
-    """Prompt and emitted tokens `[1, length]`, in a buffer that is written once.
+    """Prompt and emitted tokens `[1, length]`, in a buffer that grows with its `room`.
 
     Length and stop ids are looked up on the host; any other criterion is called with the ids up
     to and including each token, exactly as plain decoding calls it.
@@ -28,18 +30,16 @@ class EmittedSequence:
         self,
         input_ids: Tensor,
         stopping_criteria: StoppingCriteriaList,
-        capacity: int,
+        max_length: int,
         streamer: Streamer | None,
     ) -> None:
         self.prompt_length = input_ids.shape[1]
         self.length = self.prompt_length
         self.finished = False
-        self._buffer = input_ids.new_zeros((1, capacity))
-        self._buffer[:, : self.length] = input_ids
         self._streamer = streamer
         if streamer is not None:
             streamer.put(input_ids.cpu())
-        self._max_length = capacity
+        self._max_length = max_length
         self.stop_ids: set[int] = set()
         self._other_criteria = StoppingCriteriaList()
         self._verdicts: dict[int, bool] = {}
@@ -50,6 +50,9 @@ class EmittedSequence:
                 self.stop_ids |= set(criterion.eos_token_id.flatten().tolist())
             else:
                 self._other_criteria.append(criterion)
+        self.room = Room(self.prompt_length, self._max_length)
+        self._buffer = input_ids.new_zeros((1, self.room.tokens))
+        self._buffer[:, : self.length] = input_ids
 
     @property
     def ids(self) -> Tensor:
@@ -60,6 +63,15 @@ class EmittedSequence:
     def max_length(self) -> int:
         """Tokens the sequence may have at most, prompt included."""
         return self._max_length
+
+    def make_room(self, tokens: int) -> bool:
+        """Make room for `tokens` more; whether the room grew, and other buffers have to follow."""
+        grows = self.room.grows_for(self.length + tokens)
+        if grows:
+            ids = self.ids
+            self._buffer = ids.new_zeros((1, self.room.tokens))
+            self._buffer[:, : self.length] = ids
+        return grows
 
     def stops_at(self, ids: Tensor, token: int) -> bool:
         """Whether a sequence `ids` `[1, length]` that ends in `token` is complete.
@@ -87,7 +99,7 @@ class EmittedSequence:
                 break
         self._verdicts.clear()
         if self._streamer is not None:
-            self._streamer.put(torch.tensor(tokens[:kept]))
+            self._streamer.put(torch.tensor(tokens[:kept], device="cpu"))
             if self.finished:
                 self._streamer.end()
         return kept

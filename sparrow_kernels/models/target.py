@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.decoding import Verification
-from sparrow_kernels.models.attention import NO_MASK, Nodes
-from sparrow_kernels.models.cache import PreallocatedCache
+from sparrow_kernels.models.bridge.attention import NO_MASK, Nodes
+from sparrow_kernels.models.bridge.cache import PreallocatedCache
+from sparrow_kernels.models.bridge.names import without_cache
 from sparrow_kernels.models.families import Parts
 from sparrow_kernels.ops.types import TreeLayout
 
@@ -26,7 +27,12 @@ class Prefill(NamedTuple):
 
 
 class TargetState:
-    """One request's target: implements `sparrow_kernels.decoding.Target`."""
+    """One request's target: implements `sparrow_kernels.decoding.Target`.
+
+    Args:
+        parts: a private view's, so that the language model attends as we do.
+        capacity: cache slots to begin with.
+    """
 
     def __init__(self, parts: Parts, capacity: int) -> None:
         device = parts.model.device
@@ -37,6 +43,7 @@ class TargetState:
         self.prefix_lens = self.cache.prefix_lens
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
+        self._cached = {parts.cache_keyword: self.cache, "use_cache": True}
         self._root_only = torch.ones((1, 1, 1), dtype=torch.int64, device=device)
         self._root_depth = torch.zeros((1, 1), dtype=torch.int32, device=device)
         self._position_offset = torch.zeros(1, dtype=torch.int64, device=device)
@@ -51,13 +58,13 @@ class TargetState:
         length = input_ids.shape[1]
         inputs = {
             name: value
-            for name, value in model_inputs.items()
-            if name not in ("logits_to_keep", "attention_mask", "past_key_values", "use_cache")
+            for name, value in without_cache(model_inputs).items()
+            if name not in ("logits_to_keep", "attention_mask", "use_cache")
         }
-        output = self._parts.base(
-            **inputs, attention_mask=NO_MASK, past_key_values=self.cache, use_cache=True
-        )
+        output = self._parts.base(**inputs, attention_mask=NO_MASK, **self._cached)
         hidden = output.last_hidden_state
+        del output  # it holds the clip's features
+        self.cache.check_prefilled(length)
         self.cache.set_committed(length)
         self.keys, self.values = self.cache.keys, self.cache.values
         self._position_offset = self._next_position(model_inputs["position_ids"]) - length
@@ -78,14 +85,18 @@ class TargetState:
         self.prefix_lens += 1
         return verified.logits[:, 0]
 
+    def enlarge(self, capacity: int) -> None:
+        """Make room for `capacity` cache slots."""
+        self.cache.enlarge(capacity)
+        self.keys, self.values = self.cache.keys, self.cache.values
+
     def _forward(self, tokens: Tensor, depth: Tensor, ancestors: Tensor) -> Verification:
         positions = self._position_offset + (self.prefix_lens[:, None] + depth.clamp_min(0))
         hidden = self._parts.language_model(
             inputs_embeds=self._parts.embedding(tokens),
             position_ids=positions,
             attention_mask=NO_MASK,
-            past_key_values=self.cache,
-            use_cache=True,
+            **self._cached,
             nodes=Nodes(ancestors, self.prefix_lens),
         ).last_hidden_state
         return Verification(hidden, self._parts.lm_head(hidden))

@@ -29,6 +29,7 @@ from sparrow_kernels.embedded.recipe import (
     QUIZ_QUESTIONS,
     LanguageStage,
 )
+from sparrow_kernels.models.bridge.names import cache_keyword
 from sparrow_kernels.models.small_target import END, PAD, TOKENS_PER_SECOND, VIDEO
 from sparrow_kernels.models.target_training.clip_features import clip_features
 
@@ -197,20 +198,18 @@ def _text_hidden(model: Qwen2_5_VLForConditionalGeneration, batch: ClipBatch) ->
     prefix = embed(batch.prefix_ids).repeat(clips, 1, 1)
     prefix[:, is_video] = batch.visual
     crowding = is_video * math.log(batch.crowd)
-    cache = DynamicCache()
+    cached = {cache_keyword(text): DynamicCache(), "use_cache": True}
     text(
         inputs_embeds=prefix,
         position_ids=batch.prefix_positions[:, None].expand(-1, clips, -1),
         attention_mask=_causal_mask(crowding) if batch.crowd > 1 else None,
-        past_key_values=cache,
-        use_cache=True,
+        **cached,
     )
     return text(
         inputs_embeds=embed(batch.text_ids),
         position_ids=batch.text_positions.expand(3, -1, -1),
         attention_mask=_segment_mask(batch.segments, crowding),
-        past_key_values=cache,
-        use_cache=True,
+        **cached,
     ).last_hidden_state
 
 

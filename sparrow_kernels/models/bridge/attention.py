@@ -1,4 +1,4 @@
-"""Our attention, registered with transformers under the name "sparrow".
+"""Our attention, registered with transformers under a name that only private views ask for.
 
 A prefill is causal over its own keys and needs no mask. A verify or a decode step passes `nodes`
 as an extra keyword of the model call, which transformers hands to every layer; the cache then
@@ -7,14 +7,13 @@ returns whole buffers, and lengths and ancestor bits say what is seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
+from transformers import AttentionInterface, AttentionMaskInterface
 
+from sparrow_kernels.models.bridge.names import installed
 from sparrow_kernels.ops.attention import tree_attention
 
 ATTENTION_NAME = "sparrow"
@@ -43,11 +42,15 @@ def _attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention signature: query `[B, Hq, T, D]` -> `[B, T, Hq, D]`, no weights."""
+    if query.dtype != value.dtype:
+        # Autocast leaves a rotated query in float32 beside values that a product has rounded.
+        query, key = query.to(value.dtype), key.to(value.dtype)
     if nodes is None:
-        if attention_mask is not None:
-            raise ValueError(
-                "sparrow attention: attention_mask must be None in a prefill, got a mask"
-                " (padding is not supported; set another attention implementation)"
+        if attention_mask is not None or key.shape[2] != query.shape[2]:
+            raise RuntimeError(
+                "sparrow attention: a prefill must come without a mask and attend to its own rows,"
+                f" got {query.shape[2]} queries of {key.shape[2]} keys"
+                f"{'' if attention_mask is None else ' and a mask'} ({installed()})"
             )
         out = F.scaled_dot_product_attention(
             query, key, value, is_causal=query.shape[2] > 1, scale=scaling, enable_gqa=True
@@ -63,14 +66,3 @@ def _no_mask(*_: Any, **__: Any) -> None:
 
 AttentionInterface.register(ATTENTION_NAME, _attention)
 AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)
-
-
-@contextmanager
-def sparrow_attention(text_config: PreTrainedConfig) -> Iterator[None]:
-    """Use our attention in the language model inside the block; restored however it ends."""
-    before = text_config._attn_implementation
-    text_config._attn_implementation = ATTENTION_NAME
-    try:
-        yield
-    finally:
-        text_config._attn_implementation = before

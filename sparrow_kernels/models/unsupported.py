@@ -1,0 +1,87 @@
+"""What `generate` takes and speculation does not serve, refused by name before any work is done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers import GenerationConfig
+from transformers.generation import GenerationMode
+
+from sparrow_kernels.models.bridge.names import cache_of, not_handed_on
+
+_SERVED = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
+
+_CHOOSES_A_MODE = {
+    "num_beams": "beam search has no speculative form",
+    "penalty_alpha": "contrastive search reads every candidate's states",
+    "dola_layers": "DoLa changes what the target's own tokens are",
+    "prompt_lookup_num_tokens": "the draft drafts; leave it out, or leave out custom_generate",
+    "assistant_early_exit": "the draft drafts; leave it out, or leave out custom_generate",
+    "use_mtp": "the draft drafts; leave it out, or leave out custom_generate",
+    "constraints": "constrained beam search has no speculative form",
+    "force_words_ids": "constrained beam search has no speculative form",
+}
+
+_CHANGES_THE_LOOP = {
+    "prefill_chunk_size": "a prompt is prefilled whole",
+    "output_scores": "tree nodes are verified together and not kept",
+    "output_logits": "tree nodes are verified together and not kept",
+    "output_attentions": "tree nodes are verified together and not kept",
+    "output_hidden_states": "tree nodes are verified together and not kept",
+}
+
+# Of `generate`'s caches these two hold what any other cache holds, so the text is the same.
+_CACHES_LIKE_OURS = (None, "dynamic", "dynamic_full")
+
+
+def refuse_unsupported(
+    input_ids: Tensor, config: GenerationConfig, model_kwargs: dict[str, Any]
+) -> None:
+    """Raise `NotImplementedError` that names the first argument which is not served.
+
+    A streamer that only transformers knows of is ended first, so that who reads it need not wait.
+    """
+    _refuse_what_is_not_handed_on()
+    mode = config.get_generation_mode()
+    if mode not in _SERVED:
+        for name, why in _CHOOSES_A_MODE.items():
+            value = getattr(config, name, None)
+            if value and (name, value) != ("num_beams", 1):
+                _refuse(name, "1" if name == "num_beams" else "unset", value, why)
+        _refuse("the mode of generation", "greedy or sampled", mode.value, "see generation_config")
+    for name, why in _CHANGES_THE_LOOP.items():
+        value = getattr(config, name, None)
+        if value:
+            _refuse(name, "off" if value is True else "unset", value, why)
+    cache = config.cache_implementation
+    if cache not in _CACHES_LIKE_OURS:
+        _refuse("cache_implementation", "unset", cache, "the decoder keeps a cache of its own")
+    if model_kwargs.get("inputs_embeds") is not None:
+        _refuse("inputs_embeds", "None", "embeddings", "the draft reads tokens: pass input_ids")
+    if input_ids.shape[0] != 1:
+        _refuse("batch", "1", input_ids.shape[0], "decode the requests one by one")
+    mask = model_kwargs.get("attention_mask")
+    if mask is not None and not bool((mask == 1).all()):
+        _refuse("attention_mask", "all ones", "padding", "a single request needs none")
+    filled = cache_of(model_kwargs)
+    if filled is not None and int(filled.get_seq_length()) > 0:
+        _refuse("a cache", "empty", "a filled one", "pass the whole conversation as input_ids")
+
+
+def _refuse_what_is_not_handed_on() -> None:
+    lost = not_handed_on("streamer", "assistant_model")
+    if "streamer" in lost:
+        lost["streamer"].end()
+        raise NotImplementedError(
+            "sparrow_generate: streamer must be bound to it, got one that generate() keeps to"
+            " itself (custom_generate=functools.partial(sparrow_generate, streamer=streamer), or"
+            " SparrowDecoder.generate(streamer=streamer))"
+        )
+    if "assistant_model" in lost:
+        kind = type(lost["assistant_model"]).__name__
+        _refuse("assistant_model", "None", kind, "the draft drafts; pass it as draft=")
+
+
+def _refuse(name: str, must_be: str, value: Any, hint: str) -> None:
+    raise NotImplementedError(f"sparrow_generate: {name} must be {must_be}, got {value!r} ({hint})")
