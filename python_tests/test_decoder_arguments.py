@@ -44,7 +44,7 @@ def drop_in(**settings: Any) -> torch.Tensor:
 
 
 class TestStopStrings:
-    """A token of the text is a stop string: one that is whole characters, so not any place will do."""
+    """A token of the text is a stop string: one of whole characters, so not any place will do."""
 
     def stop_at(self, place: int) -> str:
         tokens = plain()[0, inputs()["input_ids"].shape[1] :]

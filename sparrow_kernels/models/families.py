@@ -65,6 +65,8 @@ class Parts:
 
     def private(self) -> Parts:
         """The same parts with our attention in them, which nobody else sees."""
+        if self.language_model.config._attn_implementation == ATTENTION_NAME:
+            return self  # SparrowDecoder generates on a view already
         return Parts(private_view(self.model, self.language_model, ATTENTION_NAME))
 
     def visual_mask(self, input_ids: Tensor) -> Tensor:
