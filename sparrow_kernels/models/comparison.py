@@ -154,20 +154,12 @@ def _measure(
     else:
         seconds |= stats.seconds
         seconds["decode"] = sum(s for p, s in stats.seconds.items() if p not in _PREFILLS)
-    cache_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in caught["cache"].layers)
-    if way == "sparrow":
-        # The budget, not the text's length, decides how many slots are allocated.
-        budget = arguments.get("max_new_tokens") or result.sequences.shape[1] - prompt_length
-        cache_bytes += _draft_cache_bytes(decoder, inputs["input_ids"], budget)
-    return Run(result.sequences[0].cpu(), prompt_length, seconds, cache_bytes, stats)
+    held = stats.cache_bytes if stats is not None else _bytes_of(caught["cache"])
+    return Run(result.sequences[0].cpu(), prompt_length, seconds, held, stats)
 
 
-def _draft_cache_bytes(decoder: SparrowDecoder, input_ids: Tensor, new_tokens: int) -> int:
-    """Keys and values of the draft: text rows only, so small whatever the clip's length."""
-    shape, tree = decoder.draft.network.shape, decoder.tree
-    text_rows = int((~Parts(decoder.target).visual_mask(input_ids)).sum()) - 1
-    slots = text_rows + new_tokens + tree.max_path + tree.draft_slots
-    return 2 * shape.kv_heads * shape.head_dim * slots * decoder.draft.dtype.itemsize
+def _bytes_of(cache: Any) -> int:
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
 
 
 def _compare_tokens(

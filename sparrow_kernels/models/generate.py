@@ -210,6 +210,7 @@ def _speculate(request: Request, draft: SparrowDraft, tree: TreeConfig, prefill:
                 target.cache.set_committed(before + kept - 1)
             else:
                 target.cache.note_committed(sequence.length - 1)
+    request.stats.cache_bytes += state.key_cache.nbytes + state.value_cache.nbytes
 
 
 def _draft_state(

@@ -75,6 +75,7 @@ def _replay(
     )
     target, prompt = request.target, input_ids.shape[1]
     forced = forced.to(input_ids.device)
+    target.enlarge(prompt + len(forced) + rows)
     with checks(False):
         request.prefill()
         decoded = []

@@ -114,6 +114,7 @@ class Request:
     def result(self) -> Tensor | SparrowOutput:
         """What `generate` returns: ids, or an output with stats where a dict was asked for."""
         self.timer.finish()
+        self.stats.cache_bytes += self.target.cache.nbytes
         if self.generation_config.return_dict_in_generate:
             return SparrowOutput(sequences=self.sequence.ids.clone(), stats=self.stats)
         return self.sequence.ids.clone()

@@ -25,6 +25,8 @@ class DecodeStats:
     histogram: list[int] = field(default_factory=list)
     """Index k: steps that emitted k tokens."""
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    cache_bytes: int = 0
+    """Keys and values held at the end: the target's, and the draft's if there was one."""
 
     @property
     def mean_emitted(self) -> float | None:

@@ -136,6 +136,11 @@ class PreallocatedCache(Cache):
         """A `[B, Hkv, N, D]` cache a layer."""
         return [layer.values for layer in self._own_layers if layer.values is not None]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all layers' keys and values, room included."""
+        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+
     def set_committed(self, length: int) -> None:
         """Commit exactly `length` slots, on both sides: after a prefill, or after a cut."""
         self._lengths.committed = length
