@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import time
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,49 +17,9 @@ av = pytest.importorskip("av")
 pytest.importorskip("transformers")
 pytest.importorskip("PIL")
 
+from video_cases import gray_frames, numbers, shown_at, write  # noqa: E402
+
 from sparrow_kernels.models.video import Clip, build_inputs, read_clip, sampling_rate  # noqa: E402
-
-# Far enough apart to survive 4:2:0 chroma and quantisation.
-_GRAYS = np.arange(10, 250, 6)
-
-
-def gray_frames(count: int, height: int = 64, width: int = 80) -> list[np.ndarray]:
-    """Frame i is flat gray of its own level, so that a decoded frame tells its number."""
-    return [np.full((height, width, 3), _GRAYS[i % len(_GRAYS)], np.uint8) for i in range(count)]
-
-
-def write(
-    path: Path,
-    frames: list[np.ndarray],
-    times_ms: list[int],
-    codec: str = "libx264",
-    sample_aspect: Fraction | None = None,
-) -> Path:
-    """A file that shows frame i from `times_ms[i]` on."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=1000)
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = "yuv420p"
-        if sample_aspect is not None:
-            stream.codec_context.sample_aspect_ratio = sample_aspect
-        stream.codec_context.time_base = Fraction(1, 1000)
-        for picture, time in zip(frames, times_ms, strict=True):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = time, Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
-
-
-def numbers(clip: Clip) -> list[int]:
-    """Which of `gray_frames` each sample is."""
-    levels = clip.frames.float().mean(dim=(1, 2, 3)).numpy()
-    return [int(np.abs(_GRAYS - level).argmin()) for level in levels]
-
-
-def shown_at(times_ms: list[int], second: Fraction) -> int:
-    """The definition: the last frame whose time is not after `second`, counted from the first."""
-    return max(i for i, time in enumerate(times_ms) if time - times_ms[0] <= second * 1000)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +102,45 @@ def test_other_rates_are_refused_by_name(fps: float | str) -> None:
         sampling_rate(fps)
 
 
+@pytest.mark.parametrize(
+    "fps",
+    [
+        "1e-9999999",
+        "1e9999999",
+        "1e-9_999_999",
+        Decimal("1e-9999999"),
+        "1" * 5000,
+        10**5000,
+        Fraction(1, 10**5000),
+        float("nan"),
+        float("inf"),
+        np.float32("nan"),
+        True,
+        None,
+        "1e-300",
+        1e-9,
+        "1/86400000",
+    ],
+    ids=lambda fps: type(fps).__name__,
+)
+def test_absurd_rates_are_refused_at_once_in_one_short_line(fps: Any) -> None:
+    start = time.process_time()
+    with pytest.raises(
+        ValueError, match=r"^fps must be 2 divided by a whole number, got "
+    ) as raised:
+        sampling_rate(fps)
+    assert time.process_time() - start < 1
+    assert len(str(raised.value)) < 250 and "\n" not in str(raised.value)
+
+
+def test_numbers_of_other_types_and_the_slowest_rate() -> None:
+    assert sampling_rate(np.float32(0.4)) == Fraction(2, 5)
+    assert sampling_rate(np.int64(2)) == sampling_rate(Decimal("2.0")) == sampling_rate("2e0") == 2
+    assert sampling_rate("1/43200") == Fraction(2, 86400)  # two frames a day
+    with pytest.raises(ValueError, match="got 1/43201, so that they span more than a day"):
+        sampling_rate("1/43201")
+
+
 def test_refusals_name_the_file(tmp_path: Path) -> None:
     text = tmp_path / "notes.mp4"
     text.write_text("not a video")
@@ -165,6 +166,17 @@ def test_refusals_name_the_file(tmp_path: Path) -> None:
             read_clip(path)
     with pytest.raises(FileNotFoundError, match=r"nothing\.mp4 does not exist"):
         read_clip(tmp_path / "nothing.mp4")
+
+
+def test_damage_that_stops_the_decoder_is_no_shorter_clip(tmp_path: Path) -> None:
+    path = write(tmp_path / "damaged.mp4", gray_frames(40), [100 * i for i in range(40)])
+    data = bytearray(path.read_bytes())
+    pictures = data.index(b"mdat") + 4
+    middle = (pictures + data.index(b"moov")) // 2
+    data[middle : middle + 400] = bytes([255]) * 400
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"damaged\.mp4 cannot be read as a video: Invalid data"):
+        read_clip(path)
 
 
 def test_a_video_without_frames_is_refused(tmp_path: Path) -> None:

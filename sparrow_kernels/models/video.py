@@ -1,22 +1,28 @@
 """Any video file into what a Vid-LLM's processor wants, frame by frame, through PyAV.
 
 Frames are taken at a fixed rate by the container's own timestamps, so that a variable frame rate
-needs nothing special: sample k is what a player shows at k / fps. Only sampled frames are
-converted to RGB and kept.
+needs nothing special: sample k is what a player shows at k / fps. Where timestamps restart or jump
+see `video_timeline`. Only sampled frames are converted to RGB and kept.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
+
+from sparrow_kernels.models.sampling_rate import sampling_rate
+from sparrow_kernels.models.video_source import VideoSource, clip_path, expected
+from sparrow_kernels.models.video_timeline import LONGEST_SHOWN
+
+__all__ = ["Clip", "build_inputs", "clip_path", "read_clip", "sampling_rate"]
 
 MAX_FRAMES = 768
 MAX_FRAME_PIXELS = 768 * 28 * 28
@@ -45,84 +51,104 @@ class _Shown(NamedTuple):
     frame: Any
 
 
-def sampling_rate(fps: float | str | Fraction, temporal_patch_size: int = 2) -> Fraction:
-    """The exact rate for `fps`, such as 2, 1, 0.5 or "2/3".
-
-    A Vid-LLM merges `temporal_patch_size` frames. transformers takes the seconds they span as a
-    whole number in some releases and as a fraction in others, so only whole ones mean the same
-    everywhere.
-
-    Raises:
-        ValueError: `fps` is no positive number, or merged frames would span part of a second.
-    """
-    try:
-        rate = Fraction(str(fps))
-    except (ValueError, ZeroDivisionError):
-        rate = Fraction(0)
-    seconds = temporal_patch_size / rate if rate > 0 else Fraction(0)
-    if rate <= 0 or seconds.denominator != 1:
-        spans = [f"{temporal_patch_size / span:g}" for span in (1, 2, 4, 5)]
-        raise ValueError(
-            f"fps must be {temporal_patch_size} divided by a whole number, got {fps}"
-            f" (such as {', '.join(spans)})"
-        )
-    return rate
-
-
 def read_clip(
-    path: str | Path,
+    path: str | os.PathLike[str] | BinaryIO,
     fps: float | str | Fraction = 2.0,
     *,
     temporal_patch_size: int = 2,
     max_frames: int = MAX_FRAMES,
     max_frame_pixels: int = MAX_FRAME_PIXELS,
 ) -> Clip:
-    """Sample the first video stream of a file: mp4, webm, mov, mkv, whatever FFmpeg reads.
+    """Sample the video track that a player shows: mp4, webm, mov, mkv, whatever FFmpeg reads.
 
     A clip too short for two samples gives its first and its last frame.
 
+    Args:
+        path: of a file on this machine (no URL), or a file open as binary, which is read from its
+            start where it can be rewound, and stays open.
+
     Raises:
         FileNotFoundError: there is no such file.
+        TypeError: neither a path nor a file.
         ValueError: no video, fewer than two frames, more than `max_frames` samples, an impossible
-            shape, or damage that stops the decoder.
+            shape, several frame sizes, or damage that stops the decoder.
         ImportError: PyAV is not installed.
     """
     rate = sampling_rate(fps, temporal_patch_size)
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"clip {path} does not exist")
-    if not path.is_file():
-        raise ValueError(f"clip must be a video file, got {path}, which is no file")
-    frames: list[Tensor] = []
-    decoded, last = 0, None
-    with _opened(path) as stream:
-        _refuse_longer(path, _seconds(stream), rate, temporal_patch_size, max_frames)
+    source = VideoSource(path)
+    samples = _Samples(source.name, rate, temporal_patch_size, max_frames, max_frame_pixels)
+    with source.opened() as stream:
+        stated = stream.duration * stream.time_base if stream.duration else Fraction(0)
+        if not samples.too_many(stated):
+            return samples.of(stream)
+        if stream.frames and stated < LONGEST_SHOWN:
+            samples.refuse_longer(stated)
+        if not source.rewinds:
+            return samples.of(stream)
+        # Perhaps the container counts a jump in the timestamps, or guesses: read them, undecoded.
+        stamps = (
+            _stamp(packet.pts if packet.dts is None else packet.dts, packet.time_base)
+            for packet in stream.container.demux(stream)
+            if packet.size
+        )
+        samples.refuse_longer(max(expected(stream).seconds(stamps), default=Fraction(0)))
+    with source.opened() as stream:
+        return samples.of(stream)
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """How a clip is sampled."""
+
+    name: str
+    rate: Fraction
+    merged: int
+    max_frames: int
+    max_pixels: int
+
+    def of(self, stream: Any) -> Clip:
+        frames: list[Tensor] = []
+        decoded, last = 0, None
         for shown, until in _with_end(_decode(stream)):
             decoded, last = decoded + 1, shown.frame
             # Every sample time inside [shown.second, until) shows this frame.
             rgb: Tensor | None = None
-            while len(frames) / rate + _CLOCK_ERROR < until:
-                if len(frames) == max_frames:
-                    _refuse_longer(path, until, rate, temporal_patch_size, max_frames)
+            while len(frames) / self.rate + _CLOCK_ERROR < until:
+                if len(frames) == self.max_frames:
+                    self.refuse_longer(until)
                 if rgb is None:
-                    rgb = _upright_rgb(path, stream, shown.frame, max_frame_pixels)
+                    rgb = _upright_rgb(self.name, stream, shown.frame, self.max_pixels)
                 frames.append(rgb)
         if decoded < 2:
             raise ValueError(
-                f"clip must have at least 2 frames, got {decoded} in {path}"
+                f"clip must have at least 2 frames, got {decoded} in {self.name}"
                 + (" (a still picture is no video)" if decoded else "")
             )
         if len(frames) < 2:
-            frames.append(_upright_rgb(path, stream, last, max_frame_pixels))
-    if len({frame.shape for frame in frames}) > 1:
-        raise ValueError(f"clip must keep one frame size, got several in {path}")
-    return Clip(torch.stack(frames), rate)
+            frames.append(_upright_rgb(self.name, stream, last, self.max_pixels))
+        if len({frame.shape for frame in frames}) > 1:
+            raise ValueError(f"clip must keep one frame size, got several in {self.name}")
+        return Clip(torch.stack(frames), self.rate)
+
+    def too_many(self, seconds: Fraction) -> bool:
+        return (seconds - _CLOCK_ERROR) * self.rate > self.max_frames
+
+    def refuse_longer(self, seconds: Fraction) -> None:
+        """Raise if `seconds` need more samples than allowed, naming a rate at which they do not."""
+        if not self.too_many(seconds):
+            return
+        span = math.ceil(self.merged * seconds / self.max_frames)
+        raise ValueError(
+            f"clip must have at most {self.max_frames} frames at {float(self.rate):g} fps, got a"
+            f" clip of {float(seconds):.1f} s or more: {self.name}"
+            f" (sample fewer: --fps {Fraction(self.merged, span)})"
+        )
 
 
 def build_inputs(
     processor: Any,
     question: str,
-    clips: Sequence[Clip | str | Path],
+    clips: Sequence[Clip | str | os.PathLike[str] | BinaryIO],
     *,
     fps: float | str | Fraction = 2.0,
 ) -> dict[str, Any]:
@@ -130,7 +156,8 @@ def build_inputs(
 
     Args:
         processor: the target's own, with a chat template.
-        clips: files, sampled here at `fps`, or clips already read. They come before the question.
+        clips: paths or open files, sampled here at `fps`, or clips already read. They come before
+            the question.
 
     Raises:
         ValueError: no clip, an empty question, no chat template, and what `read_clip` raises.
@@ -184,48 +211,17 @@ def build_inputs(
     return outputs
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """The first video stream of a file; FFmpeg's errors inside the block become ours."""
-    try:
-        import av
-    except ImportError as error:
-        raise ImportError(
-            "reading a video needs PyAV, which is not installed"
-            " (pip install 'sparrow_kernels[video]')",
-            name="av",
-        ) from error
-
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise ValueError(f"clip must have a video stream, got none in {path}")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            yield stream
-    except av.EOFError as error:  # before anything could be decoded
-        raise ValueError(f"clip must have at least 2 frames, got 0 in {path}") from error
-    except av.FFmpegError as error:
-        reason = error.strerror or type(error).__name__
-        raise ValueError(f"clip {path} cannot be read as a video: {reason}") from error
-
-
 def _decode(stream: Any) -> Iterator[_Shown]:
     """Every frame of a stream, in the order shown, the first at second 0."""
-    rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
-    first: Fraction | None = None
-    for number, frame in enumerate(stream.container.decode(stream)):
-        if frame.pts is None or frame.time_base is None:
-            second = number / rate
-        else:
-            second = frame.pts * frame.time_base
-        first = second if first is None else first
-        yield _Shown(second - first, frame)
+    frames, stamped = itertools.tee(stream.container.decode(stream))
+    stamps = (_stamp(frame.pts, frame.time_base) for frame in stamped)
+    # In this order a frame waits for its successor's timestamp, and no longer.
+    for frame, second in zip(frames, expected(stream).seconds(stamps), strict=True):
+        yield _Shown(second, frame)
 
 
-def _seconds(stream: Any) -> Fraction:
-    """How long the container says the stream is; 0 where it does not say."""
-    return stream.duration * stream.time_base if stream.duration else Fraction(0)
+def _stamp(ticks: int | None, time_base: Fraction | None) -> Fraction | None:
+    return None if ticks is None or time_base is None else ticks * time_base
 
 
 def _with_end(shown: Iterator[_Shown]) -> Iterator[tuple[_Shown, Fraction]]:
@@ -239,11 +235,11 @@ def _with_end(shown: Iterator[_Shown]) -> Iterator[tuple[_Shown, Fraction]]:
         before = current
     if before is not None:
         frame = before.frame
-        duration = frame.duration * frame.time_base if frame.duration else gap
-        yield before, before.second + duration
+        stated = frame.duration * frame.time_base if frame.duration else Fraction(0)
+        yield before, before.second + (stated if 0 < stated < LONGEST_SHOWN else gap)
 
 
-def _upright_rgb(path: Path, stream: Any, frame: Any, max_pixels: int) -> Tensor:
+def _upright_rgb(path: str, stream: Any, frame: Any, max_pixels: int) -> Tensor:
     """`[3, H, W]` uint8: square pixels, rotated as the file says, at most `max_pixels`."""
     from av.video.reformatter import Interpolation
 
@@ -260,16 +256,3 @@ def _upright_rgb(path: Path, stream: Any, frame: Any, max_pixels: int) -> Tensor
     rgb = frame.reformat(width, height, "rgb24", interpolation=Interpolation.AREA).to_ndarray()
     turns = round(frame.rotation / 90) % 4  # counterclockwise, as torch.rot90 turns
     return torch.rot90(torch.from_numpy(rgb), turns).permute(2, 0, 1)
-
-
-def _refuse_longer(
-    path: Path, seconds: Fraction, rate: Fraction, merged: int, max_frames: int
-) -> None:
-    """Raise if `seconds` need more samples than allowed, naming a rate at which they do not."""
-    if (seconds - _CLOCK_ERROR) * rate <= max_frames:
-        return
-    span = math.ceil(merged * seconds / max_frames)
-    raise ValueError(
-        f"clip must have at most {max_frames} frames at {float(rate):g} fps, got a clip of"
-        f" {float(seconds):.1f} s or more: {path} (sample fewer: --fps {Fraction(merged, span)})"
-    )
