@@ -207,6 +207,18 @@ class TestLogitsThatAreNone:
         ours = SparrowDecoder(target, draft, tree).generate(**inputs(), **settings).sequences
         assert torch.equal(ours, target.generate(**inputs(), **settings))
 
+    def test_a_draft_of_nan_samples_the_same_distribution(self) -> None:
+        """Drawn from a uniform distribution instead, so accepted now and then."""
+        target, draft, _ = random_pair()
+        draft = copy.deepcopy(draft)
+        with torch.no_grad():
+            draft.network.down.weight[:] = float("nan")
+        torch.manual_seed(0)
+        settings = {"max_new_tokens": 40, "do_sample": True, "top_k": 1, "temperature": 0.5}
+        ours = SparrowDecoder(target, draft, "4x2").generate(**inputs(), **settings).sequences
+        plain = target.generate(**inputs(), max_new_tokens=40, do_sample=False)
+        assert torch.equal(ours, plain)
+
     def test_the_op_itself_never_draws_what_has_no_mass(self) -> None:
         probs = torch.tensor([[0.0, float("nan"), 1.0], [0.0, 0.0, 0.0]])
         with pytest.raises(ValueError, match="sample_tokens"):

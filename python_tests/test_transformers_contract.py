@@ -111,6 +111,22 @@ class TestTheCache:
         with pytest.raises(RuntimeError, match="a prefill must come without a mask and attend to"):
             decode(target)
 
+    def test_layers_that_attend_in_another_way_are_an_error(
+        self, target: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A release in which layers look their attention up elsewhere than in a configuration."""
+        attention = type(target.model.language_model.layers[0].self_attn)
+        real = attention.forward
+        own = copy.copy(target.model.language_model.config)
+
+        def stubborn(self, *arguments, **keywords):
+            self.config = own
+            return real(self, *arguments, **keywords)
+
+        monkeypatch.setattr(attention, "forward", stubborn)
+        with pytest.raises(RuntimeError, match="must run in every layer .* ran in 0 of 2 .transf"):
+            decode(target)
+
 
 class TestTheView:
     def test_shares_weights_and_has_a_configuration_of_its_own(self) -> None:
@@ -171,6 +187,11 @@ class TestTheView:
         layers[0].compile(backend="eager")
         layers[1].forward = torch.compile(layers[1].forward, backend="eager")
         assert torch.equal(decode(target), expected())
+
+    def test_wrapped_by_torch_compile(self, target: Any) -> None:
+        target.model.language_model = torch.compile(target.model.language_model, backend="eager")
+        assert torch.equal(decode(target), expected())
+        assert torch.equal(decode(torch.compile(target, backend="eager")), expected())
 
     def test_a_forward_that_cannot_follow_is_refused(self, target: Any) -> None:
         layer = target.model.language_model.layers[0]

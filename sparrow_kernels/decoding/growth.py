@@ -125,9 +125,11 @@ def _with_full_support(logits: Tensor) -> Tensor:
     At a low temperature float32 leaves one id with all the mass; a second child could then not be
     *drawn*, and acceptance is exact only for children that were.
     """
-    allowed = logits > float("-inf")
+    allowed = logits != float("-inf")
     uniform = allowed.float() / allowed.sum(dim=-1, keepdim=True)
-    return torch.softmax(logits, dim=-1) * (1 - 1e-6) + uniform * 1e-6
+    probs = torch.softmax(logits, dim=-1)
+    # A draft whose numbers are none drafts anything: that costs speed, and the text stays exact.
+    return torch.where(probs.isnan(), uniform, probs * (1 - 1e-6) + uniform * 1e-6)
 
 
 def _draw_without_replacement(

@@ -140,7 +140,8 @@ class SparrowDraft(PreTrainedModel):
         parameters = list(self.network.parameters())
         if all((p.dtype, p.device) == (weight.dtype, weight.device) for p in parameters):
             return self.network
-        state = (weight.dtype, weight.device, *((p.data_ptr(), p._version) for p in parameters))
+        versions = ((p.data_ptr(), None if p.is_inference() else p._version) for p in parameters)
+        state = (weight.dtype, weight.device, *versions)
         if self._converted is None or self._converted[0] != state:
             network = copy.deepcopy(self.network).to(weight.device, weight.dtype)
             # A tuple, so that the copy is no submodule and is not saved.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparrow_kernels.models.bridge.attention import ATTENTION_NAME
 from sparrow_kernels.models.bridge.names import cache_keyword
-from sparrow_kernels.models.bridge.view import private_view
+from sparrow_kernels.models.bridge.view import private_view, uncompiled
 
 VidLLM = Any
 """A model of transformers that generates: `PreTrainedModel` and `GenerationMixin` at once, for
@@ -40,6 +40,7 @@ class Parts:
     """
 
     def __init__(self, model: VidLLM) -> None:
+        model = uncompiled(model)
         family = FAMILIES.get(model.config.model_type)
         if family is None:
             raise ValueError(
@@ -55,7 +56,7 @@ class Parts:
                 " (load it with use_sliding_window=False)"
             )
         self.base: Any = model.model
-        self.language_model: Any = self.base.language_model
+        self.language_model: Any = uncompiled(self.base.language_model)
         self.visual: Any = self.base.visual
         self.lm_head: Any = model.lm_head
         self.embedding: Any = model.get_input_embeddings()

@@ -77,7 +77,7 @@ class Request:
         self.target = TargetState(self.parts, self.sequence.room.tokens + tree_nodes)
         self.stats = DecodeStats()
         self.timer = PhaseTimer(self.stats, input_ids.device)
-        self._model_inputs = model.prepare_inputs_for_generation(
+        self._model_inputs = self.parts.model.prepare_inputs_for_generation(
             input_ids, is_first_iteration=True, **without_cache(model_kwargs)
         )
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.decoding import Verification
-from sparrow_kernels.models.bridge.attention import NO_MASK, Nodes
+from sparrow_kernels.models.bridge.attention import NO_MASK, Nodes, check_attended
 from sparrow_kernels.models.bridge.cache import PreallocatedCache
 from sparrow_kernels.models.bridge.names import without_cache
 from sparrow_kernels.models.families import Parts
@@ -65,6 +65,7 @@ class TargetState:
         hidden = output.last_hidden_state
         del output  # it holds the clip's features
         self.cache.check_prefilled(length)
+        check_attended(self._parts.language_model, len(self.cache.layers))
         self.cache.set_committed(length)
         self.keys, self.values = self.cache.keys, self.cache.values
         self._position_offset = self._next_position(model_inputs["position_ids"]) - length

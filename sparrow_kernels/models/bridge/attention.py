@@ -17,6 +17,7 @@ from sparrow_kernels.models.bridge.names import installed
 from sparrow_kernels.ops.attention import tree_attention
 
 ATTENTION_NAME = "sparrow"
+_MARK = "_sparrow_attended"  # on modules of a private view, gone with it
 
 NO_MASK = {"full_attention": None}
 """What to pass as `attention_mask`, so that transformers builds none."""
@@ -41,11 +42,15 @@ def _attention(
     nodes: Nodes | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention signature: query `[B, Hq, T, D]` -> `[B, T, Hq, D]`, no weights."""
+    """transformers' attention signature: query `[B, Hq, T, D]` -> `[B, T, Hq, D]`, no weights.
+
+    `nodes` is ours: any keyword of a call of the language model arrives here.
+    """
     if query.dtype != value.dtype:
         # Autocast leaves a rotated query in float32 beside values that a product has rounded.
         query, key = query.to(value.dtype), key.to(value.dtype)
     if nodes is None:
+        module.__dict__[_MARK] = True
         if attention_mask is not None or key.shape[2] != query.shape[2]:
             raise RuntimeError(
                 "sparrow attention: a prefill must come without a mask and attend to its own rows,"
@@ -62,6 +67,19 @@ def _attention(
 
 def _no_mask(*_: Any, **__: Any) -> None:
     """No mask is ever built: causality and tree are known from lengths and ancestor bits."""
+
+
+def check_attended(language_model: nn.Module, layers: int) -> None:
+    """Raise `RuntimeError` unless a prefill of a private view has come here from every layer.
+
+    A step of a layer that attends in another way would read slots that hold nothing.
+    """
+    attended = sum(_MARK in module.__dict__ for module in language_model.modules())
+    if attended != layers:
+        raise RuntimeError(
+            f"the decoder's attention must run in every layer of a prefill, and ran in {attended}"
+            f" of {layers} ({installed()})"
+        )
 
 
 AttentionInterface.register(ATTENTION_NAME, _attention)

@@ -44,6 +44,7 @@ def _viewed(
     below: bool = False,
 ) -> tuple[Any, bool]:
     """`module` or its copy, and whether it is one: a copy if it is or holds a layer's part."""
+    module = uncompiled(module)
     below = below or module is language_model
     is_copied = below and isinstance(module.__dict__.get("config"), PreTrainedConfig)
     children = {}
@@ -65,6 +66,11 @@ def _viewed(
     elif "generation_config" in view.__dict__:
         view.generation_config = copy.deepcopy(view.generation_config)
     return view, True
+
+
+def uncompiled(module: Any) -> Any:
+    """What `torch.compile(module)` has wrapped: its graphs read their maker's configuration."""
+    return module._modules.get("_orig_mod", module)
 
 
 def _private_config(config: Any, attention: str, configs: dict[int, Any]) -> Any:
