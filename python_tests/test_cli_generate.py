@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -193,8 +194,8 @@ class TestRefusals:
     def test_an_empty_question(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         command = words(folder)
         command[2] = " "
-        assert main(command) == 1
-        assert "question must not be empty" in one_line_error(capsys)
+        assert main(command) == 2
+        assert "argument QUESTION: must not be empty" in one_line_error(capsys)
 
     def test_without_pyav(
         self,
@@ -226,6 +227,15 @@ def test_without_torchvision(folder: Path) -> None:
     assert (process.returncode, out) == (1, ""), err
     said = "sparrow: error: torchvision is not installed (pip install 'sparrow_kernels[video]')\n"
     assert err == said
+
+
+def test_the_answer_arrives_where_stderr_is_closed(folder: Path) -> None:
+    command = [sys.executable, "-m", "sparrow_kernels.cli", *words(folder, "--max-new-tokens", "7")]
+    done = subprocess.run(
+        ["bash", "-c", f"exec {shlex.join(command)} 2>&-"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == plain_text(folder, 7) + "\n"
 
 
 def test_a_reader_that_leaves_early_is_no_error(folder: Path) -> None:

@@ -225,6 +225,11 @@ class TestTrees:
             with pytest.raises(TypeError, match=r"tree must be a TreeConfig, or text such as"):
                 form(tree=tree)
 
+    def test_wider_than_the_vocabulary_are_refused(self) -> None:
+        for tree in ("30-2-1000", "1000x2"):
+            with pytest.raises(ValueError, match=f"at most 390 children a node, .* got {tree}"):
+                ours(tree)
+
     def test_written_wrongly_are_refused(self) -> None:
         with pytest.raises(ValueError, match="tree must be total-depth-width"):
             ours("6-5")

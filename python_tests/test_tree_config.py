@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import torch
 
 from sparrow_kernels.decoding import TreeConfig
 
@@ -25,10 +28,31 @@ def test_branching_counts_its_nodes() -> None:
     assert TreeConfig.parse("4x2x1") == tree
 
 
-@pytest.mark.parametrize("text", ["30-4", "", "a-b-c", "30-4-8-1", "-1-2-3", "4x"])
+def test_whitespace_around_the_notation_is_left_out() -> None:
+    assert TreeConfig.parse(" 30-4-8\n") == TreeConfig(30, 4, 8)
+    assert TreeConfig.parse("4x2 ") == TreeConfig(branching=[4, 2])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("30-4", "", "a-b-c", "30-4-8-1", "-1-2-3", "4x", "30 - 4 - 8", "30-4-8\n30-4-8"),
+        *("3٠-4-8", "²-1-1", "４x2", "\udcff", "9" * 5000 + "-4-8", "4x" + "9" * 5000),
+    ],
+)
 def test_malformed_notation_is_named(text: str) -> None:
-    with pytest.raises(ValueError, match="tree must be total-depth-width such as 30-4-8"):
+    with pytest.raises(
+        ValueError, match="tree must be total-depth-width such as 30-4-8"
+    ) as refusal:
         TreeConfig.parse(text)
+    assert len(str(refusal.value)) < 200 and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("value", [None, b"30-4-8", 30, (30, 4, 8), TreeConfig()])
+def test_only_text_is_parsed(value: Any) -> None:
+    kind = type(value).__name__
+    with pytest.raises(TypeError, match=f"^tree must be text such as '30-4-8', got {kind}$"):
+        TreeConfig.parse(value)
 
 
 @pytest.mark.parametrize("total, depth, width", [(12, 5, 1), (3, 1, 1), (0, 1, 1), (6, 0, 1)])
@@ -41,3 +65,76 @@ def test_the_largest_tree_is_allowed() -> None:
     assert TreeConfig(1 + 3 + 2 * 9, 3, 3).total == 22
     with pytest.raises(ValueError, match="total must be at most 22"):
         TreeConfig(23, 3, 3)
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("1000000000-4-8", "total must be a whole number from 1 to 4096, got 1000000000"),
+        ("30-1000000000-8", "depth must be a whole number from 1 to 4096, got 1000000000"),
+        ("30-4-4097", "width must be a whole number from 1 to 4096, got 4097"),
+        ("4097-4096-1", "total must be a whole number from 1 to 4096, got 4097"),
+        ("30-5-512", "at most 1048576 nodes, got 1049088 for depth 5 and width 512"),
+        ("4096", "tree must be total-depth-width"),
+        ("4095x1", r"branching must make at most 4096 nodes, got \[4095, 1\]"),
+        ("x".join(["9"] * 1000), "branching must make at most 4096 nodes"),
+        ("4x0", "branching must be a whole number from 1 to 4096, got 0"),
+    ],
+)
+def test_sizes_nobody_could_hold_are_refused(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as refusal:
+        TreeConfig.parse(text)
+    assert len(str(refusal.value)) < 200
+
+
+def test_the_limits_are_allowed() -> None:
+    assert TreeConfig.parse("4096-4095-1").grown_slots == 4094
+    assert TreeConfig.parse("4096-4-512").total == 4096
+    assert TreeConfig(branching=[4095]).total == 4096
+    assert TreeConfig.parse("64x62").total == 1 + 64 + 64 * 62
+
+
+@pytest.mark.parametrize(
+    "value, shown",
+    [
+        (True, r"True \(bool\)"),
+        (4.0, r"4.0 \(float\)"),
+        ("4", r"'4' \(str\)"),
+        (torch.tensor(4.0), r"tensor\(4.\) \(Tensor\)"),
+    ],
+)
+def test_sizes_that_are_no_whole_number_are_refused_by_name(value: Any, shown: str) -> None:
+    for name in ("total", "depth", "width"):
+        with pytest.raises(
+            TypeError, match=f"TreeConfig: {name} must be a whole number, got {shown}"
+        ):
+            TreeConfig(**{name: value})
+    with pytest.raises(
+        TypeError, match=f"TreeConfig: branching must be a whole number, got {shown}"
+    ):
+        TreeConfig(branching=[2, value])
+
+
+@pytest.mark.parametrize("value", ["421", b"421", 4])
+def test_a_branching_that_is_no_list_is_refused(value: Any) -> None:
+    with pytest.raises(TypeError, match="branching must be children a level such as"):
+        TreeConfig(branching=value)
+
+
+def test_an_empty_branching_is_refused() -> None:
+    with pytest.raises(ValueError, match="branching must have a level or more, got none"):
+        TreeConfig(branching=[])
+
+
+def test_a_number_too_long_to_write_is_refused() -> None:
+    with pytest.raises(ValueError, match="total must be a whole number from 1 to 4096, got a num"):
+        TreeConfig(10**5000)
+
+
+def test_integers_of_other_libraries_become_ints() -> None:
+    numpy = pytest.importorskip("numpy")
+    tree = TreeConfig(numpy.int64(30), torch.tensor(4), numpy.uint8(8))
+    assert tree == TreeConfig(30, 4, 8)
+    assert {type(size) for size in (tree.total, tree.depth, tree.width)} == {int}
+    branching = TreeConfig(branching=numpy.array([4, 2, 1])).branching
+    assert branching == (4, 2, 1) and {type(children) for children in branching} == {int}

@@ -1,44 +1,88 @@
-"""Types of arguments: what argparse calls on a word of the command line."""
+"""Types of arguments: what argparse calls on a word of the command line.
+
+A word that is refused here is refused at once and by the name of its argument. Otherwise it would
+be seconds later, when the models are loaded, and in the words of a library.
+"""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from fractions import Fraction
 
     from sparrow_kernels import TreeConfig
 
+SEEDS = 2**64
+"""PyTorch's generators take a seed below this."""
+LOWEST_TEMPERATURE = 1e-5
+"""Below, sampling is greedy in all but name, and scores divided by it soon overflow."""
 
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
+_LONGEST_SHOWN = 60
 
 
-def seed(text: str) -> int:
-    """A whole number of at least 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got {text!r}")
-    return int(text)
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """A whole number from `least` to `most`, both inclusive."""
+
+    def number(text: str) -> int:
+        # ASCII digits: to `str.isdigit` ² is one too. Few: Python reads no number of 5000 digits.
+        digits = re.fullmatch("0*([0-9]{1,20})", text)
+        if digits is None or not least <= int(digits[1]) <= most:
+            _refuse(f"a whole number from {least} to {most}", text)
+        return int(digits[1])
+
+    return number
+
+
+positive = whole(1, 10**9)
+seed = whole(0, SEEDS - 1)
 
 
 def temperature(text: str) -> float:
-    """A finite number of at least 0."""
+    """0, or a finite number that scores can be divided by."""
     try:
-        value = float(text)
+        value = float(text) if re.fullmatch("[0-9.eE+-]+", text) else -1.0
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text!r}")
+        _refuse("a finite number of at least 0", text)
+    if 0 < value < LOWEST_TEMPERATURE:
+        _refuse(f"0 or at least {LOWEST_TEMPERATURE:g}", text, "use 0 for greedy")
     return value
+
+
+def question(text: str) -> str:
+    """Text that a tokenizer takes."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        text = _read_as_utf8(text)
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
+def path(text: str) -> Path:
+    """A name that a file can have; an empty one would mean the folder we stand in."""
+    if not text or "\0" in text:
+        _refuse("a path", text)
+    return Path(text)
+
+
+def clip(text: str) -> str:
+    """A path, as written: as a `Path`, https://host/a.mp4 would lose a slash."""
+    path(text)
+    return text
 
 
 def fps(text: str) -> Fraction:
     """A rate at which frames can be sampled, such as 2, 1 or 2/3."""
-    from sparrow_kernels.models.video import sampling_rate
+    from sparrow_kernels.models.sampling_rate import sampling_rate
 
     try:
         return sampling_rate(text)
@@ -54,3 +98,22 @@ def tree(text: str) -> TreeConfig:
         return TreeConfig.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _read_as_utf8(text: str) -> str:
+    """`text` from its bytes: a locale that is not UTF-8 leaves them undecoded."""
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeError:
+        stray = next(at for at, letter in enumerate(text) if "\ud800" <= letter <= "\udfff")
+        byte = f" {ord(text[stray]) & 0xFF:#04x}" if text[stray] >= "\udc80" else ""
+        before = f"after {text[:stray][-20:]!r}" if stray else "at its start"
+        message = f"must be UTF-8 text, got a stray byte{byte} {before}"
+        raise argparse.ArgumentTypeError(message) from None
+
+
+def _refuse(must_be: str, text: str, hint: str = "") -> NoReturn:
+    shown = text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
+    raise argparse.ArgumentTypeError(
+        f"must be {must_be}, got {shown!r}" + (f" ({hint})" if hint else "")
+    )

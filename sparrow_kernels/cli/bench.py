@@ -24,7 +24,8 @@ def run(rest: Sequence[str]) -> int:
             "sparrow bench needs a checkout, and found no bench/run.py (clone the repository,"
             " install it with pip install -e, and run sparrow bench in it)"
         )
-    return subprocess.call([sys.executable, "-m", "bench.run", *rest], cwd=checkout)
+    status = subprocess.call([sys.executable, "-m", "bench.run", *rest], cwd=checkout)
+    return status if status >= 0 else 128 - status  # ended by a signal, as shells say it
 
 
 def _checkout() -> Path | None:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sparrow_kernels.cli.arguments import positive, seed
+from sparrow_kernels.cli.arguments import path, positive, seed
 
 HELP = "write a clip the embedded target understands, and its description"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", metavar="OUT.mp4", type=Path, help="the description is OUT.txt")
+    parser.add_argument("out", metavar="OUT.mp4", type=path, help="the description is OUT.txt")
     parser.add_argument(
         "--visual-tokens",
         type=positive,

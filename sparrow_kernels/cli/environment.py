@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 from importlib import metadata
 from typing import Any
+
+from sparrow_kernels.cli.errors import one_line
+from sparrow_kernels.cli.streams import print_json
+from sparrow_kernels.releases import TESTED, standing
 
 HELP = "versions, devices, and which backend is available and why not"
 
@@ -23,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     facts = describe()
     if arguments.json:
-        print(json.dumps(facts, ensure_ascii=False))
+        print_json(facts)
     else:
         print("\n".join(_lines(facts)))
     return 0
@@ -31,8 +34,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def describe() -> dict[str, Any]:
     """Everything `sparrow env` tells, ready for JSON."""
+    versions = _versions()
     return {
-        "versions": _versions(),
+        "versions": versions,
+        "tested": {
+            package: None if version is None else standing(package, version)
+            for package, version in versions.items()
+            if package in TESTED
+        },
         "devices": _devices(),
         "backends": _backends(),
         "native_build": _native_build(),
@@ -126,7 +135,10 @@ def _native_build() -> dict[str, Any] | None:
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:
-    lines = [f"{name:<16} {version or 'none'}" for name, version in facts["versions"].items()]
+    lines = []
+    for name, version in facts["versions"].items():
+        stands = facts["tested"].get(name)
+        lines.append(f"{name:<16} {version or 'none'}" + (f" ({stands})" if stands else ""))
     lines.append("")
     for device in facts["devices"]:
         more = ", ".join(f"{k} {v}" for k, v in device.items() if k not in ("device", "name"))
@@ -138,7 +150,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     else:
         lines += [f"{'native build':<16} {name} {value}" for name, value in build.items()]
     lines.append("")
-    lines += [f"{name:<18} {value or 'not set'}" for name, value in facts["settings"].items()]
+    for name, value in facts["settings"].items():
+        lines.append(f"{name:<18} {one_line(value) if value else 'not set'}")
     return lines
 
 

@@ -2,31 +2,59 @@
 
 from __future__ import annotations
 
+from sparrow_kernels.cli.signals import Terminated
+from sparrow_kernels.cli.streams import STDOUT
+
 USAGE = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 _LONGEST = 400
 _VIDEO_PACKAGES = ("av", "torchvision", "PIL")
+_INCOMPLETE = "what was written so far is incomplete"
 # What the package raises on purpose, with a message for users; anything else names its type.
 _WRITTEN_FOR_USERS = (ValueError, TypeError, NotImplementedError, ImportError)
 
 
+def status_of(error: BaseException) -> int:
+    """The exit status that tells of an error."""
+    if isinstance(error, Terminated):
+        return error.status
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    return BROKEN_PIPE if reader_left(error) else 1
+
+
+def reader_left(error: BaseException) -> bool:
+    """Whether who read our stdout is gone, as `head` is once it has its lines: nothing to tell."""
+    return isinstance(error, BrokenPipeError) and error.filename == STDOUT
+
+
 def explain(error: BaseException) -> str:
     """One line that says what went wrong."""
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted (what was written so far is incomplete)"
+    if isinstance(error, (KeyboardInterrupt, Terminated)):
+        happened = "interrupted" if isinstance(error, KeyboardInterrupt) else "terminated"
+        return f"{happened} ({_INCOMPLETE})"
     if isinstance(error, ImportError):
         missing = _missing_video_package(error)
         if missing:
             return f"{missing} is not installed (pip install 'sparrow_kernels[video]')"
-    message = " ".join(str(error).split())
+    message = str(error)
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename is not None else ""
         message = f"{error.strerror}{where}"
-    elif not isinstance(error, (*_WRITTEN_FOR_USERS, OSError)) or not message:
+    elif not isinstance(error, (*_WRITTEN_FOR_USERS, OSError)) or not message.strip():
         message = f"{type(error).__name__}: {message} (SPARROW_TRACEBACK=1 shows where)"
-    return message if len(message) <= _LONGEST else f"{message[: _LONGEST - 2]} …"
+    return one_line(message)
+
+
+def one_line(text: str) -> str:
+    """`text` as one line of at most 400 characters, none of which moves a terminal's cursor."""
+    shown = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in " ".join(text.split())
+    )
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 2]} …"
 
 
 def _missing_video_package(error: ImportError) -> str | None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from sparrow_kernels.cli.arguments import positive
+from sparrow_kernels.cli.arguments import path, positive, whole
 
 HELP = "measure the target's answers and its draft on unseen clips"
 
@@ -19,11 +18,11 @@ _KINDS = ("content", "exact", "color", "count", "shape", "action")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--target", type=Path, metavar="DIR", help="default: the embedded one")
-    parser.add_argument("--draft", type=Path, metavar="DIR", help="default: the embedded one")
+    parser.add_argument("--target", type=path, metavar="DIR", help="default: the embedded one")
+    parser.add_argument("--draft", type=path, metavar="DIR", help="default: the embedded one")
     parser.add_argument(
         "--clips",
-        type=positive,
+        type=whole(1, 10_000),
         metavar="N",
         help="clips at each length (default: 50; two control clips differ, so 2 or more)",
     )

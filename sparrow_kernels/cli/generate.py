@@ -6,13 +6,23 @@ The answer goes to stdout; what it took goes to stderr.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sparrow_kernels.cli.arguments import fps, positive, seed, temperature, tree
+from sparrow_kernels.cli.arguments import (
+    clip,
+    fps,
+    path,
+    positive,
+    question,
+    seed,
+    temperature,
+    tree,
+    whole,
+)
 from sparrow_kernels.cli.report import as_object, comparison_as_object, lines
+from sparrow_kernels.cli.streams import print_json
 from sparrow_kernels.cli.terminal import ProgressBar, WordStream
 
 if TYPE_CHECKING:
@@ -23,10 +33,10 @@ HELP = "ask a question about a clip"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("clip", metavar="CLIP.mp4", type=Path, help="any video file FFmpeg reads")
-    parser.add_argument("question", metavar="QUESTION")
-    parser.add_argument("--target", type=Path, metavar="DIR", help="default: the embedded one")
-    parser.add_argument("--draft", type=Path, metavar="DIR", help="default: the embedded one")
+    parser.add_argument("clip", metavar="CLIP.mp4", type=clip, help="any video file FFmpeg reads")
+    parser.add_argument("question", metavar="QUESTION", type=question)
+    parser.add_argument("--target", type=path, metavar="DIR", help="default: the embedded one")
+    parser.add_argument("--draft", type=path, metavar="DIR", help="default: the embedded one")
     parser.add_argument(
         "--max-new-tokens", type=positive, default=256, metavar="N", help="default: 256"
     )
@@ -58,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--repeats",
-        type=positive,
+        type=whole(1, 1000),
         default=3,
         metavar="N",
         help="runs of each way with --compare, of which medians are shown (default: 3)",
@@ -83,7 +93,11 @@ class _Prepared(NamedTuple):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if not arguments.clip.exists():  # said before seconds of imports and loading
+    if not Path(arguments.clip).exists():  # said before seconds of imports and loading
+        if "://" in arguments.clip:
+            from sparrow_kernels.models.video import clip_path
+
+            clip_path(arguments.clip)  # has words for a URL
         raise FileNotFoundError(f"clip {arguments.clip} does not exist")
     streams = sys.stdout.isatty() and not arguments.json
     with ProgressBar("prefill") as bar:
@@ -97,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
         if comparison is not None:
             baseline = comparison.runs["generate"][0].sequence
             report |= comparison_as_object(comparison, prepared.text(baseline))
-        print(json.dumps(report, ensure_ascii=False, allow_nan=False))
+        print_json(report)
         return 0
     if not streams:
         print(text, flush=True)

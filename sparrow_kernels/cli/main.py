@@ -13,7 +13,9 @@ from typing import NoReturn
 
 from sparrow_kernels._version import __version__
 from sparrow_kernels.cli import bench, clip, environment, evaluate, generate, train
-from sparrow_kernels.cli.errors import BROKEN_PIPE, INTERRUPTED, USAGE, explain
+from sparrow_kernels.cli.errors import USAGE, explain, one_line, reader_left, status_of
+from sparrow_kernels.cli.signals import Terminated, signals_raise
+from sparrow_kernels.cli.streams import guarded_streams
 
 _COMMANDS = {
     "generate": generate,
@@ -25,7 +27,8 @@ _COMMANDS = {
 }
 
 _EPILOG = """\
-exit status: 0 done, 1 an error, 2 a wrong command line, 130 interrupted.
+exit status: 0 done, 1 an error, 2 a wrong command line, 130 interrupted, 141 who read stdout left
+early, 143 terminated.
 SPARROW_TRACEBACK=1 shows where an error came from.
 """
 
@@ -34,33 +37,33 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong with a command line in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"sparrow: error: {message} (see {self.prog} --help)\n")
+        self.exit(USAGE, f"sparrow: error: {one_line(message)} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `sparrow` with `argv`, the process's own by default. Returns the exit status."""
-    try:
-        status = _run(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
-        return status
-    except SystemExit as ended:  # argparse: help, version, a wrong command line
-        return ended.code if isinstance(ended.code, int) else 1
-    except BrokenPipeError:
-        # The reader is gone. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
-    except (KeyboardInterrupt, Exception) as error:
-        if os.environ.get("SPARROW_TRACEBACK") == "1":
-            raise
-        print(f"sparrow: error: {explain(error)}", file=sys.stderr)
-        return INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
+    with guarded_streams():
+        try:
+            with signals_raise():
+                status = _run(list(sys.argv[1:] if argv is None else argv))
+                sys.stdout.flush()
+                return status
+        except (KeyboardInterrupt, Terminated, Exception) as error:
+            if os.environ.get("SPARROW_TRACEBACK") == "1" and not reader_left(error):
+                raise
+            if not reader_left(error):
+                print(f"sparrow: error: {explain(error)}", file=sys.stderr)
+            return status_of(error)
 
 
 def _run(argv: list[str]) -> int:
-    parser = _parser()
     if argv[:1] == ["bench"] and argv[1:] not in (["-h"], ["--help"]):
         return bench.run(argv[1:])  # its options are its own
-    arguments = parser.parse_args(argv)
+    parser = _parser()
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as ended:  # help, version, a wrong command line
+        return ended.code if isinstance(ended.code, int) else 1
     if arguments.command is None:
         parser.print_help()
         return USAGE

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sparrow_kernels.cli.arguments import seed
+from sparrow_kernels.cli.arguments import path, whole
 
 HELP = "train the embedded target or its draft; resumable"
 
@@ -16,12 +16,15 @@ HELP = "train the embedded target or its draft; resumable"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("role", choices=("target", "draft"))
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="default: ./sparrow-target or ./sparrow-draft"
+        "--out", type=path, metavar="DIR", help="default: ./sparrow-target or ./sparrow-draft"
     )
     parser.add_argument(
-        "--target", type=Path, metavar="DIR", help="what a draft is for (default: the embedded one)"
+        "--target", type=path, metavar="DIR", help="what a draft is for (default: the embedded one)"
     )
-    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="default: 0")
+    # Seeds of steps are multiples of this one, and PyTorch's end at 2**64 - 1.
+    parser.add_argument(
+        "--seed", type=whole(0, 2**32 - 1), default=0, metavar="S", help="default: 0"
+    )
     parser.add_argument(
         "--fresh", action="store_true", help="start over, whatever is in DIR already"
     )

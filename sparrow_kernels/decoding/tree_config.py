@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import index
+from typing import Any
+
+MOST_NODES = 4096
+"""The largest tree, and the most levels and children a node."""
+MOST_GROWN = 2**20
+"""The most nodes that levels may grow, of which `total - 1` are kept."""
+
+_NUMBER = "[0-9]{1,99}"  # ASCII digits, and no more than Python reads
 
 
 @dataclass(frozen=True)
@@ -20,7 +29,9 @@ class TreeConfig:
             dropped, which is what sampling by residual acceptance needs.
 
     Raises:
-        ValueError: a size below 1, more nodes than the levels can grow, or both notations at once.
+        TypeError: a size that is no whole number.
+        ValueError: a size below 1 or above `MOST_NODES`, more nodes than the levels can grow,
+            levels that grow more than `MOST_GROWN`, or both notations at once.
     """
 
     total: int = 30
@@ -41,27 +52,21 @@ class TreeConfig:
                     "TreeConfig: branching must be alone, got it with total, depth or width"
                     " (it fixes all three)"
                 )
-            branching = tuple(int(children) for children in branching)
-            if not branching or min(branching) < 1:
-                raise ValueError(
-                    f"TreeConfig: branching must be children a level, each at least 1,"
-                    f" got {list(branching)}"
-                )
-            width, depth = max(branching), len(branching)
-            total, level = 1, 1
-            for children in branching:
-                level *= children
-                total += level
-        total = 30 if total is None else total
-        depth = 4 if depth is None else depth
-        width = 8 if width is None else width
-        for name, value in (("total", total), ("depth", depth), ("width", width)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"TreeConfig: {name} must be a whole number >= 1, got {value!r}")
-        if branching is None and total - 1 > width + (depth - 1) * width**2:
+            branching = _children(branching)
+            width, depth, total = max(branching), len(branching), _nodes(branching)
+        total = 30 if total is None else _size("total", total)
+        depth = 4 if depth is None else _size("depth", depth)
+        width = 8 if width is None else _size("width", width)
+        grown = width + (depth - 1) * width**2
+        if branching is None and total - 1 > grown:
             raise ValueError(
-                f"TreeConfig: total must be at most {1 + width + (depth - 1) * width**2} for depth"
+                f"TreeConfig: total must be at most {1 + grown} for depth"
                 f" {depth} and width {width}, got {total} (a level grows at most width^2 nodes)"
+            )
+        if branching is None and grown > MOST_GROWN:
+            raise ValueError(
+                f"TreeConfig: depth and width must grow at most {MOST_GROWN} nodes, got {grown}"
+                f" for depth {depth} and width {width} (a level grows width^2)"
             )
         object.__setattr__(self, "total", total)
         object.__setattr__(self, "depth", depth)
@@ -70,15 +75,23 @@ class TreeConfig:
 
     @classmethod
     def parse(cls, text: str) -> TreeConfig:
-        """Read the paper's notation, such as `30-4-8`, or a branching such as `4x2x1`."""
-        if re.fullmatch(r"\d+-\d+-\d+", text):
-            total, depth, width = (int(part) for part in text.split("-"))
+        """Read the paper's notation, such as `30-4-8`, or a branching such as `4x2x1`.
+
+        Raises:
+            TypeError: `text` is no text.
+            ValueError: neither notation, or a tree that cannot be.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"tree must be text such as '30-4-8', got {type(text).__name__}")
+        words = text.strip()
+        if re.fullmatch(rf"{_NUMBER}-{_NUMBER}-{_NUMBER}", words):
+            total, depth, width = (int(part) for part in words.split("-"))
             return cls(total, depth, width)
-        if re.fullmatch(r"\d+(x\d+)+", text):
-            return cls(branching=[int(part) for part in text.split("x")])
+        if re.fullmatch(rf"{_NUMBER}(x{_NUMBER})+", words):
+            return cls(branching=[int(part) for part in words.split("x")])
         raise ValueError(
             f"tree must be total-depth-width such as 30-4-8, or children a level such as 4x2x1,"
-            f" got {text!r}"
+            f" got {_shown(text)}"
         )
 
     def __str__(self) -> str:
@@ -109,3 +122,57 @@ class TreeConfig:
             level *= children
             nodes += level
         return nodes
+
+
+def _size(name: str, value: Any) -> int:
+    """`value` as an int, be it numpy's."""
+    try:
+        number = None if isinstance(value, bool) else index(value)
+    except TypeError:
+        number = None
+    if number is None:
+        raise TypeError(
+            f"TreeConfig: {name} must be a whole number, got {_shown(value)}"
+            f" ({type(value).__name__})"
+        )
+    if not 1 <= number <= MOST_NODES:
+        raise ValueError(
+            f"TreeConfig: {name} must be a whole number from 1 to {MOST_NODES},"
+            f" got {_shown(number)}"
+        )
+    return number
+
+
+def _children(branching: Any) -> tuple[int, ...]:
+    """The children a level of a `branching`, at least one."""
+    if isinstance(branching, (str, bytes)) or not isinstance(branching, Iterable):
+        raise TypeError(
+            f"TreeConfig: branching must be children a level such as [4, 2, 1],"
+            f" got {_shown(branching)}"
+        )
+    children = tuple(_size("branching", each) for each in branching)
+    if not children:
+        raise ValueError("TreeConfig: branching must have a level or more, got none")
+    return children
+
+
+def _nodes(branching: tuple[int, ...]) -> int:
+    """The nodes of a tree, root included."""
+    total, level = 1, 1
+    for children in branching:
+        level *= children
+        total += level
+        if total > MOST_NODES:
+            raise ValueError(
+                f"TreeConfig: branching must make at most {MOST_NODES} nodes,"
+                f" got {_shown(list(branching))}"
+            )
+    return total
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:60]}…"

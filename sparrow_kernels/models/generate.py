@@ -155,15 +155,21 @@ def tree_for(draft: SparrowDraft, tree: TreeConfig | str | None) -> TreeConfig:
 
     Raises:
         TypeError: `tree` is neither.
-        ValueError: it is written in no notation that `TreeConfig.parse` reads.
+        ValueError: it is written in no notation that `TreeConfig.parse` reads, or a node would have
+            more children than there are tokens.
     """
     if tree is None:
-        return TreeConfig(**draft.config.tree)
-    if isinstance(tree, str):
-        return TreeConfig.parse(tree)
-    if not isinstance(tree, TreeConfig):
+        tree = TreeConfig(**draft.config.tree)
+    elif isinstance(tree, str):
+        tree = TreeConfig.parse(tree)
+    elif not isinstance(tree, TreeConfig):
         raise TypeError(
             f"tree must be a TreeConfig, or text such as '30-4-8', got {type(tree).__name__}"
+        )
+    if tree.width > draft.config.vocab_size:
+        raise ValueError(
+            f"tree must have at most {draft.config.vocab_size} children a node, the draft's"
+            f" vocabulary, got {tree}"
         )
     return tree
 

@@ -1,0 +1,73 @@
+"""`sparrow env`: versions and where they stand, backends, build, settings."""
+
+from __future__ import annotations
+
+import json
+from importlib import metadata
+
+import pytest
+
+from sparrow_kernels.cli import environment, main
+from sparrow_kernels.releases import TESTED, standing
+
+
+def test_json_tells_versions_backends_and_build(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from sparrow_kernels.ops import native
+
+    monkeypatch.setenv("SPARROW_SOMETHING", "7")
+    assert main(["env", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["versions"]["torch"] == torch.__version__
+    assert facts["devices"][0]["device"] == "cpu"
+    assert facts["settings"]["SPARROW_SOMETHING"] == "7"
+    assert facts["tested"] == {
+        package: standing(package, facts["versions"][package]) for package in TESTED
+    }
+    reference = facts["backends"]["reference"]
+    assert "tree_attention" in reference["available"] and not reference["unavailable"]
+    built = native.unavailable() is None
+    assert ("accept_tree" in facts["backends"]["native"]["available"]) == built
+
+
+@pytest.mark.parametrize(
+    "version, place",
+    [("5.16.3", "older than"), ("5.20.0", "inside"), ("6.0.0.dev0", "newer than")],
+)
+def test_lines_place_a_version(
+    version: str,
+    place: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(environment.metadata, "version", lambda _: version)
+    assert main(["env"]) == 0
+    line = next(
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("transformers")
+    )
+    assert line == f"transformers     {version} ({place} the tested range 5.17 … 5.24)"
+
+
+def test_what_is_not_installed_has_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(package: str) -> str:
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(environment.metadata, "version", missing)
+    assert environment.describe()["tested"]["transformers"] is None
+
+
+def test_lines_give_the_reason_of_a_missing_backend(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sparrow_kernels.ops import accept  # noqa: F401  (defines its ops)
+    from sparrow_kernels.ops.registry import defined_ops
+
+    implementation = defined_ops()["accept_tree"].implementations["native"]
+    monkeypatch.setattr(implementation, "available", lambda: "built without native code")
+    assert main(["env"]) == 0
+    shown = capsys.readouterr().out
+    line = next(line for line in shown.splitlines() if line.startswith("native "))
+    assert line.endswith("built without native code")
