@@ -1,38 +1,64 @@
-# make setup | demo | test | train | lint | clean
+# make setup          .venv: torch, this package built in place, and what its tests need
+# make demo           describe three clips plainly and speculatively
+# make test           lint, types and tests
+# make test-releases  the tests that touch transformers on its oldest, locked and newest release
+# make train          train the embedded pair
+# make lint           what `make test` checks of the sources, and their format
+# make lock           resolve the locks again after a change of pyproject.toml; UPGRADE=1 to the newest
+# make clean          remove what was made, but the environments
 #
-# PYTHON, VENV, TORCH, TORCHVISION, TRANSFORMERS may be given. The oldest transformers served:
-#   make test VENV=.venv-5.17 TRANSFORMERS=transformers==5.17.0
+# Releases are those of requirements.lock. LOCK= (empty) takes the newest that pyproject.toml allows:
+#   make test LOCK= VENV=.venv-newest
+# torch is not in the lock: its builds differ from machine to machine. TORCH and TORCHVISION, which
+# go together, name another; a file does too. On Linux pip finds one for CUDA, several GB large:
+#   make setup PYTHON=python3.13 TORCH=torch-2.13.0+cpu-cp313-cp313-linux_x86_64.whl
+# Other releases of transformers:
+#   make test-releases RELEASES="5.20.2 newest" RELEASE_TESTS=python_tests
 # SPARROW_BUILD_NATIVE=0|1|auto and SPARROW_BUILD_CUDA=0|1|auto choose what is compiled (setup.py).
 
-PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3))
+# The first that runs: a name on PATH may be a version manager's, for a Python that is not there.
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3, \
+	$(shell $(name) -c 'print("$(name)")' 2>/dev/null)))
 VENV ?= .venv
+LOCK ?= requirements.lock
 TORCH ?= torch==2.13.0
 TORCHVISION ?= torchvision==0.28.0
-TRANSFORMERS ?= transformers
+RELEASES ?= oldest locked newest
+RELEASE_TESTS ?= $(wildcard $(addprefix python_tests/test_, \
+	transformers_contract.py embedded_pair.py decoder_*.py cli_*.py video.py))
 SPARROW_BUILD_NATIVE ?= auto
 SPARROW_BUILD_CUDA ?= auto
 export SPARROW_BUILD_NATIVE SPARROW_BUILD_CUDA
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
-STAMP := $(VENV)/.set-up-native-$(SPARROW_BUILD_NATIVE)-cuda-$(SPARROW_BUILD_CUDA)
+# One stamp a choice: after another the environment is set up again.
+CHOICE := $(LOCK) $(TORCH) $(TORCHVISION) $(SPARROW_BUILD_NATIVE) $(SPARROW_BUILD_CUDA)
+STAMP := $(VENV)/.set-up-$(firstword $(shell echo '$(CHOICE)' | cksum))
 BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt sparrow_kernels/_version.py \
 	$(shell find csrc -type f)
 
-.PHONY: setup demo test train lint clean
+.PHONY: setup demo test test-releases train lint lock clean
 
 setup: $(STAMP)
 
-$(STAMP): $(BUILD_INPUTS)
-	@echo "Setting up $(VENV): $(TORCH), this package in place, and what its tests need."
+$(STAMP): $(BUILD_INPUTS) $(LOCK)
+	@echo "Setting up $(VENV): $(TORCH), this package in place, and what its tests need, in" \
+		"$(if $(LOCK),the releases of $(LOCK),the newest releases)."
 	@echo "The first time takes a few minutes; later only what changed is built."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+ifneq ($(LOCK),)
+	@$(PIP) --require-hashes --no-deps -r $(LOCK)
+	@# After the lock, which has all it needs; what a CUDA build pins besides (triton) is its own.
 	@$(PIP) "$(TORCH)"
-	@$(PIP) "$(TRANSFORMERS)" pillow
 	@# torchvision asks for one exact torch; without its needs it cannot bring another one along.
 	@$(PIP) --no-deps "$(TORCHVISION)"
-	@$(PIP) "setuptools>=77" "pybind11>=2.13" "cmake>=3.25" ninja
-	@$(PIP) --no-build-isolation --editable ".[dev,video]"
+	@$(PIP) --no-build-isolation --no-deps --editable .
+else
+	@$(PIP) --upgrade "$(TORCH)" setuptools pybind11 cmake ninja
+	@$(PIP) --upgrade --upgrade-strategy eager "$(TORCH)" "$(TORCHVISION)" \
+		--no-build-isolation --editable ".[dev,video]"
+endif
 	@$(BIN)/python -c "from sparrow_kernels.ops import native; \
 		print('Native ops:', native.unavailable() or 'built')"
 	@rm -f $(VENV)/.set-up-*
@@ -46,6 +72,9 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q
 
+test-releases: setup
+	@$(BIN)/python python_tests/on_releases.py $(RELEASES) --tests $(RELEASE_TESTS)
+
 train: setup
 	$(BIN)/sparrow train
 
@@ -56,7 +85,18 @@ lint: setup
 		xargs $(BIN)/clang-format --dry-run -Werror
 	$(BIN)/mypy
 
+# For every Python and platform at once; releases that still fit stay. The oldest are the lower
+# bounds of pyproject.toml, and the newest that fit them of what is not named there.
+RESOLVE := $(BIN)/uv pip compile --quiet pyproject.toml --config-file .ci/lock.toml --universal \
+	--python-version 3.11 --generate-hashes --no-emit-package torch --no-emit-package torchvision \
+	--no-emit-index-url --no-annotate --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+
+lock: setup
+	$(RESOLVE) --extra dev --extra video --output-file requirements.lock
+	$(RESOLVE) --extra video --resolution lowest-direct --output-file requirements-oldest.lock
+
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .overlays
 	rm -f sparrow_kernels/*.so $(VENV)/.set-up-*
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

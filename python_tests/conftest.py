@@ -31,7 +31,7 @@ if NO_NATIVE is not None and os.environ.get("SPARROW_BUILD_NATIVE") == "0":
     collect_ignore_glob.append("test_native_*.py")
 
 
-# What transformers announces with a FutureWarning it will break, so it is an error where we call it.
+# What transformers announces with a FutureWarning it will break: an error where we call it.
 _CALLS_TRANSFORMERS = ("test_decoder_", "test_transformers_", "test_cli_", "test_embedded_pair")
 
 
