@@ -66,7 +66,8 @@ def walk(
             goal = rest / rest.sum() if rest.sum() > 0 else original
             given = given.clone()
             given[token] = 0
-            given = given / given.sum()
+            if given.sum() > 0:  # else the draft could draw nothing more, and no ratio is left
+                given = given / given.sum()
         if accepted is None:
             token, distance = draw(goal, bonus_coin)
             return path, [*emitted, token], min(margin, distance)

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 
+import pytest
 import torch
+from emulation import load_emulated
 from torch import Tensor
 from tree_cases import Tree, children, climb
 
-from sparrow_kernels.integrations.sglang import tree_speculative_sampling_target_only
+from sparrow_kernels import backend
+from sparrow_kernels.integrations.sglang import (
+    tree_speculative_sampling_target_only,
+    verify_tree_greedy,
+)
+from sparrow_kernels.ops.accept.ops import ACCEPT_TREE, SAMPLE_TOKENS
+
+Links = tuple[list[int], list[int]]  # next_token and next_sibling of each node
 
 
 @dataclass(frozen=True)
@@ -51,11 +61,36 @@ def grow(topk: int, depth: int, nodes: int, seed: int) -> Grown:
     return Grown(parent_list, sorted(selected))
 
 
-def links(tree: Tree) -> tuple[list[int], list[int]]:
-    """next_token and next_sibling of each node."""
+def links(tree: Tree) -> Links:
     first = [min(children(tree, node), default=-1) for node in range(len(tree))]
     later = [[s for s in children(tree, up) if s > node] for node, up in enumerate(tree)]
     return first, [min(siblings, default=-1) for siblings in later]
+
+
+def renumbered(pair: Links, numbers: Sequence[int]) -> Links:
+    """The same links where node n is called `numbers[n]`."""
+    moved = ([-1] * len(numbers), [-1] * len(numbers))
+    for old, new in zip(pair, moved, strict=True):
+        for node, link in enumerate(old):
+            new[numbers[node]] = -1 if link < 0 else numbers[link]
+    return moved
+
+
+def greedy(
+    pair: Links, tokens: Sequence[int], target: Sequence[int], most_nodes: int
+) -> tuple[list[int], list[int]]:
+    """Path and emitted tokens of sgl-kernel's greedy walk: it goes by the links alone."""
+    next_token, next_sibling = pair
+    path, emitted = [0], [target[0]]
+    while len(path) < most_nodes:
+        node = next_token[path[-1]]
+        while node != -1 and tokens[node] != emitted[-1]:
+            node = next_sibling[node]
+        if node == -1:
+            break
+        path.append(node)
+        emitted.append(target[node])
+    return path, emitted
 
 
 def sees(tree: Tree) -> list[list[bool]]:
@@ -119,8 +154,11 @@ Rows = tuple[tuple[int, ...], ...]
 
 
 def verification(trees: Sequence[Tree], most_nodes: int, device: str) -> Verification:
-    batch, nodes = len(trees), len(trees[0])
-    pairs = [links(tree) for tree in trees]
+    return linked([links(tree) for tree in trees], most_nodes, device)
+
+
+def linked(pairs: Sequence[Links], most_nodes: int, device: str) -> Verification:
+    batch, nodes = len(pairs), len(pairs[0][0])
     index = torch.arange(batch * nodes, device=device).view(batch, nodes)
     return Verification(
         # One element more, as sglang allocates it.
@@ -151,13 +189,52 @@ def expect(
     assert call.accept_token_num.tolist() == [len(path) - 1 for path in paths]
 
 
+@contextmanager
+def ops_of(runner: str) -> Iterator[str]:
+    """The public ops inside are those of one of `residual_runners.RUNNERS`, for tensors on the
+    device that is returned."""
+    if runner != "emulated":
+        with backend("reference" if runner == "reference" else "auto"):
+            yield "cuda" if runner == "cuda" else "cpu"
+        return
+    load_emulated()
+    with pytest.MonkeyPatch.context() as patch:
+        for op in (ACCEPT_TREE, SAMPLE_TOKENS):
+            emulated = getattr(torch.ops.sparrow_emulated, op.name)
+            patch.setattr(op.implementations["native"], "function", emulated)
+        yield "cpu"
+
+
+def verify(
+    pairs: list[Links],
+    tokens: list[list[int]],
+    target: list[list[int]],
+    most_nodes: int,
+    device: str,
+) -> Verification:
+    """One call of `verify_tree_greedy`, a request for each pair of links."""
+    call = linked(pairs, most_nodes, device)
+    verify_tree_greedy(
+        call.predicts,
+        call.accept_index,
+        call.accept_token_num,
+        torch.tensor(tokens, device=device),
+        *call.retrieve,
+        torch.tensor(target, device=device),
+    )
+    return call
+
+
 def middles(count: int) -> list[Fraction]:
     """The middles of `count` equal intervals of [0, 1]."""
     return [Fraction(2 * n + 1, 2 * count) for n in range(count)]
 
 
 class Sampled:
-    """The same tree under many coins, target rows in eighths: one call and what it wrote."""
+    """The same tree under many coins, target rows in eighths: one call and what it wrote.
+
+    The caller's number of node n is `numbers[n]`, by default n.
+    """
 
     def __init__(
         self,
@@ -169,9 +246,14 @@ class Sampled:
         most_nodes: int,
         device: str = "cpu",
         thresholds: tuple[float, float] = (1.0, 1.0),
+        numbers: Sequence[int] | None = None,
     ) -> None:
         batch = len(final)
-        self.call = verification([tree] * batch, most_nodes, device)
+        numbers = range(len(tree)) if numbers is None else numbers
+        node = sorted(range(len(tree)), key=lambda n: numbers[n])  # the way back
+        tokens, target = (tuple(row[n] for n in node) for row in (tokens, target))
+        coins = [(*(row[n] for n in node), *row[len(node) :]) for row in coins]
+        self.call = linked([renumbered(links(tree), numbers)] * batch, most_nodes, device)
         rows = torch.tensor(target, device=device) / EIGHTHS
         self.target = rows.expand(batch, *rows.shape)
         self.draft = torch.zeros_like(self.target, memory_format=torch.contiguous_format)

@@ -146,6 +146,25 @@ def test_drawn_walks(
         assert accepted.tokens[b].tolist() == emitted + padding
 
 
+@WALKS
+@pytest.mark.parametrize("second", [0, 2])
+def test_after_all_that_the_draft_could_draw(backend: str, second: int) -> None:
+    """Token 1 holds all the draft's mass and none of the target's. After it, the draft could have
+    drawn nothing: accepted is what the target may say."""
+    target = torch.tensor([[math.log(3), -math.inf, -math.inf, -math.inf, 0.0]]).repeat(4, 1)
+    draft = torch.full((4, V), -math.inf).index_fill_(1, torch.tensor([1]), 0.0)
+    tree, tokens, coins = [-1, 0, 0, 0], [0, 1, second, 4], [0.25] * 4
+    path, emitted = ([0, 2], [0, 0]) if second == 0 else ([0, 3], [4, 0])
+    with env.backend(backend):
+        accepted = accept_tree_residual_logits(
+            torch.tensor([tokens]), build_tree(*padded([tree], 4)), target[None], draft[None],
+            torch.tensor([coins]), torch.tensor([0.5]), 2, 1.0, 1.0,
+        )  # fmt: skip
+    assert accepted.path.tolist() == [path] and accepted.tokens.tolist() == [emitted]
+    rows = (softmax(target, 1.0), softmax(draft, 1.0))
+    assert walk(tree, tokens, *rows, coins, 0.5, 2)[:2] == (path, emitted)
+
+
 def case(**changes: torch.Tensor) -> dict:
     """One sound call: a root with two children and a grandchild, then an idle request."""
     parent = torch.tensor([[-1, 0, 0, 1], [-1, 0, 0, 0]], dtype=torch.int32)

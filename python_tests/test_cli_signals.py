@@ -28,6 +28,12 @@ sys.exit(main())
 """
 
 
+def heeded() -> None:
+    """A job in the background, as these tests may be, inherits signals that are ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def ended_by(number: int, out: Path, *before: str) -> tuple[int, str]:
     """Status and last words of a `sparrow clip` that gets a signal while it writes."""
     process = subprocess.Popen(
@@ -36,6 +42,7 @@ def ended_by(number: int, out: Path, *before: str) -> tuple[int, str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heeded,
     )
     assert process.stderr is not None
     assert process.stderr.readline() == "writing\n"

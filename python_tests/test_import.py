@@ -13,6 +13,7 @@ import pytest
 import sparrow_kernels
 
 SOURCE = Path(sparrow_kernels.__file__)
+SHARE_OF_TORCH = 0.3  # of the time it takes to import
 HEAVY = ("transformers", "triton", "sparrow_kernels.models")
 
 
@@ -23,17 +24,19 @@ def in_a_fresh_python(program: str) -> dict:
     return json.loads(done.stdout)
 
 
-# CPU seconds: what else runs on the machine does not count.
+# CPU seconds, beside torch's: neither what else runs on the machine counts, nor how fast it is.
 MEASURE = """
 import json, sys, time
+start = time.process_time()
 import torch
+torch_seconds = time.process_time() - start
 before = set(sys.modules)
 start = time.process_time()
 import sparrow_kernels
 {use}
 seconds = time.process_time() - start
 new = sorted(set(sys.modules) - before)
-print(json.dumps({{"seconds": seconds, "new": new}}))
+print(json.dumps({{"share": seconds / torch_seconds, "new": new}}))
 """
 
 
@@ -44,7 +47,7 @@ def heavy(modules: list[str]) -> list[str]:
 def test_importing_the_package_alone() -> None:
     run = in_a_fresh_python(MEASURE.format(use=""))
     assert heavy(run["new"]) == []
-    assert run["seconds"] < 0.5
+    assert run["share"] < SHARE_OF_TORCH
     own = [m for m in run["new"] if m.startswith("sparrow_kernels")]
     assert own == ["sparrow_kernels", "sparrow_kernels._version"]
 
@@ -54,7 +57,7 @@ def test_using_the_ops_imports_nothing_heavy() -> None:
     use = f"for name in {ops}: getattr(sparrow_kernels, name)"
     run = in_a_fresh_python(MEASURE.format(use=use))
     assert heavy(run["new"]) == []
-    assert run["seconds"] < 0.5
+    assert run["share"] < SHARE_OF_TORCH
 
 
 def test_the_decoding_loop_needs_no_transformers() -> None:

@@ -7,10 +7,9 @@ import random
 import numpy
 import pytest
 import torch
-from sglang_cases import UNTOUCHED, expect, runs_without_a_sync, verification
-from tree_cases import Tree, children, random_tree
+from sglang_cases import UNTOUCHED, expect, greedy, links, runs_without_a_sync, verification
+from tree_cases import random_tree
 
-from sparrow_kernels import checks
 from sparrow_kernels.integrations.sglang import segment_packbits, verify_tree_greedy
 from sparrow_kernels.integrations.sglang.buffers import write
 from sparrow_kernels.testing import GuardRows
@@ -29,16 +28,6 @@ def test_a_write_outside_of_its_buffer_is_left_out() -> None:
     write(buffer, index, values, torch.zeros_like(where))
     assert buffer.tolist() == [UNTOUCHED, UNTOUCHED, 101, UNTOUCHED, UNTOUCHED, 105]
     guards.check()
-
-
-def greedy(tree: Tree, tokens: list[int], target: list[int], most: int) -> tuple[list, list]:
-    path, emitted = [0], []
-    while True:
-        emitted.append(target[path[-1]])
-        agreeing = [c for c in children(tree, path[-1]) if tokens[c] == emitted[-1]]
-        if not agreeing or len(path) == most:
-            return path, emitted
-        path.append(agreeing[0])
 
 
 @DEVICES
@@ -61,7 +50,10 @@ def test_greedy_verification(nodes: int, most_nodes: int, device: str) -> None:
         *call.retrieve,
         torch.tensor(target, device=device),
     )
-    walks = [greedy(*each, most_nodes) for each in zip(trees, tokens, target, strict=True)]
+    walks = [
+        greedy(links(tree), *each, most_nodes)
+        for tree, *each in zip(trees, tokens, target, strict=True)
+    ]
     expect(call, [walk[0] for walk in walks], [walk[1] for walk in walks])
     assert nodes == 1 or most_nodes == 1 or max(len(walk[0]) for walk in walks) > 1
 
@@ -80,23 +72,22 @@ def test_indices_outside_of_predicts_are_not_written() -> None:
     assert call.accept_token_num.tolist() == [1]
 
 
-def test_links_out_of_the_tree() -> None:
-    call = verification([[-1, 0, 0]], 3, "cpu")
-    next_token = torch.tensor([[7, -1, -1]])
-    arguments = (torch.tensor([[0, 1, 2]]), call.retrieve[0], next_token, call.retrieve[2])
-    outputs = (call.predicts, call.accept_index, call.accept_token_num)
-    with pytest.raises(ValueError, match="first_child"):
-        verify_tree_greedy(*outputs, *arguments, torch.tensor([[1, 1, 1]]))
-    with checks(False):
-        verify_tree_greedy(*outputs, *arguments, torch.tensor([[1, 1, 1]]))
-    expect(call, [[0]], [[1]])
-
-
 def test_an_empty_batch() -> None:
     call = verification([[-1]], 2, "cpu")
     results = (call.predicts, call.accept_index[:0], call.accept_token_num[:0])
     verify_tree_greedy(*results, *torch.zeros(5, 0, 3, dtype=torch.int64))
     assert bool((call.predicts == UNTOUCHED).all())
+
+
+def test_a_call_without_room_for_the_root() -> None:
+    call = verification([[-1]], 1, "cpu")
+    tokens, none = torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 0, dtype=torch.int64)
+    results = (call.predicts, call.accept_index[:, :0], call.accept_token_num)
+    with pytest.raises(ValueError, match=r"greedy: accept_index must be \[B, S\] with S >= 1"):
+        verify_tree_greedy(*results, tokens, *call.retrieve, tokens)
+    results = (call.predicts, call.accept_index, call.accept_token_num)
+    with pytest.raises(ValueError, match=r"greedy: draft_tokens must be \[B, N\] with N >= 1"):
+        verify_tree_greedy(*results, *[none] * 5)
 
 
 SEGMENTS = {

@@ -7,8 +7,9 @@ The arguments, their order and their encoding are sgl-kernel's; call them positi
 differ in how they spell the keywords. Everything is written in place into the caller's tensors,
 which the caller prefills (-1, zeros, or True for a mask over the prefix); what a call does not name
 as written stays as it was. B requests have N = `draft_token_num` nodes each, the root first; a
-node's global index is `b * N + i`. The tensors lie all on a CPU or all on one GPU, where no call
-waits for the device. A flat tensor may be larger than what is written to it.
+node's global index is `b * N + i`. Verification follows the links, whatever the order of a tree's
+numbers. The tensors lie all on a CPU or all on one GPU, where no call waits for the device. A flat
+tensor may be larger than what is written to it.
 
 Where we differ: `tree_speculative_sampling_target_only` is exact also where siblings repeat a token
 (it says how), 33 nodes or more are refused in a packed mask instead of wrapping around, and nothing

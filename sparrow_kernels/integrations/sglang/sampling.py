@@ -1,9 +1,9 @@
 """Sampled verification in sgl-kernel's encoding: one coin a node decides between its children.
 
-At a node with target row t, its children are tried in order against one coin u. `sum` adds up the
-target probability of the tokens tried so far, each token once. A child with token x is accepted
-iff `t[x] > 0` and `u <= sum / threshold_acc`, or `t[x] >= threshold_single`. From the accepted
-child on, its own coin and row count. Where all are refused, the bonus is drawn from
+At a node with target row t, its children are tried in the order of their links against one coin u.
+`sum` adds up the target probability of the tokens tried so far, each token once. A child with token
+x is accepted iff `t[x] > 0` and `u <= sum / threshold_acc`, or `t[x] >= threshold_single`. From the
+accepted child on, its own coin and row count. Where all are refused, the bonus is drawn from
 `max(t - draft, 0)`, in which refused tokens have lost all their mass; where the path is full, from
 t.
 
@@ -21,9 +21,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparrow_kernels import accept_tree, sample_tokens
+from sparrow_kernels import sample_tokens
 from sparrow_kernels.integrations.sglang.buffers import check, flat, refuse, write
-from sparrow_kernels.integrations.sglang.verify import Results, Tree
+from sparrow_kernels.integrations.sglang.numbering import Tree
+from sparrow_kernels.integrations.sglang.verify import Results
 
 # sgl-kernel's own bound, so that a threshold of 0 divides nothing by zero.
 LEAST_THRESHOLD = 1e-9
@@ -47,18 +48,18 @@ def tree_speculative_sampling_target_only(
 ) -> None:
     """Accept drafted tokens by the target's probabilities alone, and draw the bonus.
 
-    At a node, its children are tried in order; one is accepted iff the node's coin is at most the
-    target probability of the distinct tokens tried so far / `threshold_acc`, or its own target
-    probability is at least `threshold_single`. With thresholds of 1 what is emitted has exactly the
-    target's distribution, however the tree was drafted. There we differ from sgl-kernel: it counts
-    a token that two siblings hold twice, and so is biased towards it. Lower thresholds accept more
-    than the target would, as in sgl-kernel. Sums are float64.
+    At a node, its children are tried in the order of their links; one is accepted iff the node's
+    coin is at most the target probability of the distinct tokens tried so far / `threshold_acc`, or
+    its own target probability is at least `threshold_single`. With thresholds of 1 what is emitted
+    has exactly the target's distribution, however the tree was drafted. There we differ from
+    sgl-kernel: it counts a token that two siblings hold twice, and so is biased towards it. Lower
+    thresholds accept more than the target would, as in sgl-kernel. Sums are float64.
 
     Args:
         predicts, accept_index, accept_token_num: written, as by `verify_tree_greedy`.
         draft_tokens: `[B, N]` int64.
         retrieve_index, retrieve_next_token, retrieve_next_sibling: `[B, N]` int32 or int64, from
-            `build_tree_kernel_efficient`.
+            `build_tree_kernel_efficient`, or other links of trees, -1 where there is none.
         uniform_samples: `[B, N]` float32 in [0, 1]; a node's coin decides between its children.
         uniform_samples_for_final_sampling: `[B]` float32 in [0, 1], the coin that draws the bonus.
         target_probs: `[B, N, V]` float32, row i is what comes after node i.
@@ -70,8 +71,9 @@ def tree_speculative_sampling_target_only(
         deterministic: for the signature; we always are.
 
     Raises:
-        ValueError: wrong shape or threshold; on a CPU also links out of the tree (else: they end
-            the walk) and a last row that cannot be sampled from (else: -1 in `predicts`).
+        ValueError: wrong shape or threshold; on a CPU also links out of the tree, cycles of links
+            and a second link to a node (else: all of these end the walk), and a last row that
+            cannot be sampled from (else: -1 in `predicts`).
         TypeError: wrong dtype or device.
     """
     op, device = "tree_speculative_sampling_target_only", draft_tokens.device
@@ -90,37 +92,37 @@ def tree_speculative_sampling_target_only(
         if not 0 <= threshold <= 1:
             refuse(op, f"threshold_{name}", "in [0, 1]", threshold)
 
-    parent = _parents(tree)
+    # From here on a node is its number in ours; `row` is the caller's, by which its rows lie.
+    ours = tree.numbered().without_shared()
+    parent, tokens, row = ours.parents(), ours.tokens, ours.order
     vocabulary = target_probs.shape[2]
-    can_be_drawn = (parent >= 0) & (draft_tokens >= 0) & (draft_tokens < vocabulary)
-    above, token = parent.clamp(min=0), draft_tokens.clamp(0, vocabulary - 1)
-    request = torch.arange(batch, device=device)
-    mass = target_probs[request[:, None], above, token]
-    decides = _Children(parent, draft_tokens, can_be_drawn, mass)
-    coin = uniform_samples.gather(1, above)
+    can_be_drawn = (parent >= 0) & (tokens >= 0) & (tokens < vocabulary)
+    above, token = parent.clamp(min=0), tokens.clamp(0, vocabulary - 1)
+    request, row_above = torch.arange(batch, device=device), row.gather(1, above)
+    mass = target_probs[request[:, None], row_above, token]
+    decides = _Children(parent, tokens, can_be_drawn, mass)
+    coin = uniform_samples.gather(1, row_above)
     is_accepted = decides.accepted(coin, threshold_single, threshold_acc)
     choice = decides.lowest(is_accepted)
 
     # Nodes stand for their tokens: the walk then goes where we chose, and no further than S nodes.
     number = torch.arange(nodes, device=device).expand(batch, nodes)
-    walked = accept_tree(number, tree.layout(), choice, accept_index.shape[1])
+    walked = ours.walk(op, number, choice, accept_index.shape[1])
     path, length = walked.path.long(), walked.accept_length.long()
     is_refused = can_be_drawn & _is_on(path[:, :-1], parent)
     is_refused &= (choice.gather(1, above) < 0) | (number < choice.gather(1, above))
-    place = (request[:, None] * nodes + above) * vocabulary + token
+    place = (request[:, None] * nodes + row_above) * vocabulary + token
     write(flat_draft, place, mass, is_refused)
 
-    last = path.gather(1, length[:, None])
-    row = target_probs[request, last[:, 0]]
-    residual = (row - draft_probs[request, last[:, 0]]).clamp(min=0)
+    last = row.gather(1, path.gather(1, length[:, None]))[:, 0]
+    whole = target_probs[request, last]
+    residual = (whole - draft_probs[request, last]).clamp(min=0)
     # Where rounding left nothing of a node whose children hold all its mass, its row decides.
     is_whole = (length[:, None] == path.shape[1] - 1) | ~(residual.amax(-1, keepdim=True) > 0)
-    bonus = sample_tokens(torch.where(is_whole, row, residual), final)
+    bonus = sample_tokens(torch.where(is_whole, whole, residual), final)
     following = torch.nn.functional.pad(path[:, 1:], (0, 1), value=-1)
-    emitted = torch.where(
-        following >= 0, draft_tokens.gather(1, following.clamp(min=0)), bonus[:, None]
-    )
-    results.write(path, length, emitted, retrieve_index)
+    emitted = torch.where(following >= 0, tokens.gather(1, following.clamp(min=0)), bonus[:, None])
+    results.write(path, length, emitted, ours.indices)
 
 
 class _Children:
@@ -161,22 +163,3 @@ def _is_on(path: Tensor, parent: Tensor) -> Tensor:
     is_walked = torch.zeros((batch, nodes + 1), dtype=torch.bool, device=parent.device)
     is_walked.scatter_(1, torch.where(path >= 0, path, nodes), True)
     return is_walked.gather(1, parent.clamp(min=0)) & (parent >= 0)
-
-
-def _parents(tree: Tree) -> Tensor:
-    """`[B, N]` int64 parent of each node from its tree's links; -1 for the root and for a node that
-    no link leads to. A link that is no later node counts as none."""
-    batch, nodes = tree.tokens.shape
-    number = torch.arange(nodes, device=tree.tokens.device)
-
-    def sources(links: Tensor, where_none: Tensor) -> Tensor:
-        """Which node links to each; one column more takes what links nowhere."""
-        is_link = (links > number) & (links < nodes)
-        into = torch.where(is_link, links, nodes).long()
-        return where_none.repeat(batch, 1).scatter_(1, into, number.expand(batch, nodes))
-
-    first = sources(tree.next_sibling, torch.arange(nodes + 1, device=number.device))
-    for _ in range(nodes.bit_length()):  # each round doubles how far back along the siblings
-        first = first.gather(1, first)
-    above = sources(tree.next_token, number.new_full((nodes + 1,), -1))
-    return above.gather(1, first[:, :nodes])

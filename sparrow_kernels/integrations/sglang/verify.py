@@ -1,4 +1,4 @@
-"""Greedy verification in sgl-kernel's encoding, and what it shares with sampling."""
+"""Greedy verification in sgl-kernel's encoding, and how every verification writes its results."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sparrow_kernels import TreeLayout, accept_tree
-from sparrow_kernels.integrations.sglang.buffers import INTEGERS, check, flat, write
+from sparrow_kernels.integrations.sglang.buffers import INTEGERS, check, flat, refuse, write
+from sparrow_kernels.integrations.sglang.numbering import Tree
 
 
 class Results(NamedTuple):
@@ -24,6 +24,8 @@ class Results(NamedTuple):
     def check(self, op: str, batch: int, nodes: int, device: torch.device) -> None:
         flat(op, "predicts", self.predicts, batch * nodes, INTEGERS, device)
         check(op, "accept_index", self.accept_index, [batch, -1], INTEGERS, device)
+        if self.accept_index.shape[1] < 1:
+            refuse(op, "accept_index", "[B, S] with S >= 1 (the root)", [batch, 0])
         check(op, "accept_token_num", self.accept_token_num, [batch], INTEGERS, device)
 
     def write(self, path: Tensor, accept_length: Tensor, emitted: Tensor, global_: Tensor) -> None:
@@ -33,30 +35,6 @@ class Results(NamedTuple):
         write(self.predicts.view(-1), index, emitted, is_accepted)
         self.accept_index.copy_(torch.where(is_accepted, index, self.accept_index))
         self.accept_token_num.copy_(accept_length)
-
-
-class Tree(NamedTuple):
-    """A batch of drafted trees as sgl-kernel hands them over; all `[B, N]`."""
-
-    tokens: Tensor
-    indices: Tensor
-    next_token: Tensor
-    next_sibling: Tensor
-
-    def check(self, op: str) -> None:
-        shape, device = self.tokens.shape, self.tokens.device
-        check(op, "draft_tokens", self.tokens, [-1, -1], torch.int64, device)
-        check(op, "retrieve_index", self.indices, shape, INTEGERS, device)
-        check(op, "retrieve_next_token", self.next_token, shape, INTEGERS, device)
-        check(op, "retrieve_next_sibling", self.next_sibling, shape, INTEGERS, device)
-
-    def layout(self) -> TreeLayout:
-        """The links as a layout, for `accept_tree`: it follows links and reads nothing else but the
-        depth of the root, so the other fields, which would cost launches, stay blank."""
-        blank = torch.zeros_like(self.tokens, dtype=torch.int32)
-        words = blank.new_zeros((*blank.shape, (blank.shape[1] + 63) // 64), dtype=torch.int64)
-        links = (self.next_token.int().contiguous(), self.next_sibling.int().contiguous())
-        return TreeLayout(blank, blank, words, *links, blank[:, 0])
 
 
 def verify_tree_greedy(
@@ -71,6 +49,9 @@ def verify_tree_greedy(
 ) -> None:
     """Walk each tree along the target's argmax, as sgl-kernel does.
 
+    From the root, go to the first child, in the order of its links, whose token is the target's;
+    how the nodes are numbered does not matter.
+
     Args:
         predicts: `[B * N]` or more, int32, written at accepted nodes: the token emitted there (the
             accepted child's, at the last node the bonus).
@@ -79,11 +60,12 @@ def verify_tree_greedy(
         accept_token_num: `[B]` int32, written: accepted draft tokens, without root and bonus.
         draft_tokens: `[B, N]` int64.
         retrieve_index, retrieve_next_token, retrieve_next_sibling: `[B, N]` int32 or int64, from
-            `build_tree_kernel_efficient`.
+            `build_tree_kernel_efficient`, or other links without a cycle, -1 where there is none.
         target_predict: `[B, N]` int64, the target's token after each node.
 
     Raises:
-        ValueError: wrong shape; on a CPU also links out of the tree (else: they end the walk).
+        ValueError: wrong shape; on a CPU also links out of the tree (else: they end the walk) and
+            cycles of links (else: no path has more than S nodes).
         TypeError: wrong dtype or device.
     """
     op, device = "verify_tree_greedy", draft_tokens.device
@@ -93,5 +75,7 @@ def verify_tree_greedy(
     batch, nodes = draft_tokens.shape
     results.check(op, batch, nodes, device)
     check(op, "target_predict", target_predict, draft_tokens.shape, torch.int64, device)
-    accepted = accept_tree(draft_tokens, tree.layout(), target_predict, accept_index.shape[1])
-    results.write(accepted.path, accepted.accept_length, accepted.tokens, retrieve_index)
+    ours = tree.numbered()
+    target = target_predict.gather(1, ours.order)
+    accepted = ours.walk(op, ours.tokens, target, accept_index.shape[1])
+    results.write(accepted.path, accepted.accept_length, accepted.tokens, ours.indices)
