@@ -249,10 +249,12 @@ class Sampled:
         numbers: Sequence[int] | None = None,
     ) -> None:
         batch = len(final)
-        numbers = range(len(tree)) if numbers is None else numbers
-        node = sorted(range(len(tree)), key=lambda n: numbers[n])  # the way back
-        tokens, target = (tuple(row[n] for n in node) for row in (tokens, target))
-        coins = [(*(row[n] for n in node), *row[len(node) :]) for row in coins]
+        if numbers is None:
+            numbers = range(len(tree))
+        else:
+            node = sorted(range(len(tree)), key=numbers.__getitem__)  # the way back
+            tokens, target = (tuple(row[n] for n in node) for row in (tokens, target))
+            coins = [tuple(row[n] for n in node) for row in coins]
         self.call = linked([renumbered(links(tree), numbers)] * batch, most_nodes, device)
         rows = torch.tensor(target, device=device) / EIGHTHS
         self.target = rows.expand(batch, *rows.shape)
