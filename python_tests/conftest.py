@@ -8,6 +8,7 @@ other reason they fail.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import interpreter  # noqa: F401  (turns Triton's interpreter on before anything imports triton)
@@ -29,6 +30,13 @@ NO_NATIVE = native.unavailable()  # loads it
 collect_ignore_glob = []
 if NO_NATIVE is not None and os.environ.get("SPARROW_BUILD_NATIVE") == "0":
     collect_ignore_glob.append("test_native_*.py")
+
+
+def pytest_configure() -> None:
+    """A shell's job in the background ignores Ctrl-C, and so would every process that tests start
+    and interrupt."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # What transformers announces with a FutureWarning it will break: an error where we call it.
