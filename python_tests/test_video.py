@@ -129,7 +129,7 @@ def test_absurd_rates_are_refused_at_once_in_one_short_line(fps: Any) -> None:
         ValueError, match=r"^fps must be 2 divided by a whole number, got "
     ) as raised:
         sampling_rate(fps)
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 10  # it was minutes, or for ever
     assert len(str(raised.value)) < 250 and "\n" not in str(raised.value)
 
 
