@@ -35,7 +35,9 @@ class Unavailable(Exception):
 def pip(*arguments: str | Path) -> None:
     done = subprocess.run([*PIP, *map(str, arguments)], capture_output=True, text=True, check=False)
     if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        if "(from versions: none)" in done.stderr:  # it has some of every package asked for here
+            raise Unavailable("the package index cannot be reached")
+        errors = [line for line in done.stderr.splitlines() if line.lower().startswith("error")]
         raise Unavailable(errors[-1] if errors else done.stderr.strip())
 
 
@@ -94,7 +96,7 @@ def overlay(name: str) -> Path | None:
         return None
     folder = OVERLAYS / f"{name}-{digest(lines)}"
     if not folder.exists():
-        listed, partial = folder.with_suffix(".txt"), folder.with_suffix(".partial")
+        listed, partial = (Path(f"{folder}.{suffix}") for suffix in ("txt", "partial"))
         shutil.rmtree(partial, ignore_errors=True)
         listed.write_text(lines)
         pip("--require-hashes", "--no-deps", "--target", partial, "-r", listed)
@@ -112,6 +114,7 @@ def run(name: str, tests: list[str]) -> tuple[str, bool]:
         folder = overlay(name)
     except Unavailable as reason:
         # What is newest is known to the registry alone; anything else was asked for by name.
+        print(f"\n{name}: {reason}", flush=True)
         return f"not run: {reason}", name == "newest"
     environment = os.environ | ({"PYTHONPATH": str(folder)} if folder else {})
     ask = "import torch, transformers; print(transformers.__version__, torch.__version__)"
