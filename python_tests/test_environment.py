@@ -86,6 +86,13 @@ def test_the_lock_meets_every_requirement(python: str) -> None:
     assert unmet(wanted, locked("requirements.lock", python), python) == []
 
 
+def test_setup_brings_what_a_build_in_isolation_would() -> None:
+    isolated = {
+        text for text in PROJECT["build-system"]["requires"] if Requirement(text).name != "torch"
+    }
+    assert set(EXTRAS["build"]) == isolated
+
+
 @pytest.mark.parametrize("python", PYTHONS)
 def test_the_oldest_lock_is_the_lower_bounds(python: str) -> None:
     versions = locked("requirements-oldest.lock", python)
