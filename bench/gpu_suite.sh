@@ -1,37 +1,45 @@
 #!/usr/bin/env bash
 # Everything a machine with a GPU can tell about this checkout:
 #
-#   bench/gpu_suite.sh [--quick] [--within SECONDS] [part...]   all parts, or these, in this order
+#   bench/gpu_suite.sh [--quick] [--within SECONDS] [part[=SECONDS]...]   all parts, or these
 #   bench/gpu_suite.sh --list                       each part, its limit in seconds, with --quick
 #
 # --quick takes ten minutes at most: fewer shapes, and without the parts that have a - in that list
-# (unless they are named). --within ends everything in so many seconds.
+# (unless they are named). --within ends everything in so many seconds: what is left is shared out
+# among the parts to come by their limits with --quick (100 for one that has none), and what one
+# leaves over goes to the next.
+# part=SECONDS is a limit of one's own.
+#
+# Parts run in their order. Those that measure nothing, next to one another, run side by side.
+# Where time is short, build here, carry sparrow_kernels/libsparrow_ops.so and build/native.sources
+# along, and the part build finds that there is nothing to do.
 #
 # It uses the Python on PATH (or $PYTHON) as it is and installs nothing. PEER_WHEELS names a folder
 # of wheels that this Python lacks; they are unpacked under build/peers, where the peers' kernels
 # are compiled too, and found from there. SPARROW_COMMIT says what was measured where git cannot.
 # Results, at most 8 files, go into ${OUT:-bench/results} as they come: suite.log, summary.txt, a
-# CSV for each part that measures.
+# CSV for each part that measures, the log of a part at work.
 #
 # A part ends with 0 (passed), 77 (cannot run here; its last line says why) or anything else
 # (failed). The suite runs to its end whatever happens, and is 0 only if all that can run passed.
 #
-# On a machine that is bare, and takes commands of at most ten minutes, four of them do it:
+# On a machine that is bare, and takes commands of at most ten minutes, three of them do it:
 #
-#   bench/gpu_suite.sh --within 570 build gpu-tests sanitizer
-#   PEER_WHEELS=wheels bench/gpu_suite.sh --within 570 build peers bench-attention
-#   PEER_WHEELS=wheels bench/gpu_suite.sh --within 570 build bench-batches
-#   bench/gpu_suite.sh --within 570 build bench-trees bench-draft
+#   PEER_WHEELS=wheels bench/gpu_suite.sh --within 570 build gpu-tests sanitizer compile peers
+#   PEER_WHEELS=wheels bench/gpu_suite.sh --within 570 build compile peers bench-attention
+#   PEER_WHEELS=wheels bench/gpu_suite.sh --within 570 build compile bench-trees bench-draft \
+#     bench-batches
 #
-# and, with the CSV files of all four, python -m bench.summary *.csv; python -m bench.goals *.csv
+# and, with the CSV files of all three, python -m bench.summary *.csv; python -m bench.goals *.csv
 set -u
 cd "$(dirname "$0")/.."
 
-all=(build gpu-tests sanitizer peers bench-attention bench-batches bench-trees bench-draft)
-declare -A limit=([build]=300 [gpu-tests]=480 [sanitizer]=480 [peers]=480
+all=(build gpu-tests sanitizer compile peers bench-attention bench-trees bench-draft bench-batches)
+declare -A limit=([build]=300 [gpu-tests]=480 [sanitizer]=480 [compile]=480 [peers]=480
   [bench-attention]=540 [bench-batches]=540 [bench-trees]=480 [bench-draft]=480)
-declare -A quick_limit=([build]=150 [gpu-tests]=160
+declare -A quick_limit=([build]=120 [gpu-tests]=160 [compile]=160
   [bench-attention]=110 [bench-trees]=80 [bench-draft]=70)
+beside=" gpu-tests sanitizer compile peers " # these measure nothing
 least=20 # seconds: with less left, a part is not begun
 
 stop() {
@@ -42,6 +50,7 @@ stop() {
 export QUICK=""
 within=""
 parts=()
+declare -A given=()
 while [ $# -gt 0 ]; do
   case $1 in
     --list)
@@ -55,8 +64,13 @@ while [ $# -gt 0 ]; do
       shift
       ;;
     *)
-      [ -n "${limit[$1]:-}" ] || stop "no part $1; there are: ${all[*]}"
-      parts+=("$1")
+      part=${1%%=*}
+      [ -n "${limit[$part]:-}" ] || stop "no part $part; there are: ${all[*]}"
+      parts+=("$part")
+      if [ "$part" != "$1" ]; then
+        [[ ${1#*=} =~ ^[0-9]+$ ]] || stop "a limit is in seconds, got '$1'"
+        given[$part]=${1#*=}
+      fi
       ;;
   esac
   shift
@@ -112,34 +126,92 @@ summary=$OUT/summary.txt
 printf 'commit %s%s\n\n' "${SPARROW_COMMIT:-unknown}" "${NO_GPU:+, $NO_GPU}" | tee "$summary"
 failed=0
 results=()
-for part in "${parts[@]}"; do
-  PART_SECONDS=${limit[$part]}
-  [ -z "$QUICK" ] || PART_SECONDS=${quick_limit[$part]:-$PART_SECONDS}
-  if [ -n "$within" ]; then
-    left=$((within - SECONDS - 15)) # the end takes a few seconds too
-    [ "$left" -ge "$PART_SECONDS" ] || PART_SECONDS=$left
-  fi
-  export PART_SECONDS
-  began=$SECONDS
-  if [ "$PART_SECONDS" -lt $least ]; then
-    word="NO TIME" last="--within $within s is over" failed=1
+ended=$(mktemp -d)
+trap 'rm -rf "$ended"' EXIT
+trap 'for began in "$ended"/*.session; do sweep "$(cat "$began")"; done 2>/dev/null; exit 130' INT TERM
+
+# sweep SESSION: what a part left behind (the tools of a part that was cut) would run beside the
+# next one.
+sweep() {
+  local each fields
+  for each in /proc/[0-9]*; do
+    { read -r fields <"$each/stat"; } 2>/dev/null || continue
+    set -- "$1" ${fields##*) } # its state, parent, group and session come next
+    [ "$5" != "$1" ] || kill -KILL "${each#/proc/}" 2>/dev/null
+  done
+}
+
+# run PART SECONDS: its status and seconds go into a file. It is interrupted before it is killed,
+# so that pytest tells what failed so far.
+run() {
+  local began=$SECONDS status
+  PART_SECONDS=$2 setsid timeout --signal=INT --kill-after=10 "$2" \
+    bash "bench/suite/$1.sh" >"$OUT/$1.log" 2>&1 </dev/null &
+  echo $! >"$ended/$1.session"
+  wait $!
+  status=$?
+  sweep "$(cat "$ended/$1.session")"
+  echo "$status $((SECONDS - began))" >"$ended/$1"
+}
+
+# tell PART SECONDS: a line of the summary, and its log behind that of the others.
+tell() {
+  local part=$1 status=0 took=0 word last
+  if [ "$2" -lt $least ]; then
+    word="NO TIME" last="${within:+--within $within s is over}" failed=1
   else
-    rm -f "$OUT/$part.csv" # of an earlier run
-    printf '\n== %s, at most %s s\n' "$part" "$PART_SECONDS" >>"$log"
-    before=$(stat -c %s "$log")
-    timeout --kill-after=10 "$PART_SECONDS" bash "bench/suite/$part.sh" >>"$log" 2>&1 </dev/null
-    status=$?
+    read -r status took <"$ended/$part"
     case $status in
       0) word=passed ;;
       77) word="not here" ;;
       124 | 137) word="TIMED OUT" failed=1 ;;
       *) word="FAILED ($status)" failed=1 ;;
     esac
-    [ "$status" = 0 ] || [ "$status" = 77 ] || tail -c "+$((before + 1))" "$log" | tail -n 25
-    last=$(tail -c "+$((before + 1))" "$log" | grep -v '^[[:space:]]*$' | tail -n 1 | cut -c 1-150)
+    [ "$status" = 0 ] || [ "$status" = 77 ] || tail -n 25 "$OUT/$part.log"
+    last=$(grep -v '^[[:space:]]*$' "$OUT/$part.log" | tail -n 1 | cut -c 1-150)
+    printf '\n== %s, at most %s s\n' "$part" "$2" >>"$log"
+    cat "$OUT/$part.log" >>"$log" && rm "$OUT/$part.log"
   fi
-  printf '%-16s %-11s %4s s  %s\n' "$part" "$word" $((SECONDS - began)) "$last" | tee -a "$summary"
+  printf '%-16s %-11s %4s s  %s\n' "$part" "$word" "$took" "$last" | tee -a "$summary"
   [ ! -s "$OUT/$part.csv" ] || results+=("$OUT/$part.csv")
+}
+
+weight() { echo "${quick_limit[$1]:-100}"; }
+
+next=0
+while [ $next -lt ${#parts[@]} ]; do
+  together=()
+  while [ $next -lt ${#parts[@]} ]; do # one part, or all that may run beside it
+    part=${parts[$next]}
+    [ ${#together[@]} = 0 ] || [[ $beside == *" $part "* && $beside == *" ${together[0]} "* ]] ||
+      break
+    together+=("$part")
+    next=$((next + 1))
+  done
+  left=$((within - SECONDS - 15)) # the end takes a few seconds too
+  heaviest=0 others=0
+  for part in "${together[@]}"; do
+    [ "$(weight "$part")" -le $heaviest ] || heaviest=$(weight "$part")
+  done
+  for part in "${parts[@]:$next}"; do
+    # Of what runs side by side only the longest counts, and a build may find nothing to do.
+    [[ $beside == *" $part "* || $part = build ]] || others=$((others + $(weight "$part")))
+  done
+  share=$((left > 0 ? left * heaviest / (heaviest + others) : 0))
+  [ "${together[0]}" != build ] || share=$left # without it the others tell little
+  declare -A seconds=()
+  for part in "${together[@]}"; do
+    most=${given[$part]:-${limit[$part]}} room=$share
+    [ -z "${given[$part]:-}" ] || room=$left
+    [ -z "$QUICK" ] || most=${given[$part]:-${quick_limit[$part]:-$most}}
+    [ -z "$within" ] || [ "$room" -ge "$most" ] || most=$room
+    seconds[$part]=$most
+    [ "$most" -ge $least ] || continue
+    rm -f "$OUT/$part.csv" # of an earlier run
+    run "$part" "$most" &
+  done
+  wait
+  for part in "${together[@]}"; do tell "$part" "${seconds[$part]}"; done
 done
 
 if [ ${#results[@]} -gt 0 ]; then

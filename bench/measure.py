@@ -36,7 +36,7 @@ class Plan(NamedTuple):
 def measured(case: Case, plan: Plan, machine: rows.Machine) -> Iterator[rows.Row]:
     """The rows of `case`, every way in turn; nothing that the gate refuses is timed."""
     device = plan.device
-    with torch.set_grad_enabled(_needs_grad(case)), sparrow_kernels.checks(False):
+    with torch.set_grad_enabled(needs_grad(case)), sparrow_kernels.checks(False):
         wanted: gate.Expected | None = None
         failure = ""
         try:
@@ -130,7 +130,8 @@ def _on_gpu(case: Case, way: Way, sets: list[Arguments]) -> timing.Timing:
     return timing.replayed(calls, resets or None)
 
 
-def _needs_grad(case: Case) -> bool:
+def needs_grad(case: Case) -> bool:
+    """Whether its passes go backward."""
     return getattr(case, "passes", "forward") != "forward"
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import bench_cases  # noqa: F401  (makes measuring the floors quick)
 import pytest
+from bench_cases import Doubling
 
-from bench import registry, rows, run
+from bench import registry, rows, run, warm
+from bench.case import Way
 from bench.selection import Selection
 
 
@@ -78,6 +80,29 @@ def test_a_list_measures_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
     shown = capsys.readouterr().out
     assert all(op in shown for op in registry.kinds())
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_compiled_at_first_use_is_called_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(warm, "_pool", lambda processes: ThreadPoolExecutor(1))
+    assert warm.main(["ours", "--device", "cpu", "--family", "cache", "--family", "window"]) == 0
+    shown = capsys.readouterr().out
+    assert "0 failed" in shown and not shown.startswith("0 calls")
+    late = Way("late", False, lambda arguments: _late, compiles=True)
+    cheap = Way("cheap", False, lambda arguments: pytest.fail("compiles nothing"))
+    found = [late, Way("good", False, lambda arguments: lambda: None, compiles=True), cheap]
+    monkeypatch.setattr(registry, "cases", lambda *_: [Doubling()])
+    monkeypatch.setattr(Doubling, "peers", lambda *_: found)
+    assert warm.main(["peers", "--device", "cpu"]) == 0  # another is compiled
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "late: RuntimeError: too late" in shown and "1 calls in 0 s, 1 failed" in shown
+    del found[1]
+    assert warm.main(["peers", "--device", "cpu"]) == 1
+
+
+def _late() -> None:
+    raise RuntimeError("too late")
 
 
 WRONG = [

@@ -14,7 +14,7 @@ if "$PYTHON" -c 'import xdist' 2>/dev/null; then
   cores=$(nproc)
   together=(-n "$((cores < 8 ? cores : 8))")
 fi
-PYTHONHASHSEED=0 "$PYTHON" -m pytest -q -m gpu -p no:cacheprovider "${together[@]}"
+PYTHONHASHSEED=0 "$PYTHON" -m pytest -q -m gpu -p no:cacheprovider --durations=10 "${together[@]}"
 status=$?
 if [ $status = 5 ]; then
   echo "no test is marked gpu yet"
