@@ -14,9 +14,11 @@ import pytest
 CSRC = Path(__file__).resolve().parents[1] / "csrc"
 
 KERNELS = r"""
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <thread>
 #include <vector>
 #include "cuda/block.h"
 #include "cuda/cluster.h"
@@ -73,9 +75,39 @@ __global__ void of_the_cluster(int* out) {
   cluster_sync();
 }
 
+__global__ void shared_memory_alone(int* out) {
+  SPARROW_SHARED(Row, row);
+  row.at[threadIdx.x % 64] = 0;
+  out[0] = dynamic_shared()[0] = 0;
+}
+
+// Two host threads, each with launches of one size; how many of them were refused.
+int refused_of_two_threads() {
+  std::atomic<int> refused = 0;
+  const auto run = [&](size_t bytes) {
+    int out = 0;
+    for (int i = 0; i < 100; ++i) {
+      try {
+        launch("two sizes", shared_memory_alone,
+               {.blocks = 1, .threads = 1, .shared_bytes = bytes}, nullptr, &out);
+      } catch (const std::exception&) {
+        ++refused;
+      }
+    }
+  };
+  std::thread other(run, 50 * 1024);
+  run(90 * 1024);
+  other.join();
+  return refused;
+}
+
 int main(int, char** arguments) {
   std::vector<int> out(64 * 4, -1);
   const char* name = arguments[1];
+  if (!std::strcmp(name, "two_threads")) {
+    std::printf("%d", refused_of_two_threads());
+    return 0;
+  }
   const auto run = [&](void (*kernel)(int*), int threads, int cluster = 1) {
     launch(name, kernel, {.blocks = 4, .threads = threads, .shared_bytes = 256, .cluster = cluster},
            nullptr, out.data());
@@ -108,7 +140,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert compiler is not None
     folder = tmp_path_factory.mktemp("emulation")
     (folder / "kernels.cpp").write_text(KERNELS)
-    flags = ["-std=c++20", "-O1", "-U_FORTIFY_SOURCE", "-DSPARROW_EMULATION"]
+    flags = ["-std=c++20", "-pthread", "-O1", "-U_FORTIFY_SOURCE", "-DSPARROW_EMULATION"]
     subprocess.run(
         [compiler, *flags, "-I", CSRC / "emulation", "-I", CSRC, "-o", folder / "kernels"]
         + [folder / "kernels.cpp", CSRC / "emulation" / "scheduler.cpp"],
@@ -174,3 +206,8 @@ def test_a_block_reads_the_memory_of_its_cluster(program: Path) -> None:
     _, text = output(program, "of_the_cluster")
     wanted = [(block ^ 1) * 100 + i for block in range(4) for i in range(64)]
     assert [int(word) for word in text.split()] == wanted
+
+
+def test_launches_of_two_threads_do_not_lower_one_another_s_limit(program: Path) -> None:
+    """Shared memory is allowed to a kernel, not to a launch: whoever sets it, sets it for all."""
+    assert output(program, "two_threads") == (0, "0")

@@ -7,8 +7,11 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <mutex>
+#include <set>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "cuda/stream.h"
 
@@ -47,18 +50,40 @@ inline int whole_warps(int64_t count, int most) {
   return static_cast<int>(threads < 32 ? 32 : threads > most ? most : threads);
 }
 
+// Lets a kernel take all the shared memory a block of the current device can have, and clusters of
+// more than the portable size. Once a kernel and device, to the most there is: these are settings
+// of the kernel, so one that followed a launch's size would be lowered by another thread's launch
+// before its own.
+template <typename... Params>
+void allow_most(const char* name, void (*kernel)(Params...)) {
+  static std::mutex mutex;
+  static std::set<std::pair<const void*, int>> allowed;
+  int device = 0;
+  check(cudaGetDevice(&device), name);
+  const std::pair key{reinterpret_cast<const void*>(kernel), device};
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (allowed.count(key) != 0) return;
+  int most = 0, major = 0;
+  cudaFuncAttributes own = {};
+  check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), name);
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), name);
+  check(cudaFuncGetAttributes(&own, kernel), name);
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             most - static_cast<int>(own.sharedSizeBytes)),
+        name);
+  if (major >= 9) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), name);
+  }
+  allowed.insert(key);
+}
+
 template <typename... Params, typename... Args>
 void launch(const char* name, void (*kernel)(Params...), const Grid& grid, Stream stream,
             const Args&... args) {
   if (grid.blocks == 0 || grid.blocks_y == 0) return;
   if (grid.blocks > INT32_MAX || grid.blocks_y > 65535) check(cudaErrorInvalidConfiguration, name);
-  if (grid.shared_bytes > kSharedBytes - kMostStaticBytes) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(grid.shared_bytes)),
-          name);
-  }
-  if (grid.cluster > kPortableCluster) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), name);
+  if (grid.shared_bytes > kSharedBytes - kMostStaticBytes || grid.cluster > kPortableCluster) {
+    allow_most(name, kernel);
   }
   cudaLaunchConfig_t config = {};
   config.gridDim =

@@ -85,10 +85,7 @@ int largest_clusters(int shared_bytes) {
   if (memory != nullptr && memory->load() > 0) return memory->load() - 1;
 
   const auto kernel = accept_residual<Weights, true>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
-        "accept_tree_residual");
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
-        "accept_tree_residual");
+  allow_most("accept_tree_residual", kernel);
   cudaLaunchAttribute attribute = {};
   attribute.id = cudaLaunchAttributeClusterDimension;
   attribute.val.clusterDim.x = kMaxCluster;

@@ -166,10 +166,23 @@ inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaErrorInvalidConfiguration ? "invalid configuration" : "an error";
 }
+struct cudaFuncAttributes {
+  size_t sharedSizeBytes;  // static; known here only once a kernel runs
+};
 template <typename Kernel>
-cudaError_t cudaFuncSetAttribute(Kernel, cudaFuncAttribute, int bytes) {
-  // What sm_86 has for a block, the least of the GPUs that are served.
-  return bytes <= 99 * 1024 ? cudaSuccess : cudaErrorInvalidConfiguration;
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel) {
+  attributes->sharedSizeBytes = 0;
+  return cudaSuccess;
+}
+// What sm_86 has for a block, the least of the GPUs that are served.
+inline constexpr int kEmulatedSharedBytes = 99 * 1024;
+// A kernel keeps what it was last allowed, whichever thread asked: as on a GPU.
+template <typename Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel kernel, cudaFuncAttribute attribute, int value) {
+  if (value > kEmulatedSharedBytes) return cudaErrorInvalidConfiguration;
+  ::sparrow::emulation::allow(reinterpret_cast<const void*>(kernel),
+                              attribute == cudaFuncAttributeMaxDynamicSharedMemorySize, value);
+  return cudaSuccess;
 }
 inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
@@ -179,7 +192,7 @@ inline cudaError_t cudaGetDevice(int* device) {
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   const char* major = std::getenv("SPARROW_EMULATED_MAJOR");
   *value = attribute == cudaDevAttrMultiProcessorCount            ? 4
-           : attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin ? 99 * 1024
+           : attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin ? kEmulatedSharedBytes
            : major != nullptr                                     ? std::atoi(major)
                                                                   : 9;
   return cudaSuccess;
@@ -228,6 +241,11 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   if (threads == 0 || threads > 1024) return cudaErrorInvalidConfiguration;
   const unsigned cluster = config->numAttrs > 0 ? config->attrs[0].val.clusterDim.x : 1;
   if (config->gridDim.x % cluster != 0) return cudaErrorInvalidConfiguration;
+  const auto allowed = ::sparrow::emulation::allowed(reinterpret_cast<const void*>(kernel));
+  if (config->dynamicSmemBytes > static_cast<size_t>(allowed.shared_bytes) ||
+      cluster > (allowed.any_cluster ? 16u : 8u)) {
+    return cudaErrorInvalidConfiguration;
+  }
   std::tuple<Params...> copies(args...);
   ::sparrow::emulation::run_grid(
       {config->gridDim, config->blockDim, config->dynamicSmemBytes, cluster},

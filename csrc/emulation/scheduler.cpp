@@ -4,13 +4,16 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <numeric>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -221,8 +224,8 @@ void Scheduler::run_together(std::vector<std::unique_ptr<Cluster>>& clusters) {
 }
 
 void Scheduler::run(const Launch& launch, const std::function<void()>& kernel) {
-  static const char* first_seed = std::getenv("SPARROW_EMULATION_SEED");
-  static uint64_t num_launches = 0;
+  static const char* const first_seed = std::getenv("SPARROW_EMULATION_SEED");
+  thread_local uint64_t num_launches = 0;
   seed_ = (first_seed != nullptr ? std::strtoull(first_seed, nullptr, 10) : 0) + num_launches++;
   shuffler_ = Shuffler(seed_);
   launch_ = launch;
@@ -284,6 +287,28 @@ char* shared_of(Block& block) {
 
 void run_grid(const Launch& launch, const std::function<void()>& kernel) {
   scheduler.run(launch, kernel);
+}
+
+static std::mutex allowed_mutex;
+static std::map<const void*, Allowed> allowed_of;
+
+void allow(const void* kernel, bool is_shared, int value) {
+  {
+    const std::lock_guard<std::mutex> lock(allowed_mutex);
+    Allowed& own = allowed_of[kernel];
+    if (is_shared) {
+      own.shared_bytes = value;
+    } else {
+      own.any_cluster = value != 0;
+    }
+  }
+  // Between a setting and the launch it is for another thread may come in: let it.
+  std::this_thread::sleep_for(std::chrono::microseconds(50));
+}
+
+Allowed allowed(const void* kernel) {
+  const std::lock_guard<std::mutex> lock(allowed_mutex);
+  return allowed_of[kernel];
 }
 
 void maybe_interrupt() {

@@ -35,6 +35,15 @@ struct Launch {
 
 void run_grid(const Launch& launch, const std::function<void()>& kernel);
 
+// What a kernel was last allowed, by whichever host thread: its dynamic shared memory
+// (`is_shared`), or clusters of more than eight blocks.
+struct Allowed {
+  int shared_bytes = 48 * 1024;
+  bool any_cluster = false;
+};
+void allow(const void* kernel, bool is_shared, int value);
+Allowed allowed(const void* kernel);
+
 // Lets others run, at times.
 void maybe_interrupt();
 
