@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from bench import rows
+from bench.case import Case
 from bench.matches import Match, matches
 from bench.rules import (
     AtMost,
@@ -149,19 +151,52 @@ GOALS: tuple[Goal, ...] = (
 def judged(found: Sequence[rows.Row], goals: Sequence[Goal] = GOALS) -> list[tuple[Goal, Outcome]]:
     """Each goal with what the rows of a GPU say to it."""
     on_gpu = matches(row for row in found if row.cuda)
-    return [(goal, goal.rule([_match(goal, shape, on_gpu) for shape in goal.shapes]))
-            for goal in goals]  # fmt: skip
+    return [(goal, goal.rule(_cells(goal, on_gpu))) for goal in goals]
+
+
+def value(case: Case) -> int:
+    """How much a case is worth measuring: 0 for what a goal of its own needs, 1 for what is one of
+    the many cells of another, else 2."""
+    return _values().get((case.op, str(case.dtype), frozenset(case.name.split())), 2)
+
+
+@cache
+def _values() -> dict[tuple[str, str, frozenset[str]], int]:
+    found: dict[tuple[str, str, frozenset[str]], int] = {}
+    for goal in GOALS:
+        for shape in goal.shapes:
+            words = frozenset(f"{word}={shape[word]}" for word in shape)
+            case = (goal.op, f"torch.{goal.dtype}", words)
+            found[case] = min(found.get(case, 2), int(len(goal.shapes) > _FEW))
+    return found
+
+
+_FEW = 2
+
+
+def _cells(goal: Goal, found: Sequence[Match]) -> list[Match | None]:
+    """Its cases, all with cold inputs or all with hot ones where they were measured so, each cold
+    if it can be where not."""
+    of_state = {
+        state: [_match(goal, shape, [each for each in found if each.inputs == state])
+                for shape in goal.shapes]
+        for state in ("cold", "hot")
+    }  # fmt: skip
+    for cells in of_state.values():
+        if None not in cells:
+            return cells
+    return [cold or hot for cold, hot in zip(*of_state.values(), strict=True)]
 
 
 def _match(goal: Goal, shape: Shape, found: Sequence[Match]) -> Match | None:
-    """The case of that shape, with cold inputs where it was measured so."""
+    """The case of that shape."""
     words = {word: str(value) for word, value in shape.items()}
-    fitting = [
+    fitting = (
         match
         for match in found
         if (match.op, match.dtype) == (goal.op, goal.dtype) and match.parameters == words
-    ]
-    return min(fitting, key=lambda match: match.inputs, default=None)  # "cold" before "hot"
+    )
+    return next(fitting, None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

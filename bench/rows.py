@@ -28,6 +28,8 @@ UNAVAILABLE = "unavailable"
 """Not on this machine."""
 NOT_RUN = "not run"
 """There was no time left for it."""
+UNSTEADY = "unsteady"
+"""The GPU's clock moved while it was measured, twice: there is no time."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Row:
     ours: bool
     dtype: str
     inputs: str
-    """cold: rotated over sets of at least three times the last-level cache; hot: one set."""
+    """cold: rotated over sets of at least five times the last-level cache; hot: one set."""
     status: str
     reason: str
     us_p20: float | None
@@ -75,6 +77,10 @@ class Row:
     percent_of_floor: float | None
     stream_us: float | None
     """A read-only stream of as many bytes, in the same run."""
+    us_eager: float | None
+    """What the host does for a call on a GPU that is not captured."""
+    sm_mhz: float | None
+    """The clock of the multiprocessors meanwhile."""
     command: str
     device: str
     driver: str
@@ -98,6 +104,8 @@ class Row:
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
+_LATER = ("us_eager", "sm_mhz")
+"""Columns that files of before have not."""
 _KINDS = {field.name: str(field.type) for field in fields(Row)}
 
 
@@ -131,7 +139,8 @@ def read(path: Path) -> list[Row]:
     """The rows of a CSV file. Raises `ValueError` if its columns are not those of a result file."""
     with path.open(newline="", encoding="utf-8") as file:
         table = csv.DictReader(file)
-        if tuple(table.fieldnames or ()) != COLUMNS:
+        had = set(table.fieldnames or ())
+        if not set(COLUMNS) - set(_LATER) <= had <= set(COLUMNS):
             raise ValueError(
                 f"{path}: not a result file (its columns must be {', '.join(COLUMNS)})"
             )
@@ -157,7 +166,7 @@ def machine(command: str, device: torch.device) -> Machine:
 
 def _parsed(table: Iterable[dict[str, Any]]) -> Iterator[Row]:
     for line in table:
-        yield Row(**{name: _value(_KINDS[name], text) for name, text in line.items()})
+        yield Row(**{name: _value(_KINDS[name], line.get(name, "")) for name in COLUMNS})
 
 
 def _value(kind: str, text: str) -> Any:

@@ -146,6 +146,8 @@ class Flat(NamedTuple):
         first, second = cells
         if first is None or second is None:
             return _NOT_MEASURED
+        if first.inputs != second.inputs:
+            return Outcome(None, f"{first.inputs} inputs against {second.inputs} ones")
         reference, time = median(first.ours), median(second.ours)
         slack = max(reference * self.percent / 100, self.microseconds)
         text = f"{time:.2f} us against {reference:.2f} us"

@@ -5,9 +5,11 @@ difference of their replay times, over the difference of their copies, is the ti
 what a replay costs by itself subtracted. Copies rotate over the sets of arguments given, so that
 with enough of them the inputs are cold; nothing is written in between to flush a cache, whose
 write-back would land inside the measured kernel. A slow call gets fewer copies and replays.
+Back-to-back copies measure latency only while a kernel waits for the one before it to end: a call
+whose first kernel is launched early would need one that depends on it in between.
 
-CPU: ways take turns, in an order that rotates, each with a batch of calls long enough for the
-clock; what slows the machine down for a while then slows all of them.
+On either, ways take turns, in an order that rotates: what slows the machine down for a while then
+slows all of them. On a CPU a turn is a batch of calls long enough for the clock.
 """
 
 from __future__ import annotations
@@ -31,6 +33,9 @@ _PAIR_MS = 20.0
 _PAIRS_MS = 1000.0
 """all of them together, where the fewest copies and samples do not take longer."""
 _FEWEST_SAMPLES = 5
+_EAGER_CALLS = 48
+_EAGER_QUEUE = 8
+"""Calls in a row without waiting for the GPU: few enough for a launch never to wait for room."""
 
 
 class Timing(NamedTuple):
@@ -104,26 +109,105 @@ def _seconds(call: Call, repeats: int) -> float:
     return time.perf_counter() - began
 
 
-def replayed(
+class Captured(NamedTuple):
+    """A call on different sets of arguments in turn, in graphs of two lengths."""
+
+    short: torch.cuda.CUDAGraph
+    long: torch.cuda.CUDAGraph
+    copies: int
+    """In the short one."""
+    samples: int
+    """How many differences of the two it is worth."""
+    undoing: Captured | None
+    """What has to run before each copy, by itself: its time is subtracted."""
+
+    def time(self, read_clock: Callable[[], float | None] = lambda: None) -> tuple[float, Any]:
+        """Microseconds of a call, once, and what the clock said while the GPU was at it."""
+        short, _ = _replay_time(self.short)
+        long, clock = _replay_time(self.long, read_clock)
+        spent = 1e3 * (long - short) / ((_LONGER - 1) * self.copies)
+        if self.undoing is not None:
+            spent -= self.undoing.time()[0]
+        return spent, clock
+
+
+class Replays(NamedTuple):
+    """What replays of one call took."""
+
+    timing: Timing
+    megahertz: tuple[float, ...]
+    """Of the multiprocessors at each of them, where it is known."""
+
+
+def captured(
     calls: Sequence[Call], resets: Sequence[Call] | None = None, *, samples: int = 25
-) -> Timing:
-    """Time a call on the current CUDA device by graph replay.
+) -> Captured:
+    """Capture a call on the current CUDA device.
 
     Args:
         calls: the same call on different sets of arguments, used in turn.
-        resets: for each, what has to run before it is called again; their own time is measured the
-            same way and subtracted.
+        resets: for each, what has to run before it is called again: a kernel, since what follows a
+            copy node starts later than what follows a kernel.
         samples: pairs of replays, at most.
 
     Raises:
         RuntimeError: a call waits for the GPU, so it cannot be captured.
     """
-    if resets is None:
-        return Timing.of(_differences(calls, samples))
-    both = [after(*pair) for pair in zip(resets, calls, strict=True)]
-    together, alone = _differences(both, samples), _differences(resets, samples)
-    typical = Timing.of(alone).p50
-    return Timing.of(together).less(typical)
+    undoing = None
+    if resets is not None:
+        undoing = captured(resets, samples=samples)
+        calls = [after(*pair) for pair in zip(resets, calls, strict=True)]
+    once = _warmed_up(calls)
+    copies = min(_COPIES, max(1, int(_PAIR_MS / ((1 + _LONGER) * once))))
+    copies = -(-copies // len(calls)) * len(calls)  # every set as often as the others
+    pairs = int(_PAIRS_MS / ((1 + _LONGER) * copies * once))
+    samples = min(samples, max(_FEWEST_SAMPLES, pairs))
+    return Captured(
+        _graph(calls, copies), _graph(calls, _LONGER * copies), copies, samples, undoing
+    )
+
+
+def alternated(
+    ways: Mapping[str, Captured], read_clock: Callable[[], float | None] = lambda: None
+) -> dict[str, Replays]:
+    """Replay all of them in turns."""
+    found: dict[str, list[tuple[float, Any]]] = {name: [] for name in ways}
+    order = list(ways)
+    for turn in range(max((way.samples for way in ways.values()), default=0)):
+        for name in order:
+            if turn < ways[name].samples:
+                found[name].append(ways[name].time(read_clock))
+        order = order[1:] + order[:1]
+    return {
+        name: Replays(
+            Timing.of([spent for spent, _ in each]),
+            tuple(clock for _, clock in each if clock is not None),
+        )
+        for name, each in found.items()
+    }
+
+
+def replayed(calls: Sequence[Call], *, samples: int = 25) -> Timing:
+    """Time one call on the current CUDA device by graph replay."""
+    return alternated({"call": captured(calls, samples=samples)})["call"].timing
+
+
+def host_time(
+    calls: Sequence[Call],
+    resets: Sequence[Call] | None = None,
+    *,
+    wait: Call = torch.cuda.synchronize,
+) -> float:
+    """Microseconds of the host a call that is not captured takes, all its launches: the median."""
+    spent = []
+    for turn in range(_EAGER_CALLS):
+        if turn % _EAGER_QUEUE == 0:
+            wait()
+        if resets is not None:
+            resets[turn % len(calls)]()
+        spent.append(1e6 * _seconds(calls[turn % len(calls)], 1))
+    wait()
+    return Timing.of(spent).p50
 
 
 def after(first: Call, second: Call) -> Call:
@@ -134,20 +218,6 @@ def after(first: Call, second: Call) -> Call:
         second()
 
     return run
-
-
-def _differences(calls: Sequence[Call], samples: int) -> list[float]:
-    once = _warmed_up(calls)
-    copies = min(_COPIES, max(1, int(_PAIR_MS / ((1 + _LONGER) * once))))
-    copies = -(-copies // len(calls)) * len(calls)  # every set as often as the others
-    pairs = int(_PAIRS_MS / ((1 + _LONGER) * copies * once))
-    samples = min(samples, max(_FEWEST_SAMPLES, pairs))
-    short, long = _graph(calls, copies), _graph(calls, _LONGER * copies)
-    found = []
-    for _ in range(samples):
-        difference = _replay_time(long) - _replay_time(short)
-        found.append(1e3 * difference / ((_LONGER - 1) * copies))
-    return found
 
 
 def _warmed_up(calls: Sequence[Call]) -> float:
@@ -187,11 +257,14 @@ def _graph(calls: Sequence[Call], copies: int) -> torch.cuda.CUDAGraph:
     return graph
 
 
-def _replay_time(graph: torch.cuda.CUDAGraph) -> float:
-    """Milliseconds."""
+def _replay_time(
+    graph: torch.cuda.CUDAGraph, read_clock: Callable[[], float | None] = lambda: None
+) -> tuple[float, float | None]:
+    """Milliseconds, and the clock under way: it falls as soon as there is nothing to do."""
     began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     began.record()
     graph.replay()
     ended.record()
+    clock = read_clock()
     ended.synchronize()
-    return began.elapsed_time(ended)
+    return began.elapsed_time(ended), clock

@@ -79,6 +79,8 @@ def row(**changes: Any) -> Row:
         bound="bytes",
         percent_of_floor=80.0,
         stream_us=9.0,
+        us_eager=None,
+        sm_mhz=None,
         command="python -m bench.run --all",
         device="a device",
         driver="",

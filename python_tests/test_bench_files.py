@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,15 @@ class TestRows:
             row(backend="reference", **REFUSED),
         ]
         assert rows.read(write(tmp_path / "found", *written)) == written
+
+    def test_a_file_from_before_a_column_was_added_is_read(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "found", row(us_eager=3.0, sm_mhz=1980.0))
+        place = rows.COLUMNS.index("us_eager")
+        with path.open(newline="") as file:
+            lines = [line[:place] + line[place + 2 :] for line in csv.reader(file)]
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows(lines)
+        assert rows.read(path) == [row()]
 
     def test_rows_are_there_before_the_run_ends(self, tmp_path: Path) -> None:
         writer = rows.Writer(tmp_path / "new" / "found")

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from bench_cases import row
 
-from bench import goals, registry, rows
+from bench import goals, registry, rows, run
 from bench.matches import Match, matches
 from bench.rows import Row
 from bench.rules import AtMost, EitherWay, FasterThan, Flat, NeverSlower, OfFloor, Outcome, together
 from bench.selection import Selection
+
+CUDA = torch.device("cuda", 0)
 
 
 def cell(us: float, percent: float | None = None, **peers: float) -> Match:
@@ -109,6 +112,39 @@ def test_a_cpu_meets_no_goal() -> None:
 def test_cold_inputs_count_where_there_are_both() -> None:
     found = [row(us=1.0, cuda="13.0"), row(us=9.0, cuda="13.0", inputs="cold")]
     assert on_gpu(found)["build_tree, T = 64, B = 1"].text == "9.00 us"
+
+
+def test_cold_and_hot_are_never_compared() -> None:
+    name = "draft attention at 25,000 against ours over the whole cache"
+    whole, draft = "prefix=25300 T=8 B=1", "visual=25000 anchors=300 window=128 T=8 B=1"
+
+    def judged(**times: Sequence[float]) -> Outcome:
+        found = [
+            row(op="tree_attention", case=f"model=qwen2.5-vl-7b {case}", dtype="bfloat16",
+                cuda="13.0", inputs=inputs, us=us)
+            for inputs, of_state in times.items()
+            for case, us in zip((whole, draft), of_state, strict=False)
+            if us
+        ]  # fmt: skip
+        return on_gpu(found)[name]
+
+    assert judged(cold=(30, 9), hot=(20, 9)).is_met is True
+    assert judged(cold=(30, 0), hot=(20, 9)).is_met is False  # both of them hot
+    assert judged(cold=(30, 0), hot=(0, 9)) == (None, "cold inputs against hot ones", ())
+
+
+def test_what_a_goal_needs_is_measured_first() -> None:
+    cases = run._cases(run._parser().parse_args(["--all", "--device", "cuda"]), CUDA)
+    values = [goals.value(case) for case in cases]
+    assert values == sorted(values) and set(values) == {0, 1, 2}
+    needed = {
+        (goal.op, frozenset(f"{word}={shape[word]}" for word in shape))
+        for goal in goals.GOALS
+        for shape in goal.shapes
+        if len(goal.shapes) <= 2
+    }
+    first = cases[: values.index(1)]
+    assert {(case.op, frozenset(case.name.split())) for case in first} == needed
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

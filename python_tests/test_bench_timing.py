@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
-from bench_cases import CPU, Doubling
+from bench_cases import CPU, Doubling, doubled, our_way
 
-from bench import floors, measure, timing
+from bench import clock as clock_of
+from bench import floors, measure, rows, timing
 from bench.case import Way
 from bench.timing import Timing
 
@@ -161,6 +162,96 @@ def test_what_undoes_a_call_is_not_in_its_time(clock: Clock) -> None:
     way = Way("slow", False, lambda arguments: lambda: case.call(arguments))
     found = measure._on_cpu(case, [way], case.arguments(CPU, 0), seconds=0.2)[way]
     assert found[:3] == pytest.approx([1000.0] * 3)
+
+
+class Replayed:
+    """In place of graphs: takes what it is told to, at a clock that it is told."""
+
+    def __init__(self, name: str, log: list[str], samples: int, clocks: Sequence[float]) -> None:
+        self.name, self.log, self.samples, self.clocks = name, log, samples, iter(clocks)
+
+    def time(self, read_clock: object) -> tuple[float, float | None]:
+        self.log.append(self.name)
+        return float(len(self.log)), next(self.clocks, None)
+
+
+def test_graphs_are_replayed_in_turns() -> None:
+    log: list[str] = []
+    ways = {
+        "a": Replayed("a", log, 5, [1980, 1970, 1980]),
+        "b": Replayed("b", log, 2, []),
+        "c": Replayed("c", log, 3, []),
+    }
+    found = timing.alternated(ways)  # type: ignore[arg-type]
+    assert "".join(log) == "abcbcacaaa"
+    assert found["a"] == (Timing.of([1, 6, 8, 9, 10]), (1980, 1970, 1980))
+    assert found["b"].timing == Timing.of([2, 4]) and found["b"].megahertz == ()
+    assert timing.alternated({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("megahertz", "still"),
+    [
+        ([], True),
+        ([1980.0] * 9 + [1200.0], True),  # one wild reading
+        ([1980.0, 1975.0, 1930.0, 1980.0], True),
+        ([1980.0] * 5 + [1800.0] * 5, False),
+    ],
+)
+def test_a_clock_that_moves(megahertz: list[float], still: bool) -> None:
+    assert (clock_of.moved(megahertz) is None) == still
+
+
+def test_a_row_whose_clock_moves_twice_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    moving, still = [1980.0, 1500.0] * 5, [1980.0] * 10
+    ways = [our_way(name, doubled) for name in ("once", "twice", "never")]
+    clocks = {"once": moving + still, "twice": moving + moving, "never": still + still}
+    made = {name: Replayed(name, [], 10, clocks[name]) for name in clocks}
+    monkeypatch.setattr(measure, "_on_gpu", lambda case, way, sets: (3.0, made[way.name]))
+    monkeypatch.setattr(measure, "_stream_us", lambda device, num_bytes: 1.0)
+    monkeypatch.setattr(Way, "chosen", lambda way: nullcontext())
+    rates = floors.Rates(1e12, 1e12, 1e12, 1e12)
+    monkeypatch.setattr(floors, "rates", lambda device, dtype: rates)
+    monkeypatch.setattr(clock_of, "reader", lambda device: lambda: None)
+    plan, machine = measure.Plan(torch.device("cuda", 0)), rows.machine("", CPU)
+    found = {row.backend: row for row in measure._timed(Doubling(), ways, "hot", plan, machine)}
+    assert {name: row.status for name, row in found.items()} == {
+        "once": rows.OK,
+        "twice": rows.UNSTEADY,
+        "never": rows.OK,
+    }
+    assert found["twice"].us_p50 is None and "1500 and 1980 MHz" in found["twice"].reason
+    assert found["never"].sm_mhz == 1980 and found["never"].us_eager == 3
+
+
+def test_host_time_leaves_out_the_undoing_and_the_wait(clock: Clock) -> None:
+    order: list[str] = []
+
+    def took(name: str, seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            order.append(name)
+            clock.sleep(seconds)
+
+        return run
+
+    calls, resets = [took("a", 2e-5), took("b", 2e-5)], [took("r", 1e-3), took("s", 1e-3)]
+    found = timing.host_time(calls, resets, wait=took("w", 1.0))
+    assert found == pytest.approx(20)
+    assert "".join(order).startswith("wrasbrasbrasbrasbwra")
+
+
+def test_inputs_are_cold_where_their_sets_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "_cache_bytes", lambda device: 50 << 20)
+    plan = measure.Plan(torch.device("cuda", 0))
+
+    def states(num_bytes: int) -> list[str]:
+        return measure._states(Doubling(rows=num_bytes // 8), plan)
+
+    assert measure._sets(Doubling(rows=1 << 17), plan.device) == 250
+    assert states(1 << 20) == ["cold"]  # 250 sets, of half a MiB each
+    assert states(1 << 18) == ["hot"]  # 1,000 of them
+    monkeypatch.setattr(measure, "_MOST_BYTES", 100 << 20)
+    assert states(1 << 20) == ["hot"]
 
 
 def test_floor_is_the_largest_of_its_three_terms() -> None:
