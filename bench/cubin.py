@@ -2,7 +2,8 @@
 
 Registers, stack and static shared memory are what `cuobjdump -res-usage` says; instructions are
 counted in its disassembly; the block size a kernel was compiled for stands in the ELF file's
-`.nv.info` section. `cuobjdump` comes with the CUDA toolkit and with triton.
+`.nv.info` section; what its loops wait for, `bench.sass` reads. `cuobjdump` comes with the CUDA
+toolkit and with triton.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+
+from bench import sass
 
 KIB = 1024
 
@@ -37,6 +40,12 @@ class Kernel:
     async_copies: int
     threads: int | None
     """The largest block it was compiled for; None where the source names none."""
+    main_loop: sass.Loop | None = None
+    """None: no loop of it copies asynchronously."""
+    gpu_fences: int = 0
+    """Fences that wait for the whole GPU."""
+    hazards: tuple[str, ...] = ()
+    """Where a product may read what it should not, in words."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ MULTIPROCESSORS = {
     90: Multiprocessor(64 * KIB, 228 * KIB, 64, 32),
 }
 _RESERVED_SMEM = KIB  # of each block, by the system, from sm_80 on
-_WARP, _PARTITIONS = 32, 4
+WARP, _PARTITIONS = 32, 4
 _REGISTER_UNIT, _SMEM_UNIT = 256, 128  # what registers of a warp, and shared memory, come in
 
 TENSOR_CORE = re.compile(r"(HMMA|HGMMA)\b")
@@ -96,7 +105,8 @@ def read(cubin: Path, arch: int) -> list[Kernel]:
     """Every kernel of a cubin that was compiled for `arch`, such as 90."""
     usage, threads = _usage(cubin), _threads(cubin.read_bytes())
     kernels = []
-    for symbol, opcodes in _opcodes(cubin):
+    for symbol, code in sass.kernels(_dump("-sass", str(cubin))):
+        opcodes = Counter(instruction.opcode for instruction in code)
         counts = usage[symbol]
         static = counts["SHARED"]
         if arch >= 90 and static > 0:  # there the reserved bytes are counted along
@@ -111,6 +121,9 @@ def read(cubin: Path, arch: int) -> list[Kernel]:
                 tensor_core_ops=_count(opcodes, TENSOR_CORE),
                 async_copies=_count(opcodes, ASYNC_COPY),
                 threads=threads.get(symbol),
+                main_loop=sass.main_loop(code),
+                gpu_fences=sass.gpu_fences(code),
+                hazards=tuple(sass.hazards(code)),
             )
         )
     return kernels
@@ -124,8 +137,8 @@ def occupancy(arch: int, threads: int, registers: int, smem_bytes: int) -> float
     live in one of four partitions.
     """
     chip = MULTIPROCESSORS[arch]
-    warps = -(-threads // _WARP)
-    a_warp = _round_up(registers * _WARP, _REGISTER_UNIT)
+    warps = -(-threads // WARP)
+    a_warp = _round_up(registers * WARP, _REGISTER_UNIT)
     by_registers = chip.registers // _PARTITIONS // a_warp * _PARTITIONS // warps
     by_smem = chip.smem_bytes // _round_up(smem_bytes + _RESERVED_SMEM, _SMEM_UNIT)
     blocks = min(by_registers, chip.warps // warps, by_smem, chip.blocks)
@@ -150,14 +163,6 @@ def _usage(cubin: Path) -> dict[str, dict[str, int]]:
     for symbol, numbers in re.findall(r"Function (\S+):\s*\n\s*(REG:.*)", report):
         found[symbol] = {name: int(value) for name, value in re.findall(r"(\w+):(\d+)", numbers)}
     return found
-
-
-def _opcodes(cubin: Path) -> Iterator[tuple[str, Counter[str]]]:
-    """Each kernel's symbol and how often each opcode, modifiers included, stands in it."""
-    for part in re.split(r"^\s*Function : ", _dump("-sass", str(cubin)), flags=re.M)[1:]:
-        symbol, _, code = part.partition("\n")
-        instruction = r"/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)"
-        yield symbol.strip(), Counter(re.findall(instruction, code))
 
 
 def _count(opcodes: Counter[str], pattern: re.Pattern) -> int:

@@ -7,9 +7,13 @@
 
 Prints a row a kernel and architecture and writes `bench/results/static.csv`. Ends with status 1 if
 a kernel spills or keeps a stack that is not listed here with its reason, if one that should use
-tensor cores and asynchronous copies does not, or (`--check`) if the table lacks a kernel or was
-made from other sources. What this machine cannot see, for want of nvcc or triton, it says; rows
-that were read elsewhere from the same sources stay.
+tensor cores and asynchronous copies does not, if its main loop waits for every copy it has begun,
+if a product of it may read what it should not (`bench.sass`), or (`--check`) if the table lacks a
+kernel or was made from other sources. What this machine cannot see, for want of nvcc or triton, it
+says; rows that were read elsewhere from the same sources stay.
+
+`wait_distance` counts the groups of copies that the main loop leaves on their way while it works on
+a tile, `bytes_in_flight` their bytes on a multiprocessor that is full of such blocks.
 
 Shared memory of a CUDA kernel is what it declares; what a launch adds is not in a cubin, so there
 its occupancy is an upper bound. A kernel whose source names no block size has no occupancy here.
@@ -28,7 +32,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench import shipped
-from bench.cubin import occupancy
+from bench.cubin import MULTIPROCESSORS, WARP, occupancy
 from bench.shipped import ARCHITECTURES, ROOT, Compiled
 from bench.table import print_table
 
@@ -36,7 +40,8 @@ TABLE = ROOT / "bench/results/static.csv"
 COMMAND = "python -m bench.static"
 COLUMNS = (
     "kernel", "arch", "registers", "smem_bytes", "stack_bytes", "spill_bytes", "tensor_core_ops",
-    "async_copies", "occupancy", "threads", "compiler", "sources",
+    "async_copies", "occupancy", "threads", "wait_distance", "bytes_in_flight", "gpu_fences",
+    "hazards", "compiler", "sources",
 )  # fmt: skip
 Row = dict[str, str]
 Pair = tuple[str, int]
@@ -186,9 +191,21 @@ def row_of(each: Compiled, compiler: str, digest: str) -> Row:
         each.name, f"sm_{each.arch}", kernel.registers, each.smem_bytes, kernel.stack_bytes,
         kernel.spill_bytes, kernel.tensor_core_ops, kernel.async_copies,
         "" if share is None else f"{share:.3f}",
-        each.threads or "", compiler, digest,
+        each.threads or "", *in_flight(each, share), kernel.gpu_fences, len(kernel.hazards),
+        compiler, digest,
     )  # fmt: skip
     return dict(zip(COLUMNS, map(str, values), strict=True))
+
+
+def in_flight(each: Compiled, share: float | None) -> tuple[int | str, int | str]:
+    """Its wait distance, and the bytes that it leaves in flight, where there are any."""
+    loop = each.kernel.main_loop
+    if loop is None:
+        return "", ""
+    if share is None:
+        return loop.wait_distance, ""
+    threads = round(share * MULTIPROCESSORS[each.arch].warps) * WARP
+    return loop.wait_distance, threads * loop.awaited_bytes
 
 
 def share_of(each: Compiled) -> float | None:
@@ -209,6 +226,9 @@ def kernel_failures(each: Compiled, stacks: Sequence[Stack] = STACKS) -> list[st
         found.append(f"{name}: spills {kernel.spill_bytes} bytes")
     elif kernel.stack_bytes > 0:
         found.append(f"{name}: a stack of {kernel.stack_bytes} bytes that is not listed")
+    found += [f"{name}: {hazard}" for hazard in kernel.hazards]
+    if kernel.main_loop is not None and kernel.main_loop.wait_distance == 0:
+        found.append(f"{name}: its main loop waits for every copy: nothing overlaps")
     if share_of(each) == 0:
         found.append(f"{name}: no block of it fits a multiprocessor")
     if each.needs_tensor_cores and kernel.tensor_core_ops == 0:
@@ -235,12 +255,16 @@ def table_failures(table: Sequence[Row], kinds: Sequence[Kind]) -> list[str]:
             if kind.unavailable is None:
                 missing = kind.shipped().keys() - {_pair(row) for row in ours}
                 found += _counted(compiler, sorted(missing), "not in the table")
-    return found + [
-        f"{row['kernel']} {row['arch']} ({row['compiler']}): spills in the table"
-        for row in table
-        if row["spill_bytes"] != "0"
-        and not any(re.fullmatch(stack.kernel, row["kernel"]) for stack in STACKS)
-    ]
+    for row in table:
+        name = f"{row['kernel']} {row['arch']} ({row['compiler']})"
+        is_listed = any(re.fullmatch(stack.kernel, row["kernel"]) for stack in STACKS)
+        if row["spill_bytes"] != "0" and not is_listed:
+            found.append(f"{name}: spills in the table")
+        if row["wait_distance"] == "0":
+            found.append(f"{name}: no overlap in the table")
+        if row["hazards"] != "0":
+            found.append(f"{name}: hazards in the table")
+    return found
 
 
 def _counted(compiler: str, pairs: Sequence[Pair], what: str) -> list[str]:
@@ -267,7 +291,8 @@ def read_table(path: Path) -> list[Row]:
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        # A table from before a column was added is stale where it says nothing.
+        return [dict.fromkeys(COLUMNS, "") | row for row in csv.DictReader(file)]
 
 
 def write_table(path: Path, rows: Sequence[Row]) -> None:

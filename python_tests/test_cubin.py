@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import cubin, shipped, static
+from bench import cubin, sass, shipped, static
 from bench.cubin import Kernel, occupancy
 from bench.shipped import ARCHITECTURES, Compiled
 
@@ -60,6 +60,35 @@ __global__ void copies(const int4* in, int4* out) {
   asm volatile("cp.async.wait_all;");
   __syncthreads();
   out[threadIdx.x] = row[31 - threadIdx.x];
+}
+template <int kLeft>
+__global__ void __launch_bounds__(128) pipelined(const int4* in, int4* out, int tiles) {
+  __shared__ int4 tile[2][128];  // each thread reads back what it copied itself
+  for (int i = 0; i <= kLeft; ++i) {
+    unsigned to = __cvta_generic_to_shared(&tile[i][threadIdx.x]);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(in + i * 128));
+    asm volatile("cp.async.commit_group;");
+  }
+  int4 sum = {};
+#pragma unroll 1
+  for (int i = 0; i < tiles; ++i) {
+    asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
+    int4 one = tile[i & kLeft][threadIdx.x];
+    sum.x += one.x * one.y;
+    unsigned to = __cvta_generic_to_shared(&tile[i & kLeft][threadIdx.x]);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(in + i) : "memory");
+    asm volatile("cp.async.commit_group;");
+  }
+  out[threadIdx.x] = sum;
+}
+void* overlaps = (void*)pipelined<1>;
+void* waits = (void*)pipelined<0>;
+__global__ void __launch_bounds__(128) fences(int* flags) {
+  flags[threadIdx.x] = 1;
+  __threadfence_block();
+  flags[threadIdx.x + 128] = 1;
+  __threadfence();
+  flags[threadIdx.x + 256] = 1;
 }
 """
 
@@ -134,6 +163,26 @@ def test_instructions_are_counted(planted: Planted) -> None:
     assert planted.kernels["tensor_cores"].async_copies == 0
     assert planted.kernels["copies"].tensor_core_ops == 0
     assert planted.kernels["copies"].async_copies == 1
+
+
+def test_a_main_loop_that_waits_for_all_its_copies_is_a_failure(planted: Planted) -> None:
+    good, bad = "pipelined<1>", "pipelined<0>"
+    assert planted.kernels[good].main_loop == sass.Loop(wait_distance=1, groups=1, bytes=16)
+    assert planted.failures(good) == []
+    assert planted.kernels[bad].main_loop == sass.Loop(wait_distance=0, groups=1, bytes=16)
+    assert planted.failures(bad) == [
+        f"{bad} sm_{planted.arch}: its main loop waits for every copy: nothing overlaps"
+    ]
+    assert planted.kernels["copies"].main_loop is None  # in no loop
+    each = Compiled(good, planted.arch, planted.kernels[good], 4096, 128, False)
+    row = static.row_of(each, "nvcc", "")
+    resident = float(row["occupancy"]) * 64 * 32
+    assert row["wait_distance"] == "1" and int(row["bytes_in_flight"]) == 16 * resident
+
+
+def test_fences_of_the_whole_gpu_are_counted(planted: Planted) -> None:
+    assert planted.kernels["fences"].gpu_fences == 1  # not that of the block
+    assert planted.kernels["sound<256, float>"].gpu_fences == 0
 
 
 def kernel(**numbers: int) -> Kernel:

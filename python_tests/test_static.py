@@ -88,7 +88,7 @@ def test_the_table_lists_what_is_shipped() -> None:
 
 
 def row(name: str, arch: int, compiler: str, sources: str, **values: str) -> static.Row:
-    blank = dict.fromkeys(static.COLUMNS, "0")
+    blank = dict.fromkeys(static.COLUMNS, "0") | {"wait_distance": "2"}
     own = {"kernel": name, "arch": f"sm_{arch}", "compiler": compiler, "sources": sources}
     return blank | own | values
 
@@ -116,6 +116,9 @@ def test_what_a_table_lacks_is_named() -> None:
     assert failures(BOTH[0] | {"sources": "z"}, BOTH[1]) == [f"nvcc 2: 1 {stale} a sm_80" + AGAIN]
     spilt = BOTH[1] | {"spill_bytes": "8"}
     assert failures(BOTH[0], spilt) == ["a sm_90 (nvcc 2): spills in the table"]
+    for column, value, word in (("wait_distance", "0", "no overlap"), ("hazards", "2", "hazards")):
+        (failure,) = failures(BOTH[0], BOTH[1] | {column: value})
+        assert failure == f"a sm_90 (nvcc 2): {word} in the table"
 
 
 def test_where_kernels_cannot_be_seen_their_sources_still_can() -> None:
