@@ -23,10 +23,10 @@ from bench import records
 from bench.table import print_table
 from sparrow_kernels.embedded.captions import description
 from sparrow_kernels.embedded.clips import make_clip, render, write_mp4
-from sparrow_kernels.models.comparison import Comparison, compare
+from sparrow_kernels.measuring.comparison import Comparison, compare
 from sparrow_kernels.models.decoder import SparrowDecoder
+from sparrow_kernels.models.inputs import build_inputs
 from sparrow_kernels.models.pair import load_pair
-from sparrow_kernels.models.video import build_inputs
 
 QUESTION = "Describe the video in detail."
 MAX_NEW_TOKENS = 256

@@ -14,9 +14,9 @@ from typing import Any
 
 from bench import records
 from bench.table import print_table
-from sparrow_kernels.embedded.evaluation import evaluate_budget
-from sparrow_kernels.models.draft_evaluation import UNSEEN_SEED, evaluate_draft
+from sparrow_kernels.measuring.evaluation import UNSEEN_SEED, evaluate_draft
 from sparrow_kernels.models.pair import load_pair
+from sparrow_kernels.training.evaluation import evaluate_budget
 
 
 def main() -> int:

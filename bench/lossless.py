@@ -26,12 +26,12 @@ from bench.table import print_table
 from sparrow_kernels.decoding import TreeConfig
 from sparrow_kernels.embedded.captions import QUESTIONS, ask
 from sparrow_kernels.embedded.clips import make_clip
-from sparrow_kernels.embedded.evaluation import through_mp4
+from sparrow_kernels.measuring.evaluation import UNSEEN_SEED
 from sparrow_kernels.models.decoder import SparrowDecoder
-from sparrow_kernels.models.draft_evaluation import UNSEEN_SEED
 from sparrow_kernels.models.pair import load_pair
 from sparrow_kernels.models.request import SparrowOutput
-from sparrow_kernels.models.small_target import clip_inputs
+from sparrow_kernels.training.evaluation import through_mp4
+from sparrow_kernels.training.small_target import clip_inputs
 
 FIRST_SEED = UNSEEN_SEED + 1_000
 MAX_NEW_TOKENS = 240

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from sparrow_kernels import SparrowDecoder
 from sparrow_kernels.embedded.clips import make_clip, render, write_mp4
+from sparrow_kernels.models.inputs import build_inputs
 from sparrow_kernels.models.pair import load_pair
-from sparrow_kernels.models.video import build_inputs
 
 target, draft, processor = load_pair()  # or directories of your own
 with tempfile.TemporaryDirectory() as folder:

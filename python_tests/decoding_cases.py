@@ -13,7 +13,9 @@ import numpy as np
 import torch
 
 from sparrow_kernels.drafting import SparrowDraft
-from sparrow_kernels.models.small_target import build_processor, build_target
+from sparrow_kernels.models.request import Request
+from sparrow_kernels.models.target import Prefill
+from sparrow_kernels.training.small_target import build_processor, build_target
 
 
 @cache
@@ -30,6 +32,27 @@ def random_pair(layers: int = 2, seed: int = 0) -> tuple[Any, Any, Any]:
         target, initializer_range=0.1, tree={"total": 6, "depth": 5, "width": 1}
     ).eval()
     return target, draft, processor
+
+
+def requested(target: Any, inputs: dict[str, Any], **settings: Any) -> Request:
+    """The request that a call of `generate` makes, before it has done anything."""
+    caught: list[Request] = []
+
+    def catch(model, input_ids, synced_gpus=False, streamer=None, **keywords):
+        names = ("logits_processor", "stopping_criteria", "generation_config")
+        ours = [keywords.pop(name) for name in names]
+        caught.append(Request(model, input_ids, *ours, None, keywords, tree_nodes=1, max_path=1))
+        return input_ids
+
+    settings = {"max_new_tokens": 4, "do_sample": False, **settings}
+    target.generate(**inputs, custom_generate=catch, **settings)
+    return caught[0]
+
+
+@torch.no_grad()
+def prefilled(target: Any, inputs: dict[str, Any], **settings: Any) -> Prefill:
+    """What a prompt leaves behind."""
+    return requested(target, inputs, **settings).prefill()[0]
 
 
 def video(frames: int, size: int = 56, seed: int = 0) -> np.ndarray:

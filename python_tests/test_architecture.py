@@ -16,20 +16,23 @@ LAYERS = {
     "ops": (),
     "decoding": ("ops",),
     "drafting": ("ops", "video_shim"),
-    "models": ("ops", "decoding", "drafting", "video_shim", "releases"),
-    "embedded": ("models",),
+    "video": (),
+    "models": ("ops", "decoding", "drafting", "video", "video_shim", "releases"),
+    "embedded": (),
+    "training": ("ops", "decoding", "drafting", "models", "embedded", "video"),
+    "measuring": ("ops", "decoding", "drafting", "models", "embedded", "video", "training"),
     # The commands that train, evaluate and compare call functions which are no library API, and
     # `sparrow env` asks the op registry which backend is available.
-    "cli": ("", "embedded", "models", "ops", "releases", "_version", "_C"),
+    "cli": (
+        *("", "decoding", "embedded", "models", "training", "measuring", "video"),
+        *("ops", "releases", "_version", "_C"),
+    ),
     "integrations": ("",),
     "testing": ("",),
     "video_shim": (),
     "releases": (),
     "_version": (),
 }
-# Files of `models` that train or measure the embedded pair: they use its clips and recipes, which
-# know nothing of models. What decodes (SparrowDecoder) must not.
-OF_THE_EMBEDDED_PAIR = r"models/(target_training/|draft_|small_target\.py|pair\.py)"
 FAMILY_IMPORTS = {"gather": ("accept",)}
 LONGEST = {".py": 300, ".h": 400, ".cuh": 400, ".cpp": 400, ".cu": 400}
 
@@ -46,8 +49,6 @@ def layers(source: Source) -> list[str]:
         own, other = layer(each.file), layer(each.module)
         if not is_inside(each.module, PACKAGE) or own in ("", other):
             continue  # the package's __init__ names everything; a layer may import itself
-        if other == "embedded" and re.search(OF_THE_EMBEDDED_PAIR, each.file):
-            continue
         if other not in LAYERS.get(own, ()):
             found.append(str(each))
     return found
@@ -79,11 +80,13 @@ def _family(each: Import) -> str | None:
 
 
 def transformers(source: Source) -> list[str]:
-    """Only models, and one file of drafting: the draft's PreTrainedModel shell."""
+    """Only models, what trains and measures it, and one file of drafting: the draft's
+    PreTrainedModel shell."""
     found = [each for each in source.imports() if is_inside(each.module, "transformers")]
     shells = {each.file for each in found if layer(each.file) == "drafting"}
     allowed = "drafting" if len(shells) <= 1 else None
-    return [str(each) for each in found if layer(each.file) not in ("models", allowed)]
+    rooms = ("models", "training", "measuring", allowed)
+    return [str(each) for each in found if layer(each.file) not in rooms]
 
 
 def triton(source: Source) -> list[str]:

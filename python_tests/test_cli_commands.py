@@ -134,9 +134,9 @@ class TestTrain:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         pytest.importorskip("transformers")
-        import sparrow_kernels.models.draft_training
         import sparrow_kernels.models.pair
-        import sparrow_kernels.models.target_training.run  # noqa: F401
+        import sparrow_kernels.training.draft
+        import sparrow_kernels.training.target.run  # noqa: F401
 
         calls: list[Any] = []
         models = "sparrow_kernels.models"
@@ -169,8 +169,8 @@ class TestEvaluate:
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         pytest.importorskip("transformers")
-        import sparrow_kernels.embedded.evaluation
-        import sparrow_kernels.models.draft_evaluation  # noqa: F401
+        import sparrow_kernels.measuring.evaluation  # noqa: F401
+        import sparrow_kernels.training.evaluation
 
         asked: list[Any] = []
 
@@ -187,8 +187,8 @@ class TestEvaluate:
                 "mean_emitted_other_clip": 2.0,
             }
 
-        monkeypatch.setattr("sparrow_kernels.embedded.evaluation.evaluate_budget", answers)
-        monkeypatch.setattr("sparrow_kernels.models.draft_evaluation.evaluate_draft", emitted)
+        monkeypatch.setattr("sparrow_kernels.training.evaluation.evaluate_budget", answers)
+        monkeypatch.setattr("sparrow_kernels.measuring.evaluation.evaluate_draft", emitted)
         monkeypatch.setattr(
             "sparrow_kernels.models.pair.load_pair", lambda t, d: ("target", "draft", "processor")
         )

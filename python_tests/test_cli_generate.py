@@ -65,7 +65,7 @@ def one_line_error(capsys: pytest.CaptureFixture[str]) -> str:
 
 def plain_text(folder: Path, new_tokens: int) -> str:
     """What transformers alone answers."""
-    from sparrow_kernels.models.video import build_inputs
+    from sparrow_kernels.models.inputs import build_inputs
 
     target, _, processor = random_pair()
     inputs = build_inputs(processor, "describe the video", [folder / "clip.mp4"])

@@ -12,8 +12,8 @@ from decoding_cases import prompt, random_pair
 from transformers import GenerationConfig, TextIteratorStreamer
 
 from sparrow_kernels.decoding import TreeConfig
+from sparrow_kernels.decoding import step as step_module
 from sparrow_kernels.models import SparrowDecoder, sparrow_generate
-from sparrow_kernels.models import generate as generate_module
 from sparrow_kernels.models import room as room_module
 from sparrow_kernels.models.generate import plain_generate
 
@@ -127,7 +127,6 @@ MODES = {
     "prompt_lookup_num_tokens": {"prompt_lookup_num_tokens": 3},
     "assistant_early_exit": {"assistant_early_exit": 1},
     "cache_implementation": {"cache_implementation": "static"},
-    "prefill_chunk_size": {"prefill_chunk_size": 4},
     "num_beams": {"num_beams": 3},
     "output_hidden_states": {"output_hidden_states": True},
 }
@@ -255,7 +254,7 @@ def test_drafting_goes_on_behind_a_stop_id_out_of_the_vocabulary(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     steps = []
-    real = generate_module.grow_tree
-    monkeypatch.setattr(generate_module, "grow_tree", lambda *a: (steps.append(1), real(*a))[1])
+    real = step_module.grow_tree
+    monkeypatch.setattr(step_module, "grow_tree", lambda *a: (steps.append(1), real(*a))[1])
     assert ours(eos_token_id=10**6).stats.new_tokens == NEW_TOKENS
     assert steps

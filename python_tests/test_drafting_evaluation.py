@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from sparrow_kernels.decoding import TreeConfig
+from sparrow_kernels.decoding.stats import DecodeStats, RequestStats
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.embedded.clips import random_script, render
-from sparrow_kernels.models.decoder import SparrowDecoder
-from sparrow_kernels.models.draft_evaluation import (
+from sparrow_kernels.measuring.evaluation import (
     OtherClipsStates,
     emitted_with_states_of,
     mean_emitted,
 )
-from sparrow_kernels.models.small_target import build_processor, build_target, clip_inputs
-from sparrow_kernels.models.stats import DecodeStats
+from sparrow_kernels.models.decoder import SparrowDecoder
+from sparrow_kernels.training.small_target import build_processor, build_target, clip_inputs
 
 TREE = TreeConfig(25, 3, 8)
 
@@ -87,5 +87,5 @@ def test_prompts_must_be_the_same() -> None:
 
 
 def test_mean_emitted_weighs_runs_by_their_target_calls() -> None:
-    runs = [DecodeStats(new_tokens=11, target_calls=2), DecodeStats(new_tokens=9, target_calls=8)]
+    runs = [DecodeStats(rows=[RequestStats(*counts)]) for counts in ((11, 2), (9, 8))]
     assert mean_emitted(runs) == pytest.approx(18 / 10)

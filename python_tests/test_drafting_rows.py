@@ -6,18 +6,16 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from decoding_cases import prefilled
 from torch import Tensor
 
 from sparrow_kernels.embedded.clips import ClipScript, render
 from sparrow_kernels.embedded.recipe import LanguageStage, Length
 from sparrow_kernels.embedded.world import FRAMES_PER_SECOND
-from sparrow_kernels.models.draft_evaluation import model_inputs
-from sparrow_kernels.models.draft_rows import text_rows
-from sparrow_kernels.models.families import Parts
-from sparrow_kernels.models.small_target import END, build_processor, build_target, clip_inputs
-from sparrow_kernels.models.target import TargetState
-from sparrow_kernels.models.target_training import language
-from sparrow_kernels.models.target_training.language import BatchMaker, ClipBatch
+from sparrow_kernels.training.draft_rows import text_rows
+from sparrow_kernels.training.small_target import END, build_processor, build_target, clip_inputs
+from sparrow_kernels.training.target import language
+from sparrow_kernels.training.target.language import BatchMaker, ClipBatch
 
 STAGE = LanguageStage(
     "rows", (2, 3), (Length(2, (5, 5), 1.0),), steps=0, learning_rate=(0.0, 0.0), most_clips=2
@@ -55,6 +53,13 @@ def made() -> Made:
     return Made(target, batch, prepared)
 
 
+def rows_of_a_prefill(target: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Text tokens `[R]` and their states `[R, H]`, and the last slot's state behind them."""
+    prefill = prefilled(target, inputs)
+    tokens, hidden = prefill.text[0]
+    return tokens, torch.cat([hidden, prefill.hidden])
+
+
 def exchanges_of(batch: ClipBatch, clip: int) -> list[tuple[list[int], int]]:
     """Token ids of each exchange of a clip, and how many of them are the question."""
     found = []
@@ -83,11 +88,9 @@ def test_rows_are_those_of_a_prefill(made: Made) -> None:
                 "attention_mask": torch.ones_like(whole),
                 "mm_token_type_ids": (whole == target.config.video_token_id).int() * 2,
             }
-            state = TargetState(Parts(target).private(), whole.shape[1] + 4)
-            prefill = state.prefill(model_inputs(target, {**inputs, **changed}))
-            length = prefill.text_tokens.shape[1]
-            assert rows.tokens[at, :length].equal(prefill.text_tokens[0])
-            expected = prefill.text_hidden[0]
+            tokens, expected = rows_of_a_prefill(target, {**inputs, **changed})
+            length = len(tokens)
+            assert rows.tokens[at, :length].equal(tokens)
             torch.testing.assert_close(
                 rows.hidden[at, :length], expected[:length], rtol=1e-3, atol=1e-4
             )

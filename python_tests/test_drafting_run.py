@@ -14,10 +14,10 @@ from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.embedded.clips import ClipScript
 from sparrow_kernels.embedded.draft_recipe import DraftRecipe
 from sparrow_kernels.embedded.recipe import LanguageStage, Length
-from sparrow_kernels.models import draft_training
-from sparrow_kernels.models.draft_training import DraftTraining, learning_rate, train_draft
-from sparrow_kernels.models.small_target import build_processor, build_target
-from sparrow_kernels.models.target_training import language
+from sparrow_kernels.training import draft as draft_training
+from sparrow_kernels.training.draft import DraftTraining, learning_rate, train_draft
+from sparrow_kernels.training.small_target import build_processor, build_target
+from sparrow_kernels.training.target import language
 
 CLIPS = LanguageStage(
     "run", (1, 2), (Length(1, (2, 3), 1.0),), steps=0, learning_rate=(0.0, 0.0), most_clips=2

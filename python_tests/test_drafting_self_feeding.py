@@ -85,6 +85,8 @@ def test_every_pass_is_a_chain_of_decoding(heads: int, kv_heads: int, passes: in
 def test_training_rows_are_the_rows_of_draft_state(prompt: int) -> None:
     """Prefill, a grown chain, a refresh and another chain give the outputs of training."""
     pytest.importorskip("sparrow_kernels.ops.attention")
+    from sparrow_kernels.decoding import first_committed
+    from sparrow_kernels.drafting.head import DraftHead
     from sparrow_kernels.drafting.state import DraftState
     from sparrow_kernels.ops.types import Acceptance
 
@@ -98,8 +100,10 @@ def test_training_rows_are_the_rows_of_draft_state(prompt: int) -> None:
     exact_embedding.load_state_dict(embedding.state_dict())
     outputs = self_fed_outputs(exact, exact_embedding(tokens), hidden.double(), passes, THETA)
 
+    head = DraftHead(nn.Identity(), banned=torch.tensor([0]))
+    before_root = (tokens[0, : prompt - 1], hidden[0, : prompt - 1])
     state = DraftState(
-        network, embedding, nn.Identity(), THETA, capacity=32, banned=torch.tensor([0])
+        network, embedding, head, THETA, [before_root], 16, tree_slots=passes, max_path=passes
     )
 
     def check_chain(root: int, output: Tensor) -> None:
@@ -114,7 +118,8 @@ def test_training_rows_are_the_rows_of_draft_state(prompt: int) -> None:
             )
 
     root = prompt - 1
-    check_chain(root, state.prefill(tokens[:, :prompt], hidden[:, :prompt]))
+    first = first_committed(tokens[:, root], hidden[:, root], max_path=passes)
+    check_chain(root, state.refresh(*first))
     emitted = tokens[:, prompt : prompt + passes].clone()
     emitted[:, accepted + 1 :] = -1
     acceptance = Acceptance(

@@ -28,17 +28,17 @@ from sparrow_kernels.embedded.clips import (
 from sparrow_kernels.embedded.world import ATTRIBUTE_COUNTS, MAX_PARTS, TILE
 
 pytest.importorskip("transformers")
-from sparrow_kernels.models.small_target import (
+from sparrow_kernels.training.small_target import (
     VIDEO,
     build_processor,
     build_target,
     build_tokenizer,
     clip_inputs,
 )
-from sparrow_kernels.models.target_training.clip_features import clip_features
-from sparrow_kernels.models.target_training.language import prefix_positions
-from sparrow_kernels.models.target_training.tile_pool import VIEWS, scene_number
-from sparrow_kernels.models.target_training.vision import (
+from sparrow_kernels.training.target.clip_features import clip_features
+from sparrow_kernels.training.target.language import prefix_positions
+from sparrow_kernels.training.target.tile_pool import VIEWS, scene_number
+from sparrow_kernels.training.target.vision import (
     patchify_tiles,
     tile_features,
 )

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from bench.lossless import measure
-from sparrow_kernels.embedded.evaluation import evaluate_budget
+from sparrow_kernels.measuring.evaluation import UNSEEN_SEED, evaluate_draft
 from sparrow_kernels.models import SparrowDecoder
-from sparrow_kernels.models.draft_evaluation import UNSEEN_SEED, evaluate_draft
 from sparrow_kernels.models.pair import EMBEDDED_WEIGHTS, load_pair
+from sparrow_kernels.training.evaluation import evaluate_budget
 
 TREES = ["6-5-1", "25-5-8", "30-4-8"]
 

@@ -13,16 +13,16 @@ from sparrow_kernels.embedded.recipe import Length, TargetRecipe
 from sparrow_kernels.embedded.world import ATTRIBUTE_COUNTS, MAX_PARTS
 
 pytest.importorskip("transformers")
-from sparrow_kernels.models.small_target import HIDDEN, build_target, build_tokenizer
-from sparrow_kernels.models.target_training import run as target_run
-from sparrow_kernels.models.target_training.checkpoint import Progress
-from sparrow_kernels.models.target_training.language import (
+from sparrow_kernels.training.small_target import HIDDEN, build_target, build_tokenizer
+from sparrow_kernels.training.target import run as target_run
+from sparrow_kernels.training.target.checkpoint import Progress
+from sparrow_kernels.training.target.language import (
     BatchMaker,
     ClipBatch,
     _text_hidden,
     language_loss,
 )
-from sparrow_kernels.models.target_training.tile_pool import VIEWS
+from sparrow_kernels.training.target.tile_pool import VIEWS
 
 SPECIMENS = (int(np.prod(ATTRIBUTE_COUNTS)) * MAX_PARTS + 5) * VIEWS
 

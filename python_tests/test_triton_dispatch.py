@@ -17,11 +17,11 @@ from triton_plans import planned
 from sparrow_kernels.embedded.clips import FRAMES_PER_SECOND, make_clip, render
 from sparrow_kernels.models import SparrowDecoder
 from sparrow_kernels.models.pair import load_pair
-from sparrow_kernels.models.small_target import clip_inputs
 from sparrow_kernels.ops import env
 from sparrow_kernels.ops.attention import tree_attention
 from sparrow_kernels.ops.attention.ops import TREE_ATTENTION, TREE_ATTENTION_OUT
 from sparrow_kernels.ops.attention.triton import configurations
+from sparrow_kernels.training.small_target import clip_inputs
 
 
 def on_gpu(values):

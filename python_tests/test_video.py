@@ -19,7 +19,8 @@ pytest.importorskip("PIL")
 
 from video_cases import gray_frames, numbers, shown_at, write  # noqa: E402
 
-from sparrow_kernels.models.video import Clip, build_inputs, read_clip, sampling_rate  # noqa: E402
+from sparrow_kernels.models.inputs import build_inputs  # noqa: E402
+from sparrow_kernels.video.clip import Clip, read_clip, sampling_rate  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -198,7 +199,7 @@ def test_too_long_a_clip_names_a_rate_that_fits(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def processor() -> Any:
-    from sparrow_kernels.models.small_target import build_processor
+    from sparrow_kernels.training.small_target import build_processor
 
     return build_processor()
 

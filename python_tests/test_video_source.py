@@ -14,7 +14,7 @@ av = pytest.importorskip("av")
 
 from video_cases import gray_frames, numbers, write  # noqa: E402
 
-from sparrow_kernels.models.video import clip_path, read_clip  # noqa: E402
+from sparrow_kernels.video.clip import clip_path, read_clip  # noqa: E402
 
 TIMES = [500 * i for i in range(6)]
 _DEFAULT, _ATTACHED_PIC, _STILL_IMAGE = 0x1, 0x400, 0x100000
@@ -179,7 +179,7 @@ class TestTracks:
         """Whatever order a demuxer gives the tracks in."""
         from types import SimpleNamespace
 
-        from sparrow_kernels.models.video_source import VideoSource
+        from sparrow_kernels.video.source import VideoSource
 
         def track(disposition: int, width: int = 320) -> SimpleNamespace:
             context = SimpleNamespace(width=width, height=240, bit_rate=None, name="h264")

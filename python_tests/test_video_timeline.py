@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparrow_kernels.models.video_timeline import Timestamps
+from sparrow_kernels.video.timeline import Timestamps
 
 av = pytest.importorskip("av")
 
 from video_cases import gray_frames, numbers, write  # noqa: E402
 
-from sparrow_kernels.models.video import read_clip  # noqa: E402
+from sparrow_kernels.video.clip import read_clip  # noqa: E402
 
 HALVES = [500 * i for i in range(6)]
 HOUR = 3_600_000

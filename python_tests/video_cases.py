@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from sparrow_kernels.models.video import Clip
+from sparrow_kernels.video.clip import Clip
 
 # Far enough apart to survive 4:2:0 chroma and quantisation.
 _GRAYS = np.arange(10, 250, 6)

@@ -82,7 +82,7 @@ def clip(text: str) -> str:
 
 def fps(text: str) -> Fraction:
     """A rate at which frames can be sampled, such as 2, 1 or 2/3."""
-    from sparrow_kernels.models.sampling_rate import sampling_rate
+    from sparrow_kernels.video.sampling_rate import sampling_rate
 
     try:
         return sampling_rate(text)

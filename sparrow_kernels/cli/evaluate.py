@@ -49,10 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     for visual_tokens in lengths:
         clip_shape(visual_tokens)  # raises before minutes of work
-    from sparrow_kernels.embedded.evaluation import evaluate_budget
-    from sparrow_kernels.models.draft_evaluation import UNSEEN_SEED, evaluate_draft
+    from sparrow_kernels.measuring.evaluation import UNSEEN_SEED, evaluate_draft
     from sparrow_kernels.models.pair import load_pair
     from sparrow_kernels.models.quiet import quiet_transformers
+    from sparrow_kernels.training.evaluation import evaluate_budget
 
     with quiet_transformers():
         target, draft, processor = load_pair(arguments.target, arguments.draft)

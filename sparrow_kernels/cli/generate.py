@@ -26,8 +26,8 @@ from sparrow_kernels.cli.streams import print_json
 from sparrow_kernels.cli.terminal import ProgressBar, WordStream
 
 if TYPE_CHECKING:
+    from sparrow_kernels.measuring.comparison import Comparison
     from sparrow_kernels.models import SparrowDecoder
-    from sparrow_kernels.models.comparison import Comparison
 
 HELP = "ask a question about a clip"
 
@@ -95,7 +95,7 @@ class _Prepared(NamedTuple):
 def run(arguments: argparse.Namespace) -> int:
     if not Path(arguments.clip).exists():  # said before seconds of imports and loading
         if "://" in arguments.clip:
-            from sparrow_kernels.models.video import clip_path
+            from sparrow_kernels.video.clip import clip_path
 
             clip_path(arguments.clip)  # has words for a URL
         raise FileNotFoundError(f"clip {arguments.clip} does not exist")
@@ -126,9 +126,9 @@ def _prepare(arguments: argparse.Namespace, bar: ProgressBar) -> _Prepared:
 
     from sparrow_kernels import SparrowDecoder
     from sparrow_kernels.models.families import Parts
+    from sparrow_kernels.models.inputs import build_inputs
     from sparrow_kernels.models.pair import load_draft, load_target
     from sparrow_kernels.models.quiet import quiet_transformers
-    from sparrow_kernels.models.video import build_inputs
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     target: Any
@@ -164,7 +164,7 @@ def _decode(prepared: _Prepared, seed: int, bar: ProgressBar, streams: bool) -> 
 
 def _compare(prepared: _Prepared, arguments: argparse.Namespace, bar: ProgressBar) -> Comparison:
     """Decode again with and without speculation, saying which run is on."""
-    from sparrow_kernels.models.comparison import compare
+    from sparrow_kernels.measuring.comparison import compare
     from sparrow_kernels.models.quiet import quiet_transformers
 
     repeats = arguments.repeats

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparrow_kernels.models.comparison import Comparison
-    from sparrow_kernels.models.stats import DecodeStats
+    from sparrow_kernels.decoding.stats import DecodeStats
+    from sparrow_kernels.measuring.comparison import Comparison
 
 
 def as_object(text: str, visual_tokens: int, stats: DecodeStats) -> dict[str, Any]:

@@ -37,13 +37,13 @@ def run(arguments: argparse.Namespace) -> int:
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out must be a folder, got {out}, which is a file")
     if arguments.role == "target":
-        from sparrow_kernels.models.target_training.run import train_target
+        from sparrow_kernels.training.target.run import train_target
 
         train_target(out, resume=not arguments.fresh, seed=arguments.seed)
     else:
-        from sparrow_kernels.models.draft_training import train_draft
         from sparrow_kernels.models.pair import load_target
         from sparrow_kernels.models.quiet import quiet_transformers
+        from sparrow_kernels.training.draft import train_draft
 
         with quiet_transformers():
             target, processor = load_target(arguments.target)

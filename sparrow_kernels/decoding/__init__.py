@@ -1,26 +1,35 @@
-"""The decoding loop: draft, verify, accept, commit, over any target and draft."""
+"""The decoding loop: draft, verify, accept, commit, emit, over any target and draft."""
 
+from sparrow_kernels.decoding.coins import Coins
 from sparrow_kernels.decoding.growth import grow_tree
-from sparrow_kernels.decoding.loop import (
+from sparrow_kernels.decoding.loop import Cut, decode
+from sparrow_kernels.decoding.protocols import (
+    Choose,
     Committed,
-    commit_residual_step,
-    commit_step,
-    next_root,
-    verify_step,
+    Draft,
+    Target,
+    Tree,
+    Verification,
 )
-from sparrow_kernels.decoding.protocols import Draft, Target, Tree, Verification
+from sparrow_kernels.decoding.stats import DecodeStats, PhaseTimer
+from sparrow_kernels.decoding.step import Step, first_committed, next_root
 from sparrow_kernels.decoding.tree_config import TreeConfig
 
 __all__ = [
+    "Choose",
+    "Coins",
     "Committed",
+    "Cut",
+    "DecodeStats",
     "Draft",
+    "PhaseTimer",
+    "Step",
     "Target",
     "Tree",
     "TreeConfig",
     "Verification",
-    "commit_residual_step",
-    "commit_step",
+    "decode",
+    "first_committed",
     "grow_tree",
     "next_root",
-    "verify_step",
 ]

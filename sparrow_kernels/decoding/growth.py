@@ -10,9 +10,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from sparrow_kernels.decoding.coins import Coins
 from sparrow_kernels.decoding.protocols import Draft, Tree
 from sparrow_kernels.decoding.tree_config import TreeConfig
-from sparrow_kernels.ops.tree import build_tree, select_tree, topk_logprobs
+from sparrow_kernels.ops.tree import build_tree, select_tree
 
 
 def grow_tree(
@@ -20,31 +21,35 @@ def grow_tree(
     tree: TreeConfig,
     root_tokens: Tensor,
     root_hidden: Tensor,
+    active: Tensor,
     temperature: float,
-    generator: torch.Generator | None = None,
+    coins: Coins,
 ) -> Tree:
     """Draft a tree below `root_tokens`.
 
     Args:
         draft: the draft, whose last committed row is the root.
         tree: the tree's shape.
-        root_tokens: `[B]` int64, the last committed token of each request.
+        root_tokens: `[B]` int64, the last emitted token of each request.
         root_hidden: `[B, H]` the draft's output at the root row.
+        active: `[B]` int32, 1 for a request that goes on, 0 for an idle one: its tree is padding.
         temperature: of the distribution a `branching` tree is drawn from; others ignore it.
-        generator: what draws it; None for torch's own.
+        coins: what draws it.
     """
     if tree.branching is None:
-        return _grow_best(draft, tree, root_tokens, root_hidden)
-    return _grow_drawn(draft, tree.branching, root_tokens, root_hidden, temperature, generator)
+        return _grow_best(draft, tree, root_tokens, root_hidden, active)
+    return _grow_drawn(draft, tree, root_tokens, root_hidden, active, temperature, coins)
 
 
-def _grow_best(draft: Draft, tree: TreeConfig, root_tokens: Tensor, root_hidden: Tensor) -> Tree:
+def _grow_best(
+    draft: Draft, tree: TreeConfig, root_tokens: Tensor, root_hidden: Tensor, active: Tensor
+) -> Tree:
     """Top-`width` children of the root, then `depth - 1` times the `width` best of `width^2`
     children by cumulative log-probability; at the end the best `total - 1` of all that was grown.
     """
     batch, width = root_tokens.shape[0], tree.width
     device = root_tokens.device
-    scores, tokens = _best_children(draft, root_hidden, width)
+    scores, tokens = draft.best(root_hidden, width)
     pool_scores, pool_tokens = [scores], [tokens]
     pool_parents = [scores.new_full((batch, width), -1, dtype=torch.int32)]
     own_bits = _own_bits(tree.grown_slots, device)
@@ -55,7 +60,7 @@ def _grow_best(draft: Draft, tree: TreeConfig, root_tokens: Tensor, root_hidden:
     for level in range(1, tree.depth):
         first_slot = (level - 1) * width
         output = draft.grow(tokens, hidden, level, first_slot, ancestors)
-        child_scores, child_tokens = _best_children(draft, output, width)
+        child_scores, child_tokens = draft.best(output, width)
         child_scores = (scores[:, :, None] + child_scores).flatten(1)
         child_tokens = child_tokens.flatten(1)
         pool_scores.append(child_scores)
@@ -74,18 +79,22 @@ def _grow_best(draft: Draft, tree: TreeConfig, root_tokens: Tensor, root_hidden:
         torch.cat(pool_scores, dim=1), torch.cat(pool_parents, dim=1), tree.total
     )
     drafted = torch.cat(pool_tokens, dim=1).gather(1, selected.long())
-    return Tree(torch.cat([root_tokens[:, None], drafted], dim=1), build_tree(parents), None)
+    layout = build_tree(parents, active * tree.total)
+    return Tree(torch.cat([root_tokens[:, None], drafted], dim=1), layout, None)
 
 
 def _grow_drawn(
     draft: Draft,
-    branching: tuple[int, ...],
+    tree: TreeConfig,
     root_tokens: Tensor,
     root_hidden: Tensor,
+    active: Tensor,
     temperature: float,
-    generator: torch.Generator | None,
+    coins: Coins,
 ) -> Tree:
     """A fixed number of children a node at each level, drawn without replacement, none dropped."""
+    assert tree.branching is not None
+    branching = tree.branching
     batch = root_tokens.shape[0]
     device = root_tokens.device
     parents, own_bits = _fixed_tree(branching, device)
@@ -95,7 +104,7 @@ def _grow_drawn(
     for level, children in enumerate(branching, start=1):
         level_probs = _with_full_support(draft.logits(outputs).float() / temperature)
         probs.append(level_probs)
-        drawn = _draw_without_replacement(level_probs, children, generator).flatten(1)
+        drawn = _draw_without_replacement(level_probs, children, coins).flatten(1)
         tokens.append(drawn)
         if level == len(branching):
             break
@@ -107,16 +116,8 @@ def _grow_drawn(
         first_slot += count
     # Leaves have no children, so their rows are never read; acceptance wants a row a node.
     leaves = probs[0].new_zeros((batch, tokens[-1].shape[1], probs[0].shape[-1]))
-    layout = build_tree(parents.expand(batch, -1).contiguous())
+    layout = build_tree(parents.expand(batch, -1).contiguous(), active * tree.total)
     return Tree(torch.cat(tokens, dim=1), layout, torch.cat([*probs, leaves], dim=1))
-
-
-def _best_children(draft: Draft, hidden: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and ids of the best children: `[..., H]` -> two `[..., width]`."""
-    logits = draft.logits(hidden)
-    values, ids = topk_logprobs(logits.flatten(0, -2), width)
-    shape = (*hidden.shape[:-1], width)
-    return values.view(shape), ids.view(shape)
 
 
 def _with_full_support(logits: Tensor) -> Tensor:
@@ -132,16 +133,13 @@ def _with_full_support(logits: Tensor) -> Tensor:
     return torch.where(probs.isnan(), uniform, probs * (1 - 1e-6) + uniform * 1e-6)
 
 
-def _draw_without_replacement(
-    probs: Tensor, count: int, generator: torch.Generator | None
-) -> Tensor:
+def _draw_without_replacement(probs: Tensor, count: int, coins: Coins) -> Tensor:
     """`count` draws a row in the order drawn: `[..., V]` -> `[..., count]` int64.
 
     The exponential race: the smallest of `Exponential(1) / prob` is a draw, the next smallest a
     draw from what is left, and so on. An id without mass never wins over one that has some.
     """
-    race = probs / torch.empty_like(probs).exponential_(generator=generator)
-    return race.topk(count, dim=-1).indices
+    return (probs / coins.exponential(probs)).topk(count, dim=-1).indices
 
 
 @cache

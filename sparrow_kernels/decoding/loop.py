@@ -1,92 +1,103 @@
-"""One step of speculative decoding, after `grow_tree` has drafted: verify, accept, commit."""
+"""The decoding loop, over any target and draft, for any number of requests.
+
+    until every request is finished:
+        draft     refresh the draft with what was committed; grow a tree of tokens
+        verify    one forward of the target over the trees
+        commit    accept a path of each tree, keep its keys and values, drop the rest
+        emit      the one copy to the host: append, stream, and see who is finished
+
+Without a draft a tree is its root alone: plain decoding is this loop too. What is emitted is
+decided by the target alone, so a draft can change the time it takes and nothing else.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
-from sparrow_kernels.decoding.protocols import Target, Tree, Verification
-from sparrow_kernels.ops.accept import accept_tree_residual
-from sparrow_kernels.ops.gather import commit_path_, commit_tree_
-from sparrow_kernels.ops.types import Acceptance
-
-Choose = Callable[[Tree, Tensor], Tensor]
-"""`choose(tree, logits [B, T, V]) -> target_tokens [B, T]`: the target's own token after each node,
-its argmax or one exact sample. -1 at nodes the walk cannot reach."""
+from sparrow_kernels.decoding.protocols import Draft, Target
+from sparrow_kernels.decoding.step import Step
 
 
-class Committed(NamedTuple):
-    """What a step decided, and what the next refresh needs."""
+class Cut(NamedTuple):
+    """A request that ended before its path did."""
 
-    acceptance: Acceptance
-    path_hidden: Tensor
-    """`[B, S, H]` the target's top states along the accepted path, zeros behind it."""
-
-
-def verify_step(target: Target, tree: Tree) -> Verification:
-    """Verify: one forward of the target over all nodes."""
-    return target.verify(tree.tokens, tree.layout)
+    request: int
+    slots: int
+    """Committed slots it keeps, as plain decoding would have left them."""
 
 
-def commit_step(
-    target: Target, tree: Tree, verified: Verification, max_path: int, choose: Choose
-) -> Committed:
-    """Accept by the target's own tokens, and commit the accepted path, in one launch.
+class Emission(Protocol):
+    """The host's side: sequences, and where they stop."""
 
-    Exact for any tree, however drafted: the emitted tokens are the target's.
-    """
-    target_tokens = choose(tree, verified.logits)
-    acceptance, path_hidden = commit_tree_(
-        tree.tokens,
-        tree.layout,
-        target_tokens,
-        target.keys,
-        target.values,
-        [verified.hidden],
-        target.prefix_lens,
-        max_path,
-    )
-    return Committed(acceptance, path_hidden)
+    @property
+    def finished(self) -> bool:
+        """Whether every request is."""
+
+    def take(self, emitted: Tensor) -> tuple[list[int], list[Cut]]:
+        """Emit what a step decided, `[B, 1 + S]`; the requests that it finished, and their cuts."""
+
+    def slots_for(self, tokens: int) -> int:
+        """Cache slots a request may need for `tokens` more, prompts and room to grow included."""
+
+    @property
+    def new_token_room(self) -> int:
+        """New tokens a request has room for."""
 
 
-def commit_residual_step(
+class Phases(Protocol):
+    """Who wants to know how long the parts of a step take."""
+
+    def phase(self, name: str) -> AbstractContextManager[None]: ...
+
+
+class Parts(Protocol):
+    """The parts of a step: a `Step`'s own, or graphs of them."""
+
+    def draft(self) -> None: ...
+    def verify(self) -> None: ...
+    def commit(self) -> None: ...
+
+
+def decode(
+    step: Step,
     target: Target,
-    tree: Tree,
-    verified: Verification,
-    max_path: int,
-    target_probs: Tensor,
-    generator: torch.Generator | None = None,
-) -> Committed:
-    """Accept a drawn tree by recursive rejection sampling, and commit the accepted path.
+    draft: Draft | None,
+    emission: Emission,
+    phases: Phases,
+    nodes: int,
+    parts: Parts | None = None,
+    observe: Callable[[Step], None] | None = None,
+) -> None:
+    """Decode until every request of `emission` is finished.
 
-    Exact because the children were drawn from `tree.draft_probs` and none was dropped.
+    Args:
+        step: the device's side, begun with what the prefill emitted.
+        target, draft: whose buffers grow with the sequences.
+        emission: the host's side.
+        phases: told of `draft`, `verify` and `commit`.
+        nodes: T, tree slots behind the committed ones.
+        parts: what runs the step's parts, where it is not the step.
+        observe: called after each step has been emitted.
     """
-    if tree.draft_probs is None:
-        raise ValueError(
-            "commit_residual_step: tree must be drawn from the draft, got the draft's best nodes"
-            " (use TreeConfig(branching=...) or commit_step)"
-        )
-    batch, nodes = tree.tokens.shape
-    device = tree.tokens.device
-    acceptance = accept_tree_residual(
-        tree.tokens,
-        tree.layout,
-        target_probs,
-        tree.draft_probs,
-        torch.rand((batch, nodes), dtype=torch.float32, device=device, generator=generator),
-        torch.rand((batch,), dtype=torch.float32, device=device, generator=generator),
-        max_path,
-    )
-    path_hidden = commit_path_(
-        acceptance, target.keys, target.values, [verified.hidden], target.prefix_lens
-    )
-    return Committed(acceptance, path_hidden)
-
-
-def next_root(acceptance: Acceptance) -> Tensor:
-    """`[B]` int64: the bonus token, root of the next tree."""
-    last = acceptance.accept_length.clamp_min(0).long()[:, None]
-    return acceptance.tokens.gather(1, last)[:, 0]
+    parts = step if parts is None else parts
+    while not emission.finished:
+        target.enlarge(emission.slots_for(step.emitted.shape[1]) + nodes)
+        if draft is not None:
+            draft.enlarge(emission.new_token_room)
+        with phases.phase("draft"):
+            parts.draft()
+        with phases.phase("verify"):
+            parts.verify()
+        with phases.phase("commit"):
+            parts.commit()
+            finished, cuts = emission.take(step.emitted)
+            for request in finished:
+                step.active[request] = 0
+            for cut in cuts:
+                target.prefix_lens[cut.request] = cut.slots
+        if observe is not None:
+            observe(step)

@@ -10,10 +10,10 @@ from sparrow_kernels.ops.types import Acceptance, TreeLayout
 
 
 class Tree(NamedTuple):
-    """A drafted tree, ready to verify."""
+    """A drafted tree, ready to verify. An idle request's nodes are all padding."""
 
     tokens: Tensor
-    """`[B, T]` int64, node 0 the root: the last committed token."""
+    """`[B, T]` int64, node 0 the root: the last emitted token, whose KV is not cached yet."""
     layout: TreeLayout
     draft_probs: Tensor | None
     """`[B, T, V]` float32: row `node` is the distribution that node's children were drawn from.
@@ -29,6 +29,14 @@ class Verification(NamedTuple):
     """`[B, T, V]`."""
 
 
+class Committed(NamedTuple):
+    """What a step decided, and what the next refresh needs."""
+
+    acceptance: Acceptance
+    path_hidden: Tensor
+    """`[B, S, H]` the target's top states along the accepted path, zeros behind it."""
+
+
 class Target(Protocol):
     """The model whose output distribution is preserved, with its cache."""
 
@@ -36,7 +44,7 @@ class Target(Protocol):
     """A `[B, Hkv, N, D]` cache a layer."""
     values: list[Tensor]
     prefix_lens: Tensor
-    """`[B]` int32 committed slots; advanced in place by the commit."""
+    """`[B]` int32 committed slots; advanced in place by the commit. The one truth about lengths."""
 
     def verify(self, tokens: Tensor, layout: TreeLayout) -> Verification:
         """Run every node in one forward, each seeing the committed slots and its ancestors.
@@ -44,6 +52,9 @@ class Target(Protocol):
         Node i's position is the next text position + its depth; its KV goes to slot
         `prefix_lens + i`.
         """
+
+    def enlarge(self, slots: int) -> bool:
+        """Make room for `slots` cache slots a request; whether buffers have moved."""
 
 
 class Draft(Protocol):
@@ -57,5 +68,24 @@ class Draft(Protocol):
     ) -> Tensor:
         """Run one level of grown nodes; their outputs `[B, width, H]`."""
 
+    def best(self, hidden: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        """The best children of outputs `[..., H]`: log-probabilities and ids `[..., width]`."""
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits `[..., V]` of draft outputs `[..., H]`; what must not be drafted is -inf."""
+
+    def enlarge(self, new_tokens: int) -> bool:
+        """Make room for `new_tokens` after each prompt; whether buffers have moved."""
+
+
+class Choose(Protocol):
+    """How the target's own tokens are taken from its logits."""
+
+    def __call__(self, tree: Tree, logits: Tensor) -> Tensor:
+        """`[B, T]` int64 the target's token after each node: its argmax or one exact sample.
+
+        -1 at nodes that the walk cannot reach.
+        """
+
+    def probs(self, logits: Tensor) -> Tensor:
+        """`[B, T, V]` float32 the distributions those samples have."""

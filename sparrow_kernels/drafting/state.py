@@ -1,22 +1,23 @@
-"""One request's draft at work: its text-only cache, its positions, its forward passes.
+"""The draft at work: its text-only cache, its positions, its forward passes.
 
-The cache holds one row per *text* token, whatever the length of the clip. Behind the committed
-rows lie the tree slots, which hold grown nodes only: the root is already committed, as the last
-row of the refresh.
+The cache holds one row per *text* token of a request, whatever the length of the clip. Behind the
+committed rows lie the tree slots, which hold grown nodes only: the root is already committed, as
+the last row of the refresh.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparrow_kernels.drafting.head import DraftHead
 from sparrow_kernels.drafting.network import DraftNetwork, rotary_table, rotate
 from sparrow_kernels.ops.attention import rotate_append_, tree_attention
+from sparrow_kernels.ops.tree import pack_ancestors
 from sparrow_kernels.ops.types import Acceptance
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -45,65 +46,71 @@ class DraftState:
     Args:
         network: the draft layer, with weights in the target's dtype.
         embedding: the target's token embedding.
-        lm_head: the target's LM head.
+        head: what turns outputs into tokens.
         theta: base of the rotary embedding.
-        capacity: cache slots, committed rows and tree slots together.
-        banned: `[K]` int64 ids never drafted: placeholders of clips and images, and the stop ids
-            in force, so that a stop always arrives as the bonus token.
+        prompts: for each request, `[R]` int64 its text tokens x_k with k >= 1 and `[R, H]` for
+            each the target's top state at the slot before it.
+        new_tokens: tokens to begin with room for.
+        tree_slots: cache slots a growing tree needs behind the committed rows.
+        max_path: S, rows of a refresh.
     """
 
     def __init__(
         self,
         network: DraftNetwork,
         embedding: nn.Module,
-        lm_head: nn.Module,
+        head: DraftHead,
         theta: float,
-        capacity: int,
-        banned: Tensor,
+        prompts: Sequence[tuple[Tensor, Tensor]],
+        new_tokens: int,
+        tree_slots: int,
+        max_path: int,
     ) -> None:
-        shape = network.shape
-        weight = network.fc.weight
-        self._network = network
-        self._embedding = embedding
-        self._lm_head = lm_head
-        self._banned = banned
+        shape, weight = network.shape, network.fc.weight
+        self._network, self._embedding, self._head = network, embedding, head
         self._theta = theta
-        empty = (1, shape.kv_heads, 0, shape.head_dim)
+        self._text_rows = max(len(tokens) for tokens, _ in prompts)
+        self._extra = tree_slots + max_path  # a refresh also writes the rows it will not keep
+        self.new_tokens = -1
+        empty = (len(prompts), shape.kv_heads, 0, shape.head_dim)
         self.key_cache, self.value_cache = weight.new_zeros(empty), weight.new_zeros(empty)
-        self.prefix_lens = torch.zeros(1, dtype=torch.int32, device=weight.device)
-        self.enlarge(capacity)
-        self._chain = _chain_words(64, weight.device)
+        lengths = [len(tokens) for tokens, _ in prompts]
+        self.prefix_lens = torch.tensor(lengths, dtype=torch.int32).to(weight.device)
+        chain = torch.ones((1, max_path, max_path), dtype=torch.bool, device=weight.device).tril()
+        self._chain = pack_ancestors(chain)
+        self.enlarge(new_tokens)
+        for request, (tokens, hidden) in enumerate(prompts):
+            self._prefill(request, tokens, hidden)
 
-    def enlarge(self, capacity: int) -> None:
-        """Make room for `capacity` cache slots, tree slots included; what is committed stays."""
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values, room included."""
+        return self.key_cache.nbytes + self.value_cache.nbytes
+
+    def enlarge(self, new_tokens: int) -> bool:
+        """Make room for `new_tokens` after each prompt; whether buffers have moved."""
+        if new_tokens <= self.new_tokens:
+            return False
+        self.new_tokens = new_tokens
+        capacity = self._text_rows + new_tokens + self._extra
         self.key_cache = _enlarged(self.key_cache, capacity)
         self.value_cache = _enlarged(self.value_cache, capacity)
         weight, head_dim = self._network.fc.weight, self._network.shape.head_dim
         table = rotary_table(capacity, head_dim, self._theta, weight.device, weight.dtype)
         self._cos, self._sin = table
         self._steps = torch.arange(capacity, device=weight.device)
+        return True
 
     @in_own_precision
-    def prefill(self, tokens: Tensor, hidden: Tensor) -> Tensor:
-        """Commit the prompt's text rows, root row last. Returns the root's draft output `[B, H]`.
-
-        Args:
-            tokens: `[B, R]` int64, the text tokens x_k with k >= 1, in order, then the root.
-            hidden: `[B, R, H]`, for each the target's top state at the slot before it.
-        """
-        rows = self._rows(tokens, hidden)
-        length = rows.shape[1]
-        query, key, value = self._network.query_key_value(rows)
-        cos, sin = self._cos[:length], self._sin[:length]
-        key = rotate(key, cos, sin)
-        self.key_cache[:, :, :length] = key
-        self.value_cache[:, :, :length] = value
-        # Only the last row's output is needed: later rows read keys and values, never outputs.
-        attended = F.scaled_dot_product_attention(
-            rotate(query[:, :, -1:], cos[-1:], sin[-1:]), key, value, enable_gqa=True
-        )
-        self.prefix_lens.fill_(length)
-        return self._network.finish(rows[:, -1:], attended)[:, -1]
+    def _prefill(self, request: int, tokens: Tensor, hidden: Tensor) -> None:
+        """Commit a prompt's text rows: their keys and values, since nobody reads their outputs."""
+        length = len(tokens)
+        if length == 0:
+            return
+        rows = self._rows(tokens[None], hidden[None])
+        _, key, value = self._network.query_key_value(rows)
+        self.key_cache[request, :, :length] = rotate(key[0], self._cos[:length], self._sin[:length])
+        self.value_cache[request, :, :length] = value[0]
 
     @in_own_precision
     def refresh(self, acceptance: Acceptance, path_hidden: Tensor) -> Tensor:
@@ -117,11 +124,11 @@ class DraftState:
             path_hidden: `[B, S, H]` the target's top states along the accepted path.
         """
         tokens = acceptance.tokens.clamp_min(0)
-        ancestors = self._chain_of(tokens.shape[1]).expand(tokens.shape[0], -1, -1)
-        positions = self.prefix_lens[:, None] + self._steps[: tokens.shape[1]]
+        length = tokens.shape[1]
+        ancestors = self._chain.expand(tokens.shape[0], -1, -1)
+        positions = self.prefix_lens[:, None] + self._steps[:length]
         output = self._forward(tokens, path_hidden, positions, self.prefix_lens, ancestors)
-        num_emitted = acceptance.accept_length + 1
-        self.prefix_lens += num_emitted
+        self.prefix_lens += acceptance.accept_length + 1
         last = acceptance.accept_length.clamp_min(0).long()[:, None, None]
         return output.take_along_dim(last, dim=1)[:, 0]
 
@@ -144,9 +151,14 @@ class DraftState:
         return self._forward(tokens, hidden, positions, slots, ancestors)
 
     @in_own_precision
+    def best(self, hidden: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        """See `DraftHead.best`."""
+        return self._head.best(hidden, width)
+
+    @in_own_precision
     def logits(self, hidden: Tensor) -> Tensor:
-        """LM head over draft outputs `[..., H]` -> `[..., V]`, banned ids at -inf."""
-        return self._lm_head(hidden).index_fill_(-1, self._banned, float("-inf"))
+        """See `DraftHead.logits`."""
+        return self._head.logits(hidden)
 
     def _forward(
         self, tokens: Tensor, hidden: Tensor, positions: Tensor, slots: Tensor, ancestors: Tensor
@@ -174,12 +186,6 @@ class DraftState:
         embedded = self._embedding(tokens).to(weight.dtype)
         return self._network.rows(embedded, hidden.to(weight.device, weight.dtype))
 
-    def _chain_of(self, length: int) -> Tensor:
-        if length > self._chain.shape[1]:
-            self._chain = _chain_words(length, self._chain.device)
-        words = (length + 63) // 64
-        return self._chain[:, :length, :words]
-
 
 def _enlarged(cache: Tensor, capacity: int) -> Tensor:
     """`[B, Hkv, capacity, D]` with the rows of `cache` in front."""
@@ -187,18 +193,3 @@ def _enlarged(cache: Tensor, capacity: int) -> Tensor:
     enlarged = cache.new_zeros((batch, heads, capacity, head_dim))
     enlarged[:, :, :rows] = cache
     return enlarged
-
-
-def _chain_words(length: int, device: torch.device) -> Tensor:
-    """`[1, length, W]` ancestor words of a chain: row i has bits 0 … i set."""
-    rows = torch.arange(length)
-    words = []
-    for word in range((length + 63) // 64):
-        bits = (rows - 64 * word + 1).clamp(0, 64)
-        words.append(torch.tensor([_low_bits(int(count)) for count in bits]))
-    return torch.stack(words, dim=-1)[None].to(device)
-
-
-def _low_bits(count: int) -> int:
-    """The int64 whose lowest `count` bits are set; 64 of them are -1 in two's complement."""
-    return -1 if count == 64 else (1 << count) - 1

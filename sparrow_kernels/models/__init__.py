@@ -6,6 +6,6 @@ install_video_shim()
 
 from sparrow_kernels.models.decoder import SparrowDecoder  # noqa: E402  (the shim must come first)
 from sparrow_kernels.models.generate import plain_generate, sparrow_generate  # noqa: E402
-from sparrow_kernels.models.request import SparrowOutput  # noqa: E402
+from sparrow_kernels.models.outputs import SparrowOutput  # noqa: E402
 
 __all__ = ["SparrowDecoder", "SparrowOutput", "plain_generate", "sparrow_generate"]

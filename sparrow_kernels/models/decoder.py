@@ -19,7 +19,7 @@ from sparrow_kernels.models.generate import (
     sparrow_generate,
     tree_for,
 )
-from sparrow_kernels.models.request import SparrowOutput
+from sparrow_kernels.models.outputs import SparrowOutput
 
 
 class SparrowDecoder:

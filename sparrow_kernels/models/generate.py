@@ -18,22 +18,20 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from sparrow_kernels.decoding import (
-    Committed,
-    TreeConfig,
-    commit_residual_step,
-    commit_step,
-    grow_tree,
-    next_root,
-    verify_step,
-)
+from sparrow_kernels.decoding import Step, TreeConfig, decode, first_committed
+from sparrow_kernels.decoding.coins import Generators
 from sparrow_kernels.drafting import SparrowDraft
+from sparrow_kernels.drafting.head import DraftHead
 from sparrow_kernels.drafting.state import DraftState
+from sparrow_kernels.models.emission import NoToken, Streamer
 from sparrow_kernels.models.families import VidLLM
-from sparrow_kernels.models.request import Request, SparrowOutput
-from sparrow_kernels.models.sequence import Streamer
+from sparrow_kernels.models.outputs import SparrowOutput
+from sparrow_kernels.models.request import Request
 from sparrow_kernels.models.target import Prefill
 from sparrow_kernels.ops.env import checks
+
+ROOT_ALONE = TreeConfig(total=1, depth=1, width=1)
+"""Plain decoding's tree. It has a depth because a `TreeConfig` must."""
 
 
 @torch.no_grad()
@@ -47,7 +45,7 @@ def sparrow_generate(
     streamer: Streamer | None = None,
     draft: SparrowDraft | None = None,
     tree: TreeConfig | str | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     **model_kwargs: Any,
 ) -> Tensor | SparrowOutput:
     """Decode with `draft`; the text is the target's own.
@@ -57,21 +55,25 @@ def sparrow_generate(
     distribution. transformers calls this with everything prepared; pass it as `custom_generate`.
 
     Args:
+        input_ids: `[B, n]` int64, padded on the left where requests differ in length; each accepts
+            its own number of tokens a step, and idles once it is finished.
         draft: the trained draft; it must have been made for this target.
         tree: how much to draft, also as in `"30-4-8"`; None for the draft's own default.
         streamer: transformers does not forward one to a callable; bind it with
             `functools.partial`, or use `SparrowDecoder`.
         generator: what samples, on the target's device; None for torch's own. Calls that overlap
-            in several threads share torch's own, and so do not repeat: give each its own.
+            in several threads share torch's own, and so do not repeat: give each its own. A list
+            has one for each request, whose text then does not depend on its neighbours.
 
     Returns:
-        `[1, prompt + new]` int64, or a `SparrowOutput` with `return_dict_in_generate=True`.
+        `[B, prompt + new]` int64, or a `SparrowOutput` with `return_dict_in_generate=True`.
 
     Raises:
         ValueError: no draft, a draft of another target, a target of an unknown family, a prompt
-            longer than the context, or logits from which no token can be drawn.
-        NotImplementedError: a mode other than greedy and sampling, a batch, padding, embeddings, a
-            filled cache, scores asked for, or a streamer that is not bound.
+            longer than the context, padding on the right, or logits from which no token can be
+            drawn.
+        NotImplementedError: a mode other than greedy and sampling, embeddings, a filled cache,
+            attentions asked for, or a streamer that is not bound.
         RuntimeError: the installed transformers does not use the cache that it is given.
     """
     if draft is None:
@@ -93,12 +95,7 @@ def sparrow_generate(
         max_path=tree.max_path,
         generator=generator,
     )
-    # The loop makes its own trees and lengths: checking them again would only cost time.
-    with checks(False):
-        prefill = request.prefill(slice_clip=draft.config.slice_clip)
-        if not request.sequence.finished:
-            _speculate(request, draft, tree, prefill)
-    return request.result()
+    return _decode(request, draft, tree)
 
 
 @torch.no_grad()
@@ -110,7 +107,7 @@ def plain_generate(
     generation_config: GenerationConfig,
     synced_gpus: bool = False,
     streamer: Streamer | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     **model_kwargs: Any,
 ) -> Tensor | SparrowOutput:
     """Decode one token a target call, over our cache and attention. See `sparrow_generate`."""
@@ -126,18 +123,68 @@ def plain_generate(
         max_path=1,
         generator=generator,
     )
-    target, sequence = request.target, request.sequence
+    return _decode(request, None, ROOT_ALONE)
+
+
+def _decode(
+    request: Request, draft: SparrowDraft | None, tree: TreeConfig
+) -> Tensor | SparrowOutput:
+    # The loop makes its own trees and lengths: checking them again would only cost time.
     with checks(False):
-        request.prefill()
-        while not sequence.finished:
-            request.make_room()
-            with request.timer.phase("verify"):
-                logits = target.decode(request.last_token())
-                target.cache.note_committed(sequence.length)
-                token = request.chooser.after_sequence(logits)
-            with request.timer.phase("commit"):
-                request.stats.count_step(request.emit(token.tolist()))
+        try:
+            slice_clip = draft is not None and draft.config.slice_clip
+            prefill, first, finished = request.prefill(slice_clip=slice_clip)
+            if not request.emission.finished:
+                _decode_on(request, draft, tree, prefill, first, finished)
+        except NoToken as error:
+            request.chooser.explain(error)
     return request.result()
+
+
+def _decode_on(
+    request: Request,
+    draft: SparrowDraft | None,
+    tree: TreeConfig,
+    prefill: Prefill,
+    first: Tensor,
+    finished: list[int],
+) -> None:
+    """Decode from the prompts' first tokens on."""
+    state = None
+    if draft is not None:
+        with request.timer.phase("draft_prefill"):
+            state = draft_state(request, draft, tree, prefill.text)
+    step = Step(
+        request.target,
+        state,
+        tree,
+        request.chooser,
+        request.coins,
+        first_committed(first, prefill.hidden, request.max_path),
+        _draw_temperature(request, tree),
+    )
+    del prefill
+    for number in finished:
+        step.active[number] = 0
+    decode(
+        step,
+        request.target,
+        state,
+        request.emission,
+        request.timer,
+        request.nodes,
+        observe=request.recorder.observe if request.recorder.asked else None,
+    )
+    if state is not None:
+        request.stats.cache_bytes += state.nbytes
+
+
+def _draw_temperature(request: Request, tree: TreeConfig) -> float | None:
+    """The temperature of drawn trees that are accepted by rejection; None for all others."""
+    drawn = tree.branching is not None and bool(request.config.do_sample)
+    if not drawn or request.chooser.reads_history:
+        return None
+    return float(request.config.temperature or 1.0)
 
 
 def check_draft(draft: SparrowDraft, target: VidLLM) -> None:
@@ -174,70 +221,21 @@ def tree_for(draft: SparrowDraft, tree: TreeConfig | str | None) -> TreeConfig:
     return tree
 
 
-def _speculate(request: Request, draft: SparrowDraft, tree: TreeConfig, prefill: Prefill) -> None:
-    """The loop: draft, verify, accept and commit, emit; until the sequence is complete."""
-    sequence, target, timer = request.sequence, request.target, request.timer
-    chooser, config = request.chooser, request.generation_config
-    root = request.last_token()
-    with timer.phase("draft_prefill"):
-        state = _draft_state(request, draft, tree, prefill)
-        root_hidden = state.prefill(
-            torch.cat([prefill.text_tokens, root[:, None]], dim=1), prefill.text_hidden
-        )
-    text_rows = prefill.text_tokens.shape[1]
-    del prefill
-    residual = tree.branching is not None and bool(config.do_sample) and not chooser.reads_history
-    temperature = (config.temperature or 1.0) if residual else 1.0
-    committed: Committed | None = None
-    while not sequence.finished:
-        if request.make_room():
-            state.enlarge(_draft_capacity(request, tree, text_rows))
-        with timer.phase("draft"):
-            if committed is not None:
-                root = next_root(committed.acceptance)
-                root_hidden = state.refresh(*committed)
-            grown = grow_tree(state, tree, root, root_hidden, temperature, request.generator)
-        with timer.phase("verify"):
-            verified = verify_step(target, grown)
-        with timer.phase("commit"):
-            if residual:
-                probs = chooser.probs(verified.logits)
-                committed = commit_residual_step(
-                    target, grown, verified, tree.max_path, probs, request.generator
-                )
-            else:
-                committed = commit_step(target, grown, verified, tree.max_path, chooser)
-            emitted = int(committed.acceptance.accept_length) + 1
-            before = sequence.length
-            kept = request.emit(committed.acceptance.tokens[0, :emitted].tolist())
-            request.stats.count_step(kept)
-            # All but the last emitted token are committed, as after plain decoding.
-            if kept < emitted:
-                target.cache.set_committed(before + kept - 1)
-            else:
-                target.cache.note_committed(sequence.length - 1)
-    request.stats.cache_bytes += state.key_cache.nbytes + state.value_cache.nbytes
-
-
-def _draft_state(
-    request: Request, draft: SparrowDraft, tree: TreeConfig, prefill: Prefill
+def draft_state(
+    request: Request, draft: SparrowDraft, tree: TreeConfig, text: list[tuple[Tensor, Tensor]]
 ) -> DraftState:
+    """The draft of a call, begun with its prompts' text rows; see `Prefill.text`."""
     parts = request.parts
-    vocabulary = draft.config.vocab_size
-    banned = sorted(request.sequence.stop_ids | set(parts.placeholder_ids))
-    banned = [token for token in banned if 0 <= token < vocabulary]
+    weight = parts.embedding.weight
+    banned = sorted(request.stops.ids | set(parts.placeholder_ids))
+    banned = [token for token in banned if 0 <= token < draft.config.vocab_size]
     return DraftState(
-        draft.network_for(parts.embedding.weight),
+        draft.network_for(weight),
         parts.embedding,
-        parts.lm_head,
+        DraftHead(parts.lm_head, torch.tensor(banned, dtype=torch.int64, device=weight.device)),
         draft.config.rope_theta,
-        capacity=_draft_capacity(request, tree, prefill.text_tokens.shape[1]),
-        banned=torch.tensor(banned, dtype=torch.int64, device=prefill.text_tokens.device),
+        text,
+        new_tokens=request.emission.new_token_room,
+        tree_slots=tree.draft_slots,
+        max_path=tree.max_path,
     )
-
-
-def _draft_capacity(request: Request, tree: TreeConfig, text_rows: int) -> int:
-    sequence = request.sequence
-    new_tokens = sequence.room.tokens - sequence.prompt_length
-    # A refresh also writes the rows it turns out not to need.
-    return text_rows + new_tokens + tree.max_path + tree.draft_slots

@@ -55,6 +55,6 @@ def prefill_progress(target: PreTrainedModel, report: Report) -> Iterator[None]:
 def _layers(target: PreTrainedModel) -> list[nn.Module]:
     """Blocks of the vision tower, then decoder layers, in the order they run."""
     parts = Parts(target)
-    towers = [m for m in parts.visual.modules() if isinstance(m, nn.ModuleList)]
+    towers = [m for m in (parts.visual or nn.Module()).modules() if isinstance(m, nn.ModuleList)]
     blocks = max(towers, key=len, default=nn.ModuleList())
     return [*blocks, *parts.language_model.layers]

@@ -1,34 +1,23 @@
-"""One call of `generate`: what both the plain and the speculative loop set up and hand back."""
+"""One call of `generate`: what transformers hands over, as the loop takes it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    LogitsProcessorList,
-    StoppingCriteriaList,
-)
-from transformers.utils import ModelOutput
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
+from sparrow_kernels.decoding import Coins, DecodeStats, PhaseTimer
+from sparrow_kernels.decoding.coins import Generators
 from sparrow_kernels.models.bridge.names import without_cache
+from sparrow_kernels.models.emission import Emission, Stops, Streamer
 from sparrow_kernels.models.families import Parts, VidLLM
-from sparrow_kernels.models.selection import TokenChooser
-from sparrow_kernels.models.sequence import EmittedSequence, Streamer
-from sparrow_kernels.models.stats import DecodeStats, PhaseTimer
+from sparrow_kernels.models.outputs import Recorder, SparrowOutput
+from sparrow_kernels.models.prompt import take_prompts
+from sparrow_kernels.models.selection import TokenChooser, reads_history
 from sparrow_kernels.models.target import Prefill, TargetState
 from sparrow_kernels.models.unsupported import refuse_unsupported
-
-
-@dataclass
-class SparrowOutput(ModelOutput):
-    """What a decoder returns: `sequences` `[1, prompt + new]` int64 and the run's `stats`."""
-
-    sequences: Tensor | None = None
-    stats: DecodeStats | None = None
 
 
 class Request:
@@ -37,7 +26,7 @@ class Request:
     Args:
         tree_nodes: T, slots the cache needs behind the longest sequence.
         max_path: S, the most nodes a step accepts, root included.
-        generator: what samples; None for torch's own.
+        generator: what samples; None for torch's own, a list for one a request.
     """
 
     def __init__(
@@ -51,70 +40,82 @@ class Request:
         model_kwargs: dict[str, Any],
         tree_nodes: int,
         max_path: int,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
     ) -> None:
-        refuse_unsupported(input_ids, generation_config, model_kwargs)
+        batch, length = input_ids.shape
+        refuse_unsupported(input_ids, generation_config, model_kwargs, streamer, generator)
         self.parts = Parts(model).private()
-        length = input_ids.shape[1]
-        context = self.parts.text_config.max_position_embeddings
-        if length >= context:
-            raise ValueError(
-                f"prompt must be shorter than the model's context of {context} tokens, got"
-                f" {length} (use fewer or smaller frames)"
-            )
-        self.generation_config = generation_config
-        self.sequence = EmittedSequence(
-            input_ids, stopping_criteria, generation_config.max_length, streamer
+        _check_fits_context(self.parts, length)
+        self.config = generation_config
+        self.stats = DecodeStats(batch)
+        self.timer = PhaseTimer(self.stats, input_ids.device)
+        self.coins = Coins(batch, input_ids.device, generator)
+        self.nodes, self.max_path = tree_nodes, max_path
+        mask = model_kwargs.get("attention_mask")
+        padding = [0] * batch if mask is None else (mask == 0).sum(dim=1).tolist()
+        self.stops = Stops(stopping_criteria, generation_config.max_length)
+        self.emission = Emission(
+            input_ids,
+            padding,
+            self.stops,
+            reads_history(logits_processor) or bool(self.stops.others),
+            _pad_token(generation_config),
+            streamer,
+            self.stats,
         )
         self.chooser = TokenChooser(
             logits_processor,
-            bool(generation_config.do_sample),
-            self.sequence,
+            self.emission.sequences,
+            self.coins if generation_config.do_sample else None,
             max_path,
-            generator,
         )
-        self.tree_nodes, self.max_path, self.generator = tree_nodes, max_path, generator
-        self.target = TargetState(self.parts, self.sequence.room.tokens + tree_nodes)
-        self.stats = DecodeStats()
-        self.timer = PhaseTimer(self.stats, input_ids.device)
+        self.recorder = Recorder(generation_config, self.chooser, self.emission)
+        self.target = TargetState(
+            self.parts, batch, self.emission.slots_for(1 + max_path) + tree_nodes
+        )
+        self._mask = mask
         self._model_inputs = self.parts.model.prepare_inputs_for_generation(
             input_ids, is_first_iteration=True, **without_cache(model_kwargs)
         )
 
-    def prefill(self, *, slice_clip: bool = False) -> Prefill:
-        """Run the prompt and emit the first token."""
+    def prefill(self, *, slice_clip: bool = False) -> tuple[Prefill, Tensor, list[int]]:
+        """Run the prompts and emit each request's first token: those `[B]`, and who is finished."""
         with self.timer.phase("prefill"):
-            prefill = self.target.prefill(self._model_inputs, slice_clip=slice_clip)
-            first = self.chooser.after_sequence(prefill.logits)
-            self.stats.new_tokens += self.emit(first.tolist())
-        self._model_inputs = {}  # the clip's pixels are not needed again
-        return prefill
-
-    def emit(self, tokens: list[int]) -> int:
-        """Emit tokens until one completes the sequence; returns how many were kept.
-
-        Raises:
-            ValueError: one of them could not be drawn, since its distribution is none.
-        """
-        if tokens[-1] < 0:
-            self.chooser.explain_no_token()
-        return self.sequence.emit(tokens)
-
-    def make_room(self) -> bool:
-        """Make room for a step; whether buffers have moved, and a draft's has to follow."""
-        grows = self.sequence.make_room(self.max_path)
-        if grows:
-            self.target.enlarge(self.sequence.room.tokens + self.tree_nodes)
-        return grows
-
-    def last_token(self) -> Tensor:
-        """`[1]` int64: the token whose KV is not cached yet."""
-        return self.sequence.ids[:, -1]
+            prompts = take_prompts(self.parts, self._model_inputs, self._mask)
+            self._model_inputs = {}  # the clip's pixels are not needed again
+            prefill = self.target.prefill(
+                prompts,
+                chunk_size=self.config.prefill_chunk_size,
+                copies=self.config.num_return_sequences or 1,
+                slice_clip=slice_clip,
+            )
+            del prompts
+            first = self.chooser.after_prompt(prefill.logits)
+            self.recorder.first(prefill.logits)
+            finished = self.emission.take_first(first.tolist())
+        return prefill, first, finished
 
     def result(self) -> Tensor | SparrowOutput:
         """What `generate` returns: ids, or an output with stats where a dict was asked for."""
         self.timer.finish()
         self.stats.cache_bytes += self.target.cache.nbytes
-        if self.generation_config.return_dict_in_generate:
-            return SparrowOutput(sequences=self.sequence.ids.clone(), stats=self.stats)
-        return self.sequence.ids.clone()
+        sequences = self.emission.result()
+        if self.config.return_dict_in_generate:
+            return SparrowOutput(sequences=sequences, stats=self.stats, **self.recorder.result())
+        return sequences
+
+
+def _check_fits_context(parts: Parts, length: int) -> None:
+    context = getattr(parts.text_config, "max_position_embeddings", None)
+    if context is not None and length >= context:
+        raise ValueError(
+            f"prompt must be shorter than the model's context of {context} tokens, got"
+            f" {length} (use fewer or smaller frames)"
+        )
+
+
+def _pad_token(config: GenerationConfig) -> int | None:
+    """What `generate` puts behind a sequence that is shorter than another."""
+    pad: Any = getattr(config, "_pad_token_tensor", None)
+    pad = config.pad_token_id if pad is None else pad
+    return None if pad is None else int(torch.as_tensor(pad).flatten()[0])

@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 from transformers.generation import logits_process
 
-from sparrow_kernels.decoding import Tree
-from sparrow_kernels.models.sequence import EmittedSequence
+from sparrow_kernels.decoding import Coins, Tree
+from sparrow_kernels.models.emission import NoToken, Sequence
 from sparrow_kernels.ops.accept import sample_tokens
 
 # Their scores follow from the logits alone, so all nodes of a tree can be processed at once. Any
@@ -33,102 +33,146 @@ _IGNORES_HISTORY = tuple(
 )
 
 
+def reads_history(processors: LogitsProcessorList) -> bool:
+    """Whether one of them looks at the ids before a token."""
+    return not all(type(one) in _IGNORES_HISTORY for one in processors)
+
+
 class TokenChooser:
     """Chooses the target's token after a slot, greedily or by one exact sample.
 
-    Called with a tree it is a `sparrow_kernels.decoding.loop.Choose`.
+    Implements `sparrow_kernels.decoding.Choose`.
+
+    Args:
+        processors: those in force.
+        sequences: each request's ids, for processors that read them.
+        coins: what samples; None to take the best.
+        max_path: S, the most nodes a walk takes.
     """
 
     def __init__(
         self,
         processors: LogitsProcessorList,
-        do_sample: bool,
-        sequence: EmittedSequence,
+        sequences: list[Sequence],
+        coins: Coins | None,
         max_path: int = 1,
-        generator: torch.Generator | None = None,
     ) -> None:
-        self._processors = processors
-        self._do_sample = do_sample
-        self._sequence = sequence
-        self._max_path = max_path
-        self._generator = generator
-        self._sampled: Tensor | None = None  # the scores last drawn from, for a refusal to explain
-        self.reads_history = not all(type(one) in _IGNORES_HISTORY for one in processors)
+        self._processors, self._sequences = processors, sequences
+        self._coins, self._max_path = coins, max_path
+        self.scores: Tensor | None = None
+        """`[B, T, V]` what tokens were last chosen from, at the nodes that were reached."""
+        self.reads_history = reads_history(processors)
+        self._of_request = [_for_request(processors, number) for number in range(len(sequences))]
 
-    def after_sequence(self, logits: Tensor) -> Tensor:
-        """The token `[1]` after the sequence so far, from `[1, V]` logits."""
-        return self._choose(self._process(self._sequence.ids, logits))
+    def after_prompt(self, logits: Tensor) -> Tensor:
+        """The token `[B]` after each prompt, from `[B, V]` logits."""
+        if self.reads_history:
+            rows = [
+                self._process(number, one.ids, logits[number][None])
+                for number, one in enumerate(self._sequences)
+            ]
+            self.scores = torch.cat(rows)[:, None]
+        else:
+            self.scores = self._process_all(logits[:, None])
+        return self._choose(self.scores)[:, 0]
 
     def probs(self, logits: Tensor) -> Tensor:
-        """Processed distributions `[1, T, V]` float32 of all nodes; not where history is read."""
-        flat = logits[0]
-        self._sampled = self._process(flat[:, :1], flat).float()
-        return torch.softmax(self._sampled, dim=-1)[None]
+        """Processed distributions `[B, T, V]` float32 of all nodes; not where history is read."""
+        self.scores = self._process_all(logits).float()
+        return torch.softmax(self.scores, dim=-1)
 
     def __call__(self, tree: Tree, logits: Tensor) -> Tensor:
         if self.reads_history:
             return self._walk(tree, logits)
-        flat = logits[0]
-        return self._choose(self._process(flat[:, :1], flat))[None]
+        self.scores = self._process_all(logits)
+        return self._choose(self.scores)
 
-    def _process(self, ids: Tensor, logits: Tensor) -> Tensor:
-        """`[rows, V]` scores, processed in float32 as transformers does it.
-
-        Where no processor reads history `ids` only has to have the right number of rows.
-        """
+    def _process_all(self, logits: Tensor) -> Tensor:
+        """`[B, T, V]` scores of all nodes, by processors that ignore the ids."""
         if not self._processors:
             return logits
+        flat = logits.flatten(0, 1).to(torch.float32, copy=True)
+        ids: Any = torch.zeros((len(flat), 1), dtype=torch.int64, device=flat.device)
+        return self._processors(ids, cast(Any, flat)).view(*logits.shape[:2], -1)
+
+    def _process(self, request: int, ids: Tensor, logits: Tensor) -> Tensor:
+        """`[1, V]` scores, processed in float32 as transformers does it."""
         scores: Any = logits.to(torch.float32, copy=True)  # transformers asks for FloatTensor
-        return self._processors(cast(Any, ids), scores)
+        return self._of_request[request](cast(Any, ids), scores)
 
     def _choose(self, scores: Tensor) -> Tensor:
-        if not self._do_sample:
+        """`[B, n]` tokens from `[B, n, V]`."""
+        if self._coins is None:
             return scores.argmax(dim=-1)
-        self._sampled = scores.float()
-        probs = torch.softmax(self._sampled, dim=-1)
-        uniform = torch.rand(
-            probs.shape[:-1], dtype=torch.float32, device=probs.device, generator=self._generator
-        )
-        return sample_tokens(probs, uniform)
-
-    def explain_no_token(self) -> NoReturn:
-        """Raise `ValueError` with the reason why no token could be drawn."""
-        cause = "its distribution has no mass"
-        if self._sampled is not None:
-            banned = (self._sampled == float("-inf")).all(dim=-1)
-            if bool(self._sampled.isnan().any()):
-                cause = "its scores hold NaN"
-            elif bool((self._sampled == float("inf")).any()):
-                cause = "its scores are infinite: the temperature is too low for them"
-            elif bool(banned.any()):
-                cause = "every token is banned"
-        raise ValueError(
-            f"sampling: row 0 must have a token to draw after {self._sequence.length} tokens, got"
-            f" none: {cause} (look at the target's logits, temperature and logits processors)"
-        )
+        probs = torch.softmax(scores.float(), dim=-1)
+        return sample_tokens(probs, self._coins.uniform(probs.shape[1]))
 
     def _walk(self, tree: Tree, logits: Tensor) -> Tensor:
         """Call the processors node by node along the path being accepted, with the ids up to it.
 
-        These are exactly the calls plain decoding makes. Reads the tree on the host: the one
-        exception to decoding without a sync.
+        These are exactly the calls plain decoding makes, request by request. Reads the tree on the
+        host: the one exception to decoding without a sync.
         """
-        tokens = tree.tokens[0].tolist()
-        first_child = tree.layout.first_child[0].tolist()
-        next_sibling = tree.layout.next_sibling[0].tolist()
+        tokens, first_child, next_sibling = (
+            field.tolist()
+            for field in (tree.tokens, tree.layout.first_child, tree.layout.next_sibling)
+        )
         chosen = torch.full_like(tree.tokens, -1)
-        ids, node = self._sequence.ids, 0
-        for _ in range(self._max_path):
-            token = self._choose(self._process(ids, logits[:, node]))
-            chosen[:, node] = token
-            ids = torch.cat([ids, token[:, None]], dim=1)
-            token_id = int(token)
-            if self._sequence.stops_at(ids, token_id):
-                break
-            child = first_child[node]
-            while child >= 0 and tokens[child] != token_id:
-                child = next_sibling[child]
-            if child < 0:
-                break
-            node = child
+        scores = torch.zeros_like(logits, dtype=torch.float32)
+        coins = None if self._coins is None else self._coins.uniform(logits.shape[1])
+        for request, sequence in enumerate(self._sequences):
+            if sequence.finished:
+                continue
+            ids, node = sequence.ids, 0
+            for _ in range(self._max_path):
+                row = self._process(request, ids, logits[request, node][None])
+                scores[request, node] = row[0]
+                if coins is None:
+                    token = row.argmax(dim=-1)
+                else:
+                    coin = coins[request, node][None]
+                    token = sample_tokens(torch.softmax(row.float(), dim=-1), coin)
+                chosen[request, node] = token[0]
+                token_id = int(token)
+                if token_id < 0:
+                    break
+                ids = torch.cat([ids, token[:, None]], dim=1)
+                if sequence.stops_at(ids, token_id):
+                    break
+                child = first_child[request][node]
+                while child >= 0 and tokens[request][child] != token_id:
+                    child = next_sibling[request][child]
+                if child < 0:
+                    break
+                node = child
+        self.scores = scores
         return chosen
+
+    def explain(self, error: NoToken) -> NoReturn:
+        """Raise `ValueError` with the reason why no token could be drawn."""
+        cause = "its distribution has no mass"
+        if self.scores is not None:
+            scores = self.scores[error.request]
+            if bool(scores.isnan().any()):
+                cause = "its scores hold NaN"
+            elif bool((scores == float("inf")).any()):
+                cause = "its scores are infinite: the temperature is too low for them"
+            elif bool((scores == float("-inf")).all(dim=-1).any()):
+                cause = "every token is banned"
+        raise ValueError(
+            f"sampling: row {error.request} must have a token to draw after {error.length} tokens,"
+            f" got none: {cause} (look at the target's logits, temperature and logits processors)"
+        ) from None
+
+
+def _for_request(processors: LogitsProcessorList, request: int) -> LogitsProcessorList:
+    """`processors` for one request alone, where one of them asks for its number in the batch."""
+    kind = logits_process.PrefixConstrainedLogitsProcessor
+    if request == 0 or not any(type(one) is kind for one in processors):
+        return processors
+
+    def numbered(one: Any) -> Any:
+        allowed = one._prefix_allowed_tokens_fn
+        return kind(lambda _, ids: allowed(request, ids), 1)
+
+    return LogitsProcessorList(numbered(one) if type(one) is kind else one for one in processors)

@@ -2,113 +2,139 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sparrow_kernels.decoding import Verification
-from sparrow_kernels.models.bridge.attention import NO_MASK, Nodes, check_attended
+from sparrow_kernels.models.bridge.attention import Nodes, check_attended
 from sparrow_kernels.models.bridge.cache import PreallocatedCache
-from sparrow_kernels.models.bridge.names import without_cache
 from sparrow_kernels.models.families import Parts
+from sparrow_kernels.models.prompt import RequestPrompt
+from sparrow_kernels.ops.tree import pack_ancestors
 from sparrow_kernels.ops.types import TreeLayout
 
 
-class Prefill(NamedTuple):
-    """What a prefill leaves behind, beside the cache."""
+@dataclass
+class Prefill:
+    """What the prompts leave behind, beside the cache."""
 
-    text_tokens: Tensor
-    """`[1, R]` int64 the prompt's text tokens, but the first of the sequence."""
-    text_hidden: Tensor
-    """`[1, R + 1, H]` for each, and for the token to come, the top state at the slot before it."""
     logits: Tensor
-    """`[1, V]` of the last slot only."""
+    """`[B, V]` of each request's last slot."""
+    hidden: Tensor
+    """`[B, H]` the top state there."""
+    text: list[tuple[Tensor, Tensor]]
+    """For each request `[R]` int64 its text tokens, but the first of the sequence, and `[R, H]`
+    for each the top state at the slot before it."""
 
 
 class TargetState:
-    """One request's target: implements `sparrow_kernels.decoding.Target`.
+    """The target of one call: implements `sparrow_kernels.decoding.Target`.
 
     Args:
         parts: a private view's, so that the language model attends as we do.
-        capacity: cache slots to begin with.
+        batch: requests.
+        capacity: cache slots a request to begin with.
     """
 
-    def __init__(self, parts: Parts, capacity: int) -> None:
-        device = parts.model.device
+    def __init__(self, parts: Parts, batch: int, capacity: int) -> None:
+        device = parts.embedding.weight.device
         self._parts = parts
-        self.cache = PreallocatedCache(
-            parts.text_config.num_hidden_layers, batch=1, capacity=capacity, device=device
-        )
+        self.cache = PreallocatedCache(parts.text_config.num_hidden_layers, batch, capacity, device)
         self.prefix_lens = self.cache.prefix_lens
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self._cached = {parts.cache_keyword: self.cache, "use_cache": True}
-        self._root_only = torch.ones((1, 1, 1), dtype=torch.int64, device=device)
-        self._root_depth = torch.zeros((1, 1), dtype=torch.int32, device=device)
-        self._position_offset = torch.zeros(1, dtype=torch.int64, device=device)
+        axes = parts.family.position_axes
+        shape = (axes, batch, 1) if axes else (batch, 1)
+        self._position_offset = torch.zeros(shape, dtype=torch.int64, device=device)
 
-    def prefill(self, model_inputs: dict[str, Any], *, slice_clip: bool = False) -> Prefill:
-        """Run the whole prompt, as `prepare_inputs_for_generation` prepared it.
+    def prefill(
+        self,
+        prompts: list[RequestPrompt],
+        *,
+        chunk_size: int | None = None,
+        copies: int = 1,
+        slice_clip: bool = False,
+    ) -> Prefill:
+        """Run the prompts, request by request, without padding.
 
-        Keeps the top states of text rows and the logits of the last row; the `[length, vocab]`
-        logits and the states of the clip never outlive the call.
+        Keeps the top states of text rows; no `[length, vocab]` logits and no mask are ever made.
+
+        Args:
+            chunk_size: most rows of a forward; None for whole prompts.
+            copies: of so many requests in a row the prompt is the same, and run once.
+            slice_clip: pair the first text row after a clip with the state before the clip.
         """
-        input_ids = model_inputs["input_ids"]
-        length = input_ids.shape[1]
-        inputs = {
-            name: value
-            for name, value in without_cache(model_inputs).items()
-            if name not in ("logits_to_keep", "attention_mask", "use_cache")
-        }
-        output = self._parts.base(**inputs, attention_mask=NO_MASK, **self._cached)
-        hidden = output.last_hidden_state
-        del output  # it holds the clip's features
-        self.cache.check_prefilled(length)
-        check_attended(self._parts.language_model, len(self.cache.layers))
-        self.cache.set_committed(length)
+        hidden: list[Tensor] = []
+        text: list[tuple[Tensor, Tensor]] = []
+        for request, prompt in enumerate(prompts):
+            if request % copies:
+                self.cache.copy_request(request - 1, request, len(prompt.ids))
+                hidden.append(hidden[-1])
+                text.append(text[-1])
+            else:
+                last, rows = self._prefill_one(request, prompt, chunk_size, slice_clip)
+                hidden.append(last)
+                text.append(rows)
+            offset = prompt.next_position - len(prompt.ids)
+            self._position_offset[..., request, :] = offset
         self.keys, self.values = self.cache.keys, self.cache.values
-        self._position_offset = self._next_position(model_inputs["position_ids"]) - length
+        last_hidden = torch.cat(hidden)
+        return Prefill(self._parts.lm_head(last_hidden), last_hidden, text)
 
-        text_slots = (~self._parts.visual_mask(input_ids[0])).nonzero()[:, 0]
+    def _prefill_one(
+        self, request: int, prompt: RequestPrompt, chunk_size: int | None, slice_clip: bool
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The last slot's top state `[1, H]`, and the text rows."""
+        length = len(prompt.ids)
+        text_slots = (~prompt.visual).nonzero()[:, 0]
         rows = text_slots[text_slots > 0]
-        before = text_slots[:-1] if slice_clip and len(rows) < len(text_slots) else rows - 1
-        before = torch.cat([before, before.new_tensor([length - 1])])
-        return Prefill(input_ids[:, rows], hidden[:, before], self._parts.lm_head(hidden[:, -1]))
+        # The text token before it, with `slice_clip`; the first of the sequence has none.
+        follows_text = slice_clip and len(rows) < len(text_slots)
+        before = text_slots[:-1] if follows_text else rows - 1
+        kept = []
+        for chunk in prompt.chunks(0, chunk_size or length):
+            hidden = self._run_chunk(request, chunk.begin, chunk.end, chunk.inputs)
+            inside = (before >= chunk.begin) & (before < chunk.end)
+            kept.append(hidden[0, before[inside] - chunk.begin])
+        self.prefix_lens[request] = length
+        return hidden[:, -1], (prompt.ids[rows], torch.cat(kept))
+
+    def _run_chunk(self, request: int, begin: int, end: int, inputs: dict) -> Tensor:
+        """Top states `[1, n, H]` of a prompt's rows behind `begin` slots."""
+        size = end - begin
+        nodes = {}
+        if begin:
+            self.prefix_lens[request] = begin
+            chain = torch.ones((1, size, size), dtype=torch.bool, device=self.prefix_lens.device)
+            lengths = self.prefix_lens[request : request + 1]
+            nodes["nodes"] = Nodes(pack_ancestors(chain.tril()), lengths)
+        with self.cache.prefill_of(request, begin):
+            output = self._parts.language_model(
+                **inputs, attention_mask=None, **self._cached, **nodes
+            )
+            hidden = output.last_hidden_state
+        self.cache.check_prefilled(size)
+        check_attended(self._parts.language_model, len(self.cache.layers))
+        return hidden
 
     def verify(self, tokens: Tensor, layout: TreeLayout) -> Verification:
         """See `sparrow_kernels.decoding.Target.verify`."""
-        return self._forward(tokens, layout.depth, layout.ancestors)
-
-    def decode(self, token: Tensor) -> Tensor:
-        """Plain decoding: run `token` `[1]`, commit it, return its logits `[1, V]`."""
-        verified = self._forward(token[:, None], self._root_depth, self._root_only)
-        self.prefix_lens += 1
-        return verified.logits[:, 0]
-
-    def enlarge(self, capacity: int) -> None:
-        """Make room for `capacity` cache slots."""
-        self.cache.enlarge(capacity)
-        self.keys, self.values = self.cache.keys, self.cache.values
-
-    def _forward(self, tokens: Tensor, depth: Tensor, ancestors: Tensor) -> Verification:
-        positions = self._position_offset + (self.prefix_lens[:, None] + depth.clamp_min(0))
+        positions = self._position_offset + (self.prefix_lens[:, None] + layout.depth.clamp_min(0))
         hidden = self._parts.language_model(
             inputs_embeds=self._parts.embedding(tokens),
             position_ids=positions,
-            attention_mask=NO_MASK,
+            attention_mask=None,
             **self._cached,
-            nodes=Nodes(ancestors, self.prefix_lens),
+            nodes=Nodes(layout.ancestors, self.prefix_lens),
         ).last_hidden_state
         return Verification(hidden, self._parts.lm_head(hidden))
 
-    def _next_position(self, position_ids: Tensor) -> Tensor:
-        """The position after the prompt's last column: `[3, 1, 1]` for M-RoPE, else `[1, 1]`.
-
-        `real tokens + rope_deltas` is not the same once a clip's temporal ids pass its text.
-        """
-        axes = self._parts.family.position_axes
-        last = position_ids[..., -1:] + 1
-        if axes and last.dim() == 3:
-            return last[-axes:]
-        return last.expand(axes, *last.shape) if axes else last
+    def enlarge(self, slots: int) -> bool:
+        """See `sparrow_kernels.decoding.Target.enlarge`."""
+        moved = self.cache.enlarge(slots)
+        if moved:
+            self.keys, self.values = self.cache.keys, self.cache.values
+        return moved

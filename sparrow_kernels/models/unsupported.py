@@ -24,10 +24,7 @@ _CHOOSES_A_MODE = {
 }
 
 _CHANGES_THE_LOOP = {
-    "prefill_chunk_size": "a prompt is prefilled whole",
-    "output_scores": "tree nodes are verified together and not kept",
-    "output_logits": "tree nodes are verified together and not kept",
-    "output_attentions": "tree nodes are verified together and not kept",
+    "output_attentions": "a fused kernel has no weights to return",
     "output_hidden_states": "tree nodes are verified together and not kept",
 }
 
@@ -36,7 +33,11 @@ _CACHES_LIKE_OURS = (None, "dynamic", "dynamic_full")
 
 
 def refuse_unsupported(
-    input_ids: Tensor, config: GenerationConfig, model_kwargs: dict[str, Any]
+    input_ids: Tensor,
+    config: GenerationConfig,
+    model_kwargs: dict[str, Any],
+    streamer: Any,
+    generator: Any,
 ) -> None:
     """Raise `NotImplementedError` that names the first argument which is not served.
 
@@ -59,11 +60,13 @@ def refuse_unsupported(
         _refuse("cache_implementation", "unset", cache, "the decoder keeps a cache of its own")
     if model_kwargs.get("inputs_embeds") is not None:
         _refuse("inputs_embeds", "None", "embeddings", "the draft reads tokens: pass input_ids")
-    if input_ids.shape[0] != 1:
-        _refuse("batch", "1", input_ids.shape[0], "decode the requests one by one")
-    mask = model_kwargs.get("attention_mask")
-    if mask is not None and not bool((mask == 1).all()):
-        _refuse("attention_mask", "all ones", "padding", "a single request needs none")
+    batch = input_ids.shape[0]
+    if streamer is not None and batch != 1:
+        _refuse("streamer", "None for a batch", f"one for {batch} requests", "it shows one text")
+    if isinstance(generator, (list, tuple)) and len(generator) != batch:
+        raise ValueError(
+            f"generator must be one, or one for each of {batch} requests, got {len(generator)}"
+        )
     filled = cache_of(model_kwargs)
     if filled is not None and int(filled.get_seq_length()) > 0:
         _refuse("a cache", "empty", "a filled one", "pass the whole conversation as input_ids")

@@ -1,14 +1,15 @@
 """Our attention, registered with transformers under a name that only private views ask for.
 
-A prefill is causal over its own keys and needs no mask. A verify or a decode step passes `nodes`
-as an extra keyword of the model call, which transformers hands to every layer; the cache then
-returns whole buffers, and lengths and ancestor bits say what is seen.
+A prompt's first rows are causal over their own keys and need no mask. Later ones, and every verify,
+come with `nodes`, an extra keyword of the model call which transformers hands to every layer; the
+cache then returns whole buffers, and lengths and ancestor bits say what is seen.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -18,9 +19,6 @@ from sparrow_kernels.ops.attention import tree_attention
 
 ATTENTION_NAME = "sparrow"
 _MARK = "_sparrow_attended"  # on modules of a private view, gone with it
-
-NO_MASK = {"full_attention": None}
-"""What to pass as `attention_mask`, so that transformers builds none."""
 
 
 class Nodes(NamedTuple):
@@ -49,8 +47,9 @@ def _attention(
     if query.dtype != value.dtype:
         # Autocast leaves a rotated query in float32 beside values that a product has rounded.
         query, key = query.to(value.dtype), key.to(value.dtype)
-    if nodes is None:
+    if not torch.compiler.is_compiling():
         module.__dict__[_MARK] = True
+    if nodes is None:
         if attention_mask is not None or key.shape[2] != query.shape[2]:
             raise RuntimeError(
                 "sparrow attention: a prefill must come without a mask and attend to its own rows,"

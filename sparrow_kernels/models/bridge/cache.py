@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +12,13 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from sparrow_kernels.models.bridge.names import installed
 from sparrow_kernels.ops.attention import append_cache_
+
+
+class _Prefilling(NamedTuple):
+    """A prefill writes one request's slots from `offset` on."""
+
+    request: int
+    offset: int
 
 
 class PreallocatedLayer(CacheLayerMixin):
@@ -20,15 +29,15 @@ class PreallocatedLayer(CacheLayerMixin):
     is_sliding = False
     is_croppable = True
 
-    def __init__(self, lengths: _Lengths) -> None:
+    def __init__(self, owner: PreallocatedCache) -> None:
         super().__init__()
-        self._lengths = lengths
+        self._owner = owner
         self.prefilled = 0
-        """Slots that the prefill has written."""
+        """Slots that a prefill has written since it began."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        batch, heads, _, head_dim = key_states.shape
-        shape = (batch, heads, self._lengths.capacity, head_dim)
+        _, heads, _, head_dim = key_states.shape
+        shape = (self._owner.batch, heads, self._owner.capacity, head_dim)
         # Under autocast keys come rotated, in float32, and values as a product has rounded them.
         self.dtype, self.device = value_states.dtype, key_states.device
         self.keys = key_states.new_empty(shape, dtype=self.dtype)
@@ -38,75 +47,83 @@ class PreallocatedLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """A prefill writes slots 0 … and returns its own rows; a step appends behind the
-        committed slots and returns the whole buffers."""
+        """A step appends behind the committed slots and returns the whole buffers. A prefill
+        writes one request's slots, and returns its own rows if they are the first, else that
+        request's whole buffers."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None
         key_states = key_states.to(self.keys.dtype)
-        if self._lengths.committed == 0:
-            self.prefilled = key_states.shape[2]
-            self.keys[:, :, : self.prefilled] = key_states
-            self.values[:, :, : self.prefilled] = value_states
+        prefilling = self._owner.prefilling
+        if prefilling is None:
+            lengths = self._owner.prefix_lens
+            append_cache_(key_states, value_states, self.keys, self.values, lengths)
+            return self.keys, self.values
+        request, begin = prefilling
+        end = begin + key_states.shape[2]
+        self.keys[request, :, begin:end] = key_states[0]
+        self.values[request, :, begin:end] = value_states[0]
+        self.prefilled += end - begin
+        if begin == 0:
             return key_states, value_states
-        append_cache_(key_states, value_states, self.keys, self.values, self._lengths.prefix_lens)
-        return self.keys, self.values
+        return self.keys[request : request + 1], self.values[request : request + 1]
 
-    def enlarge(self) -> None:
-        """Move to buffers of the capacity in force, with what is committed."""
+    def move(self, capacity: int, used: int) -> None:
+        """Move to buffers of `capacity` slots, with the first `used`."""
         if self.keys is None or self.values is None:
             return
-        committed = self._lengths.committed
         for name in ("keys", "values"):
             old = getattr(self, name)
             batch, heads, _, head_dim = old.shape
-            new = old.new_empty((batch, heads, self._lengths.capacity, head_dim))
-            new[:, :, :committed] = old[:, :, :committed]
+            new = old.new_empty((batch, heads, capacity, head_dim))
+            new[:, :, :used] = old[:, :, :used]
             setattr(self, name, new)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self._lengths.committed + query_length, 0
+        return query_length, 0
 
     def get_seq_length(self) -> int:
-        return self._lengths.committed
+        return self._owner.get_seq_length()
 
     def get_max_length(self) -> int:
-        return self._lengths.capacity
+        return self._owner.capacity
 
     # The name releases before 5.20 use.
     get_max_cache_shape = get_max_length
 
 
-class _Lengths:
-    """Committed slots, on the device for kernels and on the host for transformers."""
-
-    def __init__(self, batch: int, capacity: int, device: torch.device) -> None:
-        self.prefix_lens = torch.zeros(batch, dtype=torch.int32, device=device)
-        self.committed = 0
-        self.capacity = capacity
-
-
 class PreallocatedCache(Cache):
-    """A cache of `capacity` slots a layer, which grows when asked to.
+    """A cache of `capacity` slots a layer and request, which grows when asked to.
 
-    `prefix_lens` `[B]` int32 is the truth on the device; `commit` tells the host's copy.
+    `prefix_lens` `[B]` int32, on the device, is the one truth about how much of it is committed.
     """
 
     def __init__(self, layers: int, batch: int, capacity: int, device: torch.device) -> None:
-        self._lengths = _Lengths(batch, capacity, device)
-        self._own_layers = [PreallocatedLayer(self._lengths) for _ in range(layers)]
+        self.batch, self.capacity = batch, capacity
+        self.prefix_lens = torch.zeros(batch, dtype=torch.int32, device=device)
+        self.prefilling: _Prefilling | None = None
+        self._own_layers = [PreallocatedLayer(self) for _ in range(layers)]
         super().__init__(layers=list(self._own_layers))
 
-    @property
-    def capacity(self) -> int:
-        """Slots a layer has room for."""
-        return self._lengths.capacity
-
-    def enlarge(self, capacity: int) -> None:
-        """Make room for `capacity` slots, layer by layer; what is committed stays."""
-        self._lengths.capacity = capacity
+    def enlarge(self, capacity: int) -> bool:
+        """Make room for `capacity` slots, layer by layer; whether buffers have moved."""
+        if capacity <= self.capacity:
+            return False
+        used, self.capacity = self.capacity, capacity
         for layer in self._own_layers:
-            layer.enlarge()
+            layer.move(capacity, used)
+        return True
+
+    @contextmanager
+    def prefill_of(self, request: int, offset: int) -> Iterator[None]:
+        """Inside the block forwards write this request's slots from `offset` on."""
+        self.prefilling = _Prefilling(request, offset)
+        for layer in self._own_layers:
+            layer.prefilled = 0
+        try:
+            yield
+        finally:
+            self.prefilling = None
 
     def check_prefilled(self, length: int) -> None:
         """Raise `RuntimeError` unless a prefill of `length` tokens has reached every layer.
@@ -121,10 +138,11 @@ class PreallocatedCache(Cache):
                 f" ({installed()})"
             )
 
-    @property
-    def prefix_lens(self) -> Tensor:
-        """`[B]` int32 committed slots."""
-        return self._lengths.prefix_lens
+    def copy_request(self, source: int, request: int, length: int) -> None:
+        """Give `request` the first `length` slots of `source`."""
+        for tensor in (*self.keys, *self.values):
+            tensor[request, :, :length] = tensor[source, :, :length]
+        self.prefix_lens[request] = length
 
     @property
     def keys(self) -> list[Tensor]:
@@ -141,11 +159,9 @@ class PreallocatedCache(Cache):
         """Bytes of all layers' keys and values, room included."""
         return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
 
-    def set_committed(self, length: int) -> None:
-        """Commit exactly `length` slots, on both sides: after a prefill, or after a cut."""
-        self._lengths.committed = length
-        self._lengths.prefix_lens.fill_(length)
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """What transformers may be told without asking the device: where a prefill stands.
 
-    def note_committed(self, length: int) -> None:
-        """Tell the host's copy what a commit on the device has already done."""
-        self._lengths.committed = length
+        A step's positions are passed, and its lengths are read where they lie.
+        """
+        return 0 if self.prefilling is None else self.prefilling.offset

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from sparrow_kernels.embedded.clips import ClipScript
 from sparrow_kernels.embedded.world import ATTRIBUTE_COUNTS, MAX_PARTS
-from sparrow_kernels.models.target_training.tile_pool import VIEWS, TilePool, scene_number
-from sparrow_kernels.models.target_training.vision import patchify_tiles, tile_features
+from sparrow_kernels.training.target.tile_pool import VIEWS, TilePool, scene_number
+from sparrow_kernels.training.target.vision import patchify_tiles, tile_features
 
 _CHUNK = 2048
 _SCENES = int(np.prod(ATTRIBUTE_COUNTS)) * MAX_PARTS

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from sparrow_kernels.embedded.captions import QUESTION_KINDS, Exchange, ask, content_accuracy
 from sparrow_kernels.embedded.clips import ClipScript, make_clip, read_mp4, render, write_mp4
-from sparrow_kernels.models.small_target import clip_inputs
+from sparrow_kernels.training.small_target import clip_inputs
 
 MAX_ANSWER_TOKENS = 240
 

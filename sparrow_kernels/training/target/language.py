@@ -30,8 +30,8 @@ from sparrow_kernels.embedded.recipe import (
     LanguageStage,
 )
 from sparrow_kernels.models.bridge.names import cache_keyword
-from sparrow_kernels.models.small_target import END, PAD, TOKENS_PER_SECOND, VIDEO
-from sparrow_kernels.models.target_training.clip_features import clip_features
+from sparrow_kernels.training.small_target import END, PAD, TOKENS_PER_SECOND, VIDEO
+from sparrow_kernels.training.target.clip_features import clip_features
 
 _HEAD = "<|im_start|>user\n<|vision_start|>"
 _TAIL = "<|vision_end|>"

@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sparrow_kernels.models.video_timeline import Timestamps
+from sparrow_kernels.video.timeline import Timestamps
 
 # https://host/a.mp4, also as pathlib writes it (https:/host/a.mp4); C:/a.mp4 is a path.
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/", re.IGNORECASE)

@@ -1,6 +1,6 @@
 """The whole run, from nothing to a folder that `from_pretrained` loads.
 
-    python -m sparrow_kernels.models.target_training.run OUT_DIR [--seed 0] [--fresh]
+    python -m sparrow_kernels.training.target.run OUT_DIR [--seed 0] [--fresh]
 
 A run that was cut goes on from its last checkpoint.
 """
@@ -17,17 +17,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sparrow_kernels.embedded.recipe import LanguageStage, TargetRecipe, VisionStage
-from sparrow_kernels.models.small_target import HIDDEN, build_processor, build_target
-from sparrow_kernels.models.target_training.checkpoint import (
+from sparrow_kernels.training.small_target import HIDDEN, build_processor, build_target
+from sparrow_kernels.training.target.checkpoint import (
     Progress,
     load_checkpoint,
     save_checkpoint,
     write_whole,
 )
-from sparrow_kernels.models.target_training.clip_features import pool_features
-from sparrow_kernels.models.target_training.language import BatchMaker, language_loss
-from sparrow_kernels.models.target_training.tile_pool import TilePool, build_tile_pool
-from sparrow_kernels.models.target_training.vision import (
+from sparrow_kernels.training.target.clip_features import pool_features
+from sparrow_kernels.training.target.language import BatchMaker, language_loss
+from sparrow_kernels.training.target.tile_pool import TilePool, build_tile_pool
+from sparrow_kernels.training.target.vision import (
     attribute_codes,
     code_logits,
     code_loss,

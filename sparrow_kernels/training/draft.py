@@ -1,6 +1,6 @@
 """The training run that joins the embedded target and a draft.
 
-    python -m sparrow_kernels.models.draft_training TARGET_DIR OUT_DIR [--seed 0] [--fresh]
+    python -m sparrow_kernels.training.draft TARGET_DIR OUT_DIR [--seed 0] [--fresh]
 
 A run that was cut goes on from its last checkpoint.
 """
@@ -22,12 +22,12 @@ from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.drafting.losses import LossWeights
 from sparrow_kernels.drafting.training_step import StepResult, training_step
 from sparrow_kernels.embedded.draft_recipe import DraftRecipe
-from sparrow_kernels.models.draft_rows import text_rows
 from sparrow_kernels.models.pair import load_target
-from sparrow_kernels.models.target_training.checkpoint import write_whole
-from sparrow_kernels.models.target_training.clip_features import pool_features
-from sparrow_kernels.models.target_training.language import BatchMaker
-from sparrow_kernels.models.target_training.tile_pool import build_tile_pool
+from sparrow_kernels.training.draft_rows import text_rows
+from sparrow_kernels.training.target.checkpoint import write_whole
+from sparrow_kernels.training.target.clip_features import pool_features
+from sparrow_kernels.training.target.language import BatchMaker
+from sparrow_kernels.training.target.tile_pool import build_tile_pool
 
 _SECONDS_BETWEEN_CHECKPOINTS = 30.0
 _SMOOTHING = 0.97

@@ -1,6 +1,6 @@
 """How many tokens a draft saves the small target, and whether that is due to the clip.
 
-    python -m sparrow_kernels.models.draft_evaluation TARGET_DIR DRAFT_DIR [--clips 50]
+    python -m sparrow_kernels.measuring.evaluation TARGET_DIR DRAFT_DIR [--clips 50]
 
 A draft that sees text only could be good at the captions' fixed phrases alone. So the same draft
 is also fed the states of *another* clip under the same text: what it loses then is what the
@@ -21,28 +21,24 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from sparrow_kernels.decoding import (
-    Committed,
-    Tree,
+    DecodeStats,
+    Step,
     TreeConfig,
     Verification,
-    commit_step,
-    grow_tree,
-    next_root,
-    verify_step,
+    decode,
+    first_committed,
 )
 from sparrow_kernels.drafting import SparrowDraft
-from sparrow_kernels.drafting.state import DraftState
 from sparrow_kernels.embedded.clips import ClipScript, make_clip
-from sparrow_kernels.embedded.evaluation import MAX_ANSWER_TOKENS, through_mp4
-from sparrow_kernels.models.bridge.names import without_cache
 from sparrow_kernels.models.decoder import SparrowDecoder
-from sparrow_kernels.models.families import Parts
+from sparrow_kernels.models.generate import draft_state
 from sparrow_kernels.models.pair import load_draft, load_target
-from sparrow_kernels.models.small_target import END, clip_inputs
-from sparrow_kernels.models.stats import DecodeStats
+from sparrow_kernels.models.request import Request
 from sparrow_kernels.models.target import TargetState
 from sparrow_kernels.ops.env import checks
 from sparrow_kernels.ops.types import TreeLayout
+from sparrow_kernels.training.evaluation import MAX_ANSWER_TOKENS, through_mp4
+from sparrow_kernels.training.small_target import clip_inputs
 
 QUESTION = "Describe the video in detail."
 UNSEEN_SEED = 5_000_000
@@ -64,12 +60,18 @@ class OtherClipsStates:
 
     def verify(self, tokens: Tensor, layout: TreeLayout) -> Verification:
         """The own clip's logits and the other clip's states."""
-        self._other.cache.set_committed(int(self.prefix_lens))
+        self._other.prefix_lens.copy_(self.prefix_lens)
         logits = self._own.verify(tokens, layout).logits
         return Verification(self._other.verify(tokens, layout).hidden, logits)
 
+    def enlarge(self, slots: int) -> bool:
+        """Both."""
+        moved = self._own.enlarge(slots) | self._other.enlarge(slots)
+        self.keys = [*self._own.keys, *self._other.keys]
+        self.values = [*self._own.values, *self._other.values]
+        return moved
 
-@torch.no_grad()
+
 def emitted_with_states_of(
     target: PreTrainedModel,
     draft: SparrowDraft,
@@ -88,39 +90,40 @@ def emitted_with_states_of(
     """
     if not torch.equal(own["input_ids"], other["input_ids"]):
         raise ValueError("other: must have the prompt of own, got another (use clips of one shape)")
-    parts, stats = Parts(target).private(), DecodeStats()
-    prompt_length = own["input_ids"].shape[1]
-    capacity = prompt_length + max_new_tokens + tree.total + tree.max_path
-    with checks(False):
-        states = [TargetState(parts, capacity) for _ in range(2)]
-        prefill, others_prefill = (
-            state.prefill(model_inputs(target, inputs))
-            for state, inputs in zip(states, (own, other), strict=True)
+    requests: list[Request] = []
+    model: Any = target
+
+    def catch(model: Any, *arguments: Any, synced_gpus: bool = False, **keywords: Any) -> Tensor:
+        names = ("logits_processor", "stopping_criteria", "generation_config")
+        processors, criteria, config = (keywords.pop(name) for name in names)
+        sizes = (tree.total, tree.max_path)
+        requests.append(
+            Request(model, arguments[0], processors, criteria, config, None, keywords, *sizes)
         )
-        both = OtherClipsStates(*states)
-        root = prefill.logits.argmax(dim=-1)
-        stats.new_tokens = 1
-        state = DraftState(
-            draft.network_for(parts.embedding.weight),
-            parts.embedding,
-            parts.lm_head,
-            draft.config.rope_theta,
-            capacity=capacity + tree.draft_slots,
-            banned=torch.tensor([END, *parts.placeholder_ids]),
+        return arguments[0]
+
+    for inputs in (own, other):
+        model.generate(
+            **inputs, custom_generate=catch, max_new_tokens=max_new_tokens, do_sample=False
         )
-        tokens = torch.cat([prefill.text_tokens, root[:, None]], dim=1)
-        root_hidden = state.prefill(tokens, others_prefill.text_hidden)
-        committed: Committed | None = None
-        while int(root) != END and stats.new_tokens < max_new_tokens:
-            if committed is not None:
-                root_hidden = state.refresh(*committed)
-            grown = grow_tree(state, tree, root, root_hidden, temperature=1.0)
-            verified = verify_step(both, grown)
-            committed = commit_step(both, grown, verified, tree.max_path, _greedy)
-            emitted = int(committed.acceptance.accept_length) + 1
-            stats.count_step(min(emitted, max_new_tokens - stats.new_tokens))
-            root = next_root(committed.acceptance)
-    return stats
+    with torch.no_grad(), checks(False):
+        return _decode_with_states(draft, tree, *requests)
+
+
+def _decode_with_states(
+    draft: SparrowDraft, tree: TreeConfig, own: Request, other: Request
+) -> DecodeStats:
+    prefill, first, _ = own.prefill()
+    others_prefill, _, _ = other.prefill()
+    if own.emission.finished:
+        return own.stats
+    both = OtherClipsStates(own.target, other.target)
+    state = draft_state(own, draft, tree, others_prefill.text)
+    committed = first_committed(first, others_prefill.hidden, tree.max_path)
+    step = Step(both, state, tree, own.chooser, own.coins, committed)
+    decode(step, both, state, own.emission, own.timer, tree.total)
+    own.timer.finish()
+    return own.stats
 
 
 def caption_inputs(processor: Any, script: ClipScript) -> dict[str, Any]:
@@ -178,27 +181,6 @@ def mean_emitted(runs: list[DecodeStats]) -> float:
 def _summed(histograms: list[list[int]]) -> list[int]:
     width = max(len(histogram) for histogram in histograms)
     return [sum(h[k] for h in histograms if k < len(h)) for k in range(width)]
-
-
-def _greedy(tree: Tree, logits: Tensor) -> Tensor:
-    return logits.argmax(dim=-1)
-
-
-def model_inputs(target: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-    """What `generate` hands to the first forward, positions included."""
-    caught: dict[str, Any] = {}
-
-    def catch(model: Any, input_ids: Tensor, *_: Any, **model_kwargs: Any) -> Tensor:
-        for name in ("logits_processor", "stopping_criteria", "generation_config"):
-            model_kwargs.pop(name, None)
-        prepared = model.prepare_inputs_for_generation(
-            input_ids, is_first_iteration=True, **without_cache(model_kwargs)
-        )
-        caught.update(prepared)
-        return input_ids
-
-    target.generate(**inputs, custom_generate=catch, max_new_tokens=1)
-    return caught
 
 
 def main() -> None:

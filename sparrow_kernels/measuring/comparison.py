@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparrow_kernels.decoding.stats import PHASES, DecodeStats
+from sparrow_kernels.measuring.near_tie import is_near_tie
 from sparrow_kernels.models.bridge.names import cache_of
 from sparrow_kernels.models.decoder import SparrowDecoder
 from sparrow_kernels.models.families import Parts
-from sparrow_kernels.models.near_tie import is_near_tie
-from sparrow_kernels.models.stats import PHASES, DecodeStats
 
 BASELINES = ("cached", "generate")
 WAYS = ("sparrow", *BASELINES)

@@ -1,4 +1,4 @@
-"""Any video file into what a Vid-LLM's processor wants, frame by frame, through PyAV.
+"""Any video file into frames at a fixed rate, one by one, through PyAV.
 
 Frames are taken at a fixed rate by the container's own timestamps, so that a variable frame rate
 needs nothing special: sample k is what a player shows at k / fps. Where timestamps restart or jump
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, BinaryIO, NamedTuple
@@ -18,11 +18,11 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from sparrow_kernels.models.sampling_rate import sampling_rate
-from sparrow_kernels.models.video_source import VideoSource, clip_path, expected
-from sparrow_kernels.models.video_timeline import LONGEST_SHOWN
+from sparrow_kernels.video.sampling_rate import sampling_rate
+from sparrow_kernels.video.source import VideoSource, clip_path, expected
+from sparrow_kernels.video.timeline import LONGEST_SHOWN
 
-__all__ = ["Clip", "build_inputs", "clip_path", "read_clip", "sampling_rate"]
+__all__ = ["Clip", "clip_path", "read_clip", "sampling_rate"]
 
 MAX_FRAMES = 768
 MAX_FRAME_PIXELS = 768 * 28 * 28
@@ -143,72 +143,6 @@ class _Samples:
             f" clip of {float(seconds):.1f} s or more: {self.name}"
             f" (sample fewer: --fps {Fraction(self.merged, span)})"
         )
-
-
-def build_inputs(
-    processor: Any,
-    question: str,
-    clips: Sequence[Clip | str | os.PathLike[str] | BinaryIO],
-    *,
-    fps: float | str | Fraction = 2.0,
-) -> dict[str, Any]:
-    """Processor outputs for a question about one or more clips, ready for `generate`.
-
-    Args:
-        processor: the target's own, with a chat template.
-        clips: paths or open files, sampled here at `fps`, or clips already read. They come before
-            the question.
-
-    Raises:
-        ValueError: no clip, an empty question, no chat template, and what `read_clip` raises.
-    """
-    from transformers.video_utils import VideoMetadata
-
-    if not clips:
-        raise ValueError("clips must hold at least one clip, got none")
-    if not question.strip():
-        raise ValueError("question must not be empty")
-    if not getattr(processor, "chat_template", None):
-        raise ValueError(
-            f"processor must have a chat template, got {type(processor).__name__} without one"
-            " (save chat_template.jinja beside the model)"
-        )
-    video_processor = processor.video_processor
-    merged = getattr(video_processor, "temporal_patch_size", None) or 2
-    most = getattr(video_processor, "max_frames", None) or MAX_FRAMES
-    read = [
-        clip
-        if isinstance(clip, Clip)
-        else read_clip(clip, fps, temporal_patch_size=merged, max_frames=most)
-        for clip in clips
-    ]
-    content: list[dict[str, str]] = [{"type": "video"} for _ in read]
-    content.append({"type": "text", "text": question})
-    prompt = processor.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-    )
-    inputs = processor(
-        text=[prompt],
-        videos=[clip.frames for clip in read],
-        video_metadata=[
-            VideoMetadata(
-                total_num_frames=len(clip.frames),
-                fps=float(clip.fps),
-                width=clip.frames.shape[3],
-                height=clip.frames.shape[2],
-                duration=float(len(clip.frames) / clip.fps),
-                frames_indices=list(range(len(clip.frames))),
-            )
-            for clip in read
-        ],
-        do_sample_frames=False,
-        return_tensors="pt",
-    )
-    outputs = dict(inputs)
-    if "second_per_grid_ts" in outputs:
-        # Computed from float rates by the processor: 2 / (2 / 49) is not 49.
-        outputs["second_per_grid_ts"] = torch.tensor([float(merged / clip.fps) for clip in read])
-    return outputs
 
 
 def _decode(stream: Any) -> Iterator[_Shown]:

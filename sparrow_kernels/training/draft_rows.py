@@ -9,8 +9,8 @@ from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 
 from sparrow_kernels.drafting.training_step import TextRows
 from sparrow_kernels.models.bridge.names import cache_keyword
-from sparrow_kernels.models.small_target import END, PAD, VIDEO
-from sparrow_kernels.models.target_training.language import ClipBatch
+from sparrow_kernels.training.small_target import END, PAD, VIDEO
+from sparrow_kernels.training.target.language import ClipBatch
 
 
 @torch.no_grad()

@@ -1,0 +1,261 @@
+"""Tiny random targets of every family, with the family's own processor and an offline tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tokenizers import pre_tokenizers
+
+from sparrow_kernels.drafting import SparrowDraft
+from sparrow_kernels.models import SparrowDecoder  # noqa: F401  (lets transformers load torchvision)
+
+import transformers as hf  # noqa: E402  isort: skip
+from transformers.video_utils import VideoMetadata  # noqa: E402  isort: skip
+
+VOCABULARY = 320
+_SPECIAL = (
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
+    *("<|image_pad|>", "<|video_pad|>", "<image>", "<video>"),
+)
+_CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}"
+    "{% if c.type == 'video' %}VIDEO{% elif c.type == 'image' %}IMAGE"
+    "{% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_QWEN_CHAT = _CHAT.replace("VIDEO", "<|vision_start|><|video_pad|><|vision_end|>").replace(
+    "IMAGE", "<|vision_start|><|image_pad|><|vision_end|>"
+)
+_LLAVA_CHAT = _CHAT.replace("VIDEO", "<video>").replace("IMAGE", "<image>")
+
+
+class Tiny(NamedTuple):
+    """A target and its processor; for a text-only target the tokenizer."""
+
+    target: Any
+    processor: Any
+
+
+def tokenizer() -> Any:
+    """One token a byte, and the special ones."""
+    vocabulary = {token: number for number, token in enumerate(_SPECIAL)}
+    for byte in sorted(pre_tokenizers.ByteLevel.alphabet()):
+        vocabulary[byte] = len(vocabulary)
+    made = hf.Qwen2Tokenizer(
+        vocab=vocabulary, merges=[], eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    made.add_special_tokens({"additional_special_tokens": list(_SPECIAL[1:])})
+    made.padding_side = "left"
+    return made
+
+
+def _text(ids: Callable[[str], int], **settings: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 32768,
+        "bos_token_id": ids("<|endoftext|>"),
+        "eos_token_id": ids("<|im_end|>"),
+        "pad_token_id": ids("<|endoftext|>"),
+        **settings,
+    }
+
+
+def _qwen_ids(ids: Callable[[str], int]) -> dict[str, int]:
+    names = ("image_pad", "video_pad", "vision_start", "vision_end")
+    fields = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    return {field: ids(f"<|{name}|>") for field, name in zip(fields, names, strict=True)}
+
+
+def _mrope(sections: list[int], **settings: Any) -> dict[str, Any]:
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections, **settings}
+    return {"rope_parameters": rope}
+
+
+def qwen2_5_vl() -> Tiny:
+    tokens = tokenizer()
+    ids = tokens.convert_tokens_to_ids
+    config = hf.Qwen2_5_VLConfig(
+        text_config=_text(ids, **_mrope([2, 3, 3])),
+        vision_config={
+            **{"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2},
+            **{"out_hidden_size": 64, "fullatt_block_indexes": [1], "window_size": 112},
+            **{"patch_size": 14, "tokens_per_second": 2},
+        },
+        **_qwen_ids(ids),
+    )
+    video = hf.Qwen2VLVideoProcessor(size={"shortest_edge": 28 * 28, "longest_edge": 56 * 56})
+    processor = hf.Qwen2_5_VLProcessor(
+        hf.Qwen2VLImageProcessor(), tokens, video, chat_template=_QWEN_CHAT
+    )
+    return Tiny(hf.Qwen2_5_VLForConditionalGeneration(config), processor)
+
+
+def qwen2_vl() -> Tiny:
+    tokens = tokenizer()
+    ids = tokens.convert_tokens_to_ids
+    config = hf.Qwen2VLConfig(
+        text_config=_text(ids, **_mrope([2, 3, 3])),
+        vision_config={
+            **{"depth": 2, "embed_dim": 32, "num_heads": 2, "hidden_size": 64, "patch_size": 14},
+        },
+        **_qwen_ids(ids),
+    )
+    video = hf.Qwen2VLVideoProcessor(size={"shortest_edge": 28 * 28, "longest_edge": 56 * 56})
+    processor = hf.Qwen2VLProcessor(
+        hf.Qwen2VLImageProcessor(), tokens, video, chat_template=_QWEN_CHAT
+    )
+    return Tiny(hf.Qwen2VLForConditionalGeneration(config), processor)
+
+
+def qwen3_vl() -> Tiny:
+    tokens = tokenizer()
+    ids = tokens.convert_tokens_to_ids
+    config = hf.Qwen3VLConfig(
+        text_config=_text(ids, head_dim=16, **_mrope([4, 2, 2], mrope_interleaved=True)),
+        vision_config={
+            **{"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2},
+            **{"out_hidden_size": 64, "patch_size": 16, "deepstack_visual_indexes": [0, 1]},
+            **{"num_position_embeddings": 64},
+        },
+        **_qwen_ids(ids),
+    )
+    video = hf.Qwen3VLVideoProcessor(size={"shortest_edge": 32 * 32 * 2, "longest_edge": 64**3})
+    processor = hf.Qwen3VLProcessor(
+        hf.Qwen2VLImageProcessor(patch_size=16), tokens, video, chat_template=_QWEN_CHAT
+    )
+    return Tiny(hf.Qwen3VLForConditionalGeneration(config), processor)
+
+
+def llava_onevision() -> Tiny:
+    tokens = tokenizer()
+    ids = tokens.convert_tokens_to_ids
+    side, patch = 56, 14
+    pinpoints = [[side, side], [side, 2 * side]]
+    config = hf.LlavaOnevisionConfig(
+        vision_config=hf.SiglipVisionConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            patch_size=patch,
+            image_size=side,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            vision_use_head=False,
+        ),
+        text_config=hf.Qwen2Config(**_text(ids)),
+        image_token_index=ids("<image>"),
+        video_token_index=ids("<video>"),
+        image_grid_pinpoints=pinpoints,
+    )
+    size = {"height": side, "width": side}
+    processor = hf.LlavaOnevisionProcessor(
+        hf.LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=pinpoints),
+        tokens,
+        hf.LlavaOnevisionVideoProcessor(size=size),
+        num_image_tokens=(side // patch) ** 2,
+        vision_feature_select_strategy="full",
+        chat_template=_LLAVA_CHAT,
+    )
+    return Tiny(hf.LlavaOnevisionForConditionalGeneration(config), processor)
+
+
+def text_only(kind: str) -> Tiny:
+    """A causal model without a vision tower."""
+    tokens = tokenizer()
+    tokens.chat_template = _LLAVA_CHAT
+    config = getattr(hf, f"{kind}Config")(**_text(tokens.convert_tokens_to_ids))
+    return Tiny(getattr(hf, f"{kind}ForCausalLM")(config), tokens)
+
+
+FAMILIES: dict[str, Callable[[], Tiny]] = {
+    "qwen2_vl": qwen2_vl,
+    "qwen2_5_vl": qwen2_5_vl,
+    "qwen3_vl": qwen3_vl,
+    "llava_onevision": llava_onevision,
+}
+TEXT_ONLY = ("Llama", "Qwen2", "Qwen3", "Mistral")
+
+
+@cache
+def tiny(family: str) -> Tiny:
+    """A target whose texts do not repeat themselves at once, in float32."""
+    torch.manual_seed(len(family))
+    made = FAMILIES[family]() if family in FAMILIES else text_only(family)
+    made.target.eval().requires_grad_(False)
+    with torch.no_grad():
+        for name, parameter in made.target.get_decoder().named_parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(12)
+            elif "q_norm" in name:  # which undoes what was done to the product before it
+                parameter.mul_(6)
+    return made
+
+
+@cache
+def draft_for(name: str) -> SparrowDraft:
+    torch.manual_seed(1)
+    return SparrowDraft.for_target(tiny(name).target, initializer_range=0.1).eval()
+
+
+def pixels(frames: int, size: int = 56, seed: int = 0) -> torch.Tensor:
+    """`[frames, 3, size, size]` uint8 noise."""
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(rng.integers(0, 256, (frames, 3, size, size), dtype=np.uint8))
+
+
+def turns(*parts: str | int | None) -> list[dict[str, Any]]:
+    """Content of one user's turn: text, a number of frames for a clip, None for an image."""
+    content: list[dict[str, Any]] = []
+    for part in parts:
+        if isinstance(part, str):
+            content.append({"type": "text", "text": part})
+        else:
+            content.append({"type": "image" if part is None else "video", "frames": part})
+    return [{"role": "user", "content": content}]
+
+
+def prompts(processor: Any, *chats: list[dict[str, Any]]) -> dict[str, Any]:
+    """Processor output for a batch of chats, padded on the left.
+
+    Where a processor wants clips of one length all take that of the first.
+    """
+    render = getattr(processor, "apply_chat_template")  # noqa: B009
+    texts = [render(chat, add_generation_prompt=True, tokenize=False) for chat in chats]
+    parts = [
+        part
+        for chat in chats
+        for turn in chat
+        if not isinstance(turn["content"], str)
+        for part in turn["content"]
+    ]
+    clips = [part["frames"] for part in parts if part["type"] == "video"]
+    if isinstance(processor, hf.LlavaOnevisionProcessor):
+        clips = clips[:1] * len(clips)
+    images = sum(part["type"] == "image" for part in parts)
+    arguments: dict[str, Any] = {}
+    if clips:
+        arguments["videos"] = [pixels(frames, seed=frames) for frames in clips]
+        arguments["video_metadata"] = [
+            VideoMetadata(
+                total_num_frames=frames,
+                fps=2.0,
+                width=56,
+                height=56,
+                duration=frames / 2,
+                frames_indices=list(range(frames)),
+            )
+            for frames in clips
+        ]
+        arguments["do_sample_frames"] = False
+    if images:
+        arguments["images"] = [pixels(1, seed=90 + n)[0] for n in range(images)]
+    return dict(processor(text=texts, return_tensors="pt", padding=True, **arguments))

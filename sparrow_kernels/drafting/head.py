@@ -1,0 +1,70 @@
+"""From a draft's outputs to what it would emit: the target's LM head, or a slice of it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sparrow_kernels.ops.tree import topk_logprobs
+
+
+class DraftHead:
+    """The LM head as a draft uses it.
+
+    Args:
+        lm_head: the target's.
+        banned: `[K]` int64 ids never drafted: placeholders of clips and images, and the stop ids
+            in force, so that a stop always arrives as the bonus token.
+        vocabulary: `[V']` int64 the ids that may be drafted, ascending; None for all. A draft
+            without rare ids costs less and changes nothing but how much is accepted.
+
+    Raises:
+        ValueError: every id of the vocabulary is banned.
+    """
+
+    def __init__(
+        self, lm_head: nn.Module, banned: Tensor, vocabulary: Tensor | None = None
+    ) -> None:
+        self._lm_head = lm_head
+        self._ids: Tensor | None = None
+        self._banned = banned
+        if vocabulary is None:
+            return
+        self._ids = vocabulary[~torch.isin(vocabulary, banned)]
+        if not len(self._ids):
+            raise ValueError(
+                f"draft vocabulary must hold an id that may be drafted, got {len(vocabulary)} ids,"
+                " all of them stop ids or placeholders"
+            )
+        weight: Tensor = lm_head.weight  # type: ignore[assignment]
+        bias: Tensor | None = getattr(lm_head, "bias", None)
+        self._weight = weight[self._ids]
+        self._bias = None if bias is None else bias[self._ids]
+        self._full = weight.shape[0]
+
+    @property
+    def size(self) -> int | None:
+        """V' where the vocabulary is reduced."""
+        return None if self._ids is None else len(self._ids)
+
+    def best(self, hidden: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        """The best children of outputs `[..., H]`: log-probabilities and ids `[..., width]`."""
+        values, ids = topk_logprobs(self._scores(hidden).flatten(0, -2), width)
+        if self._ids is not None:
+            ids = self._ids[ids]
+        shape = (*hidden.shape[:-1], width)
+        return values.view(shape), ids.view(shape)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits of outputs `[..., H]` -> `[..., V]`; what must not be drafted is -inf."""
+        scores = self._scores(hidden)
+        if self._ids is None:
+            return scores
+        full = scores.new_full((*scores.shape[:-1], self._full), float("-inf"))
+        return full.index_copy_(-1, self._ids, scores)
+
+    def _scores(self, hidden: Tensor) -> Tensor:
+        if self._ids is not None:
+            return F.linear(hidden, self._weight, self._bias)
+        return self._lm_head(hidden).index_fill_(-1, self._banned, float("-inf"))

@@ -1,0 +1,1 @@
+"""Any clip into frames, by its own timestamps."""
