@@ -43,7 +43,15 @@ class Library:
 
 @cache
 def load_emulated() -> None:
-    """Build what has changed of `libsparrow_emulated.so`, and load it."""
+    """Build what has changed of `libsparrow_emulated.so`, and load it.
+
+    SPARROW_EMULATED names one that was built elsewhere, of other sources (mutants.py).
+    """
+    # A misaligned access then ends as a crash that names the test, not as a silent exit.
+    os.environ.setdefault("UBSAN_OPTIONS", "abort_on_error=1")
+    if elsewhere := os.environ.get("SPARROW_EMULATED"):
+        torch.ops.load_library(elsewhere)
+        return
     folder = CHECKOUT / "build" / f"emulated-{sysconfig.get_config_var('SOABI')}"
     folder.mkdir(parents=True, exist_ok=True)
     scripts = sysconfig.get_path("scripts")
@@ -66,8 +74,6 @@ def load_emulated() -> None:
             )
         jobs = os.environ.get("MAX_JOBS", "2")
         run("cmake", "--build", str(folder), "--target", "sparrow_emulated", "-j", jobs)
-        # A misaligned access then ends as a crash that names the test, not as a silent exit.
-        os.environ.setdefault("UBSAN_OPTIONS", "abort_on_error=1")
         torch.ops.load_library(str(folder / "libsparrow_emulated.so"))
 
 

@@ -93,11 +93,11 @@ __device__ inline TreePath find_path(const AcceptTree& call, int64_t b, char* me
     const int32_t above = parent[node];
     if (links.holds(child)) {
       agrees = agrees && parent[child] == node;
-      is_linked[child] = 1;
+      atomicOr(&is_linked[child], 1);  // of a wild layout several nodes may link to one
     }
     if (links.holds(sibling) && sibling > node) {
       agrees = agrees && parent[sibling] == above;
-      is_linked[sibling] = 1;
+      atomicOr(&is_linked[sibling], 1);
     }
     if (links.holds(above) && token == target[above]) atomicMin(&matched[above], node);
   }

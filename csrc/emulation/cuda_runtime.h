@@ -101,15 +101,23 @@ inline float __fadd_rn(float a, float b) { return a + b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
 inline double __dadd_rn(double a, double b) { return a + b; }
 
-// --- atomics: a thread may be interrupted before each
-// ----------------------------------------------
-#define SPARROW_ATOMIC(name, expression)              \
-  template <typename T>                               \
-  T name(T* address, std::type_identity_t<T> value) { \
-    ::sparrow::emulation::maybe_interrupt();          \
-    const T old = *address;                           \
-    *address = expression;                            \
-    return old;                                       \
+// --- atomics: a thread may be interrupted before each ----------------------------------------
+// Their own access is one of its kind, not a plain one.
+#define SPARROW_UNHOOKED __attribute__((noinline, no_sanitize("thread")))
+namespace sparrow::emulation {
+template <typename T>
+void on_atomic(T* address) {
+  maybe_interrupt();
+  on_access(address, sizeof(T), Access::kAtomic);
+}
+}  // namespace sparrow::emulation
+#define SPARROW_ATOMIC(name, expression)                               \
+  template <typename T>                                                \
+  SPARROW_UNHOOKED T name(T* address, std::type_identity_t<T> value) { \
+    ::sparrow::emulation::on_atomic(address);                          \
+    const T old = *address;                                            \
+    *address = expression;                                             \
+    return old;                                                        \
   }
 SPARROW_ATOMIC(atomicAdd, old + value)
 SPARROW_ATOMIC(atomicSub, old - value)
@@ -123,13 +131,17 @@ SPARROW_ATOMIC(atomicInc, old >= value ? T{0} : old + T{1})
 SPARROW_ATOMIC(atomicDec, old == 0 || old > value ? value : old - T{1})
 #undef SPARROW_ATOMIC
 template <typename T>
-T atomicCAS(T* address, std::type_identity_t<T> expected, std::type_identity_t<T> value) {
-  ::sparrow::emulation::maybe_interrupt();
+SPARROW_UNHOOKED T atomicCAS(T* address, std::type_identity_t<T> expected,
+                             std::type_identity_t<T> value) {
+  ::sparrow::emulation::on_atomic(address);
   const T old = *address;
   if (old == expected) *address = value;
   return old;
 }
-inline void __threadfence() { ::sparrow::emulation::maybe_interrupt(); }
+inline void __threadfence() {
+  ::sparrow::emulation::on_fence();
+  ::sparrow::emulation::maybe_interrupt();
+}
 inline void __threadfence_block() { ::sparrow::emulation::maybe_interrupt(); }
 inline void __nanosleep(unsigned) { ::sparrow::emulation::maybe_interrupt(); }
 

@@ -11,6 +11,7 @@
 #include <memory>
 #include <mutex>
 #include <numeric>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -24,6 +25,7 @@ constexpr size_t kStackBytes = 128 * 1024;
 constexpr size_t kStaticBytes = 48 * 1024;
 constexpr unsigned kThreadsAtOnce = 2048;
 constexpr int kJunk = 0xcd;
+constexpr size_t kHostStack = size_t{8} << 20;
 
 struct Where {
   const char* kind = nullptr;  // null: not waiting
@@ -39,6 +41,7 @@ struct Fiber;
 
 struct Thread {
   uint3 index;
+  Actor actor;
   unsigned warp, lane;
   Block* block;
   Fiber* fiber = nullptr;
@@ -56,11 +59,13 @@ struct Cluster;
 struct Block {
   uint3 index;
   unsigned rank;  // in its cluster
+  uint32_t id;    // in its launch
   Cluster* cluster;
   std::vector<Thread> threads;
   unsigned waiting = 0, done = 0, count = 0;
   Where barrier;
   std::unique_ptr<char[]> shared;
+  size_t static_bytes = 0;  // used of it
 };
 
 struct Cluster {
@@ -82,6 +87,15 @@ class Shuffler {
  private:
   uint64_t state_;
 };
+
+// threadIdx and the like lie in memory that no kernel knows of.
+bool is_index(const char* at) {
+  const auto within = [at](const auto& variable) {
+    const char* const begin = reinterpret_cast<const char*>(&variable);
+    return at >= begin && at < begin + sizeof(variable);
+  };
+  return within(threadIdx) || within(blockIdx) || within(blockDim) || within(gridDim);
+}
 
 // A stack and where to go on on it. It takes one job after another.
 struct Fiber {
@@ -108,15 +122,25 @@ class Scheduler {
   }
   bool chance(unsigned one_in) { return shuffler_.below(one_in) == 0; }
 
-  size_t shared_bytes() const { return (launch_.dynamic_bytes + 15) / 16 * 16 + kStaticBytes; }
+  // Of a block's shared memory; the static variables lie behind.
+  size_t dynamic_bytes() const { return (launch_.dynamic_bytes + 15) / 16 * 16; }
+  size_t shared_bytes() const { return dynamic_bytes() + kStaticBytes; }
+
+  void access(const void* memory, size_t bytes, Access kind);
+  void begin_shared(const Block& block, size_t offset, size_t bytes);
+  // Ends the launch if `race` is one.
+  void report(const std::optional<Race>& race, const char* what);
 
   Launch launch_;
+  Order order_;
+  Shadow shadow_;
   std::map<const void*, size_t> shared_variables_;  // offsets, the same in every block
   size_t static_bytes_ = 0;
 
  private:
   void run_together(std::vector<std::unique_ptr<Cluster>>& clusters);
   void resume(Fiber& fiber);
+  void switch_to(Fiber& fiber);
   void start(Fiber& fiber);
   static void enter();
 
@@ -127,6 +151,8 @@ class Scheduler {
   Fiber* running_ = nullptr;
   const std::function<void()>* kernel_ = nullptr;
   jmp_buf context_;
+  bool is_host_ = true;  // what runs is no kernel
+  const char* host_stack_ = nullptr;
   ucontext_t start_context_;
   std::string failure_;
 };
@@ -139,9 +165,14 @@ void Scheduler::enter() {
   while (true) {
     (*self.kernel_)();
     fiber->thread->is_done = true;
-    if (++fiber->thread->block->done > 0 && fiber->thread->block->waiting > 0) {
-      const Block& block = *fiber->thread->block;
+    Block& block = *fiber->thread->block;
+    if (++block.done > 0 && block.waiting > 0) {
       self.fail("a thread has left the kernel while others wait in " + block.barrier.text());
+    }
+    if (block.done == block.threads.size() && block.cluster->blocks.size() > 1 && block.shared) {
+      self.report(self.shadow_.unknown_at_end(self.order_, block.id, block.shared.get(),
+                                              self.dynamic_bytes() + block.static_bytes),
+                  "a block leaves, and with it its shared memory,");
     }
     self.interrupt();  // comes back with the next job
   }
@@ -159,6 +190,12 @@ void Scheduler::start(Fiber& fiber) {
 }
 
 void Scheduler::resume(Fiber& fiber) {
+  is_host_ = false;
+  switch_to(fiber);
+  is_host_ = true;
+}
+
+void Scheduler::switch_to(Fiber& fiber) {
   Thread& thread = *fiber.thread;
   threadIdx = thread.index;
   blockIdx = thread.block->index;
@@ -180,6 +217,38 @@ void Scheduler::fail(const std::string& why) {
   failure_ = why + " (block " + std::to_string(thread.block->index.x) + ", thread " +
              std::to_string(thread.index.x) + ")";
   _longjmp(context_, 1);
+}
+
+void Scheduler::access(const void* memory, size_t bytes, Access kind) {
+  if (running_ == nullptr || is_host_) return;
+  const char* const at = static_cast<const char*>(memory);
+  const char* const stack = running_->stack.get();
+  if (at >= stack && at < stack + kStackBytes) return;             // its own
+  if (at >= host_stack_ && at < host_stack_ + kHostStack) return;  // the launch's parameters
+  if (is_index(at)) return;
+  const Thread& thread = current();
+  report(shadow_.access(order_, thread.actor, thread.actor, memory, bytes, kind),
+         kind == Access::kRead    ? "a read"
+         : kind == Access::kWrite ? "a write"
+                                  : "an atomic");
+  if (kind == Access::kAtomic) order_.atomic(thread.actor, memory);
+}
+
+// Who writes to it from another block must know that this one has begun.
+void Scheduler::begin_shared(const Block& block, size_t offset, size_t bytes) {
+  shadow_.begin(block.shared.get() + offset, bytes, Actor::thread(block.id, Actor::kPerBlock - 1),
+                1);
+}
+
+void Scheduler::report(const std::optional<Race>& race, const char* what) {
+  if (!race) return;
+  const Actor other = race->other;
+  fail(std::string("race: ") + what + " does not know of a " +
+       (race->other_wrote ? "write" : "read") + " by " +
+       (other.is_thread()                        ? "thread " + std::to_string(other.within())
+        : other.within() == Actor::kPerBlock - 1 ? std::string("the beginning")
+                                                 : std::string("a mailbox")) +
+       " of block number " + std::to_string(other.block()) + " of the launch");
 }
 
 void Scheduler::run_together(std::vector<std::unique_ptr<Cluster>>& clusters) {
@@ -230,6 +299,9 @@ void Scheduler::run(const Launch& launch, const std::function<void()>& kernel) {
   shuffler_ = Shuffler(seed_);
   launch_ = launch;
   kernel_ = &kernel;
+  order_.begin_launch(launch.grid.x * launch.grid.y * launch.grid.z);
+  shadow_.begin_launch();
+  host_stack_ = static_cast<const char*>(__builtin_frame_address(0));
   shared_variables_.clear();
   static_bytes_ = 0;
   blockDim = launch.block;
@@ -255,12 +327,15 @@ void Scheduler::run(const Launch& launch, const std::function<void()>& kernel) {
                        order[c] / clusters_x % launch.grid.y,
                        order[c] / clusters_x / launch.grid.y};
         block.rank = rank;
+        block.id = order[c] * launch.cluster + rank;
         block.cluster = cluster.get();
         block.threads.resize(threads);
+        order_.begin_block(block.id, threads);
         for (unsigned t = 0; t < threads; ++t) {
           Thread& thread = block.threads[t];
           thread.index = {t % launch.block.x, t / launch.block.x % launch.block.y,
                           t / launch.block.x / launch.block.y};
+          thread.actor = Actor::thread(block.id, t);
           thread.warp = t / 32;
           thread.lane = t % 32;
           thread.block = &block;
@@ -269,6 +344,14 @@ void Scheduler::run(const Launch& launch, const std::function<void()>& kernel) {
       clusters.push_back(std::move(cluster));
     }
     run_together(clusters);
+    for (const auto& cluster : clusters) {
+      for (const Block& block : cluster->blocks) {
+        order_.end_block(block.id);
+        if (block.shared == nullptr) continue;
+        // Whatever comes to lie there next has another past.
+        shadow_.begin(block.shared.get(), dynamic_bytes() + block.static_bytes, {}, 0);
+      }
+    }
     begin += together;
   }
 }
@@ -279,6 +362,7 @@ char* shared_of(Block& block) {
   if (block.shared == nullptr) {
     block.shared = std::make_unique_for_overwrite<char[]>(scheduler.shared_bytes());
     std::memset(block.shared.get(), kJunk, scheduler.shared_bytes());
+    scheduler.begin_shared(block, 0, scheduler.dynamic_bytes());
   }
   return block.shared.get();
 }
@@ -311,6 +395,12 @@ Allowed allowed(const void* kernel) {
   return allowed_of[kernel];
 }
 
+void on_access(const void* memory, size_t bytes, Access kind) {
+  scheduler.access(memory, bytes, kind);
+}
+
+void on_fence() { scheduler.order_.fence(here().actor); }
+
 void maybe_interrupt() {
   if (scheduler.chance(4)) scheduler.interrupt();
 }
@@ -335,6 +425,7 @@ unsigned block_barrier(bool predicate, const std::source_location& where) {
     return thread.counted;
   }
   block.waiting = 0;
+  scheduler.order_.sync_block(block.id);
   const unsigned count = block.count;
   for (Thread& other : block.threads) {
     other.counted = count;
@@ -350,6 +441,8 @@ void cluster_sync(const std::source_location& where) {
   const size_t all = cluster.blocks.size() * thread.block->threads.size();
   if (++cluster.waiting < all) return scheduler.wait("cluster_sync", where);
   cluster.waiting = 0;
+  scheduler.order_.sync_cluster(cluster.blocks.front().id,
+                                static_cast<unsigned>(cluster.blocks.size()));
   for (Block& block : cluster.blocks) {
     for (Thread& other : block.threads) {
       if (&other != &thread) scheduler.wake(other);
@@ -379,7 +472,7 @@ const Brought& meet(const char* kind, uint32_t mask, uint64_t value,
       scheduler.fail(std::string(kind) + ": mask names a lane that has left the kernel" + line);
     }
     const bool is_here = other.waiting.kind != nullptr && other.mask == mask &&
-                         std::strcmp(other.waiting.kind, kind) == 0;
+                         (other.waiting.kind == kind || std::strcmp(other.waiting.kind, kind) == 0);
     is_last = is_last && is_here;
   }
   if (!is_last) {
@@ -392,6 +485,7 @@ const Brought& meet(const char* kind, uint32_t mask, uint64_t value,
     other.brought.lane = lane;
     for (unsigned from = 0; from < lanes; ++from) other.brought.values[from] = warp[from].value;
   }
+  if (std::strcmp(kind, "__syncwarp") == 0) scheduler.order_.sync_warp(thread.actor, mask);
   for (unsigned lane = 0; lane < lanes; ++lane) {
     if (!(mask >> lane & 1)) continue;
     warp[lane].mask = 0;
@@ -407,8 +501,15 @@ void* shared_variable(const void* key, size_t bytes) {
   auto [entry, is_new] = scheduler.shared_variables_.try_emplace(key, scheduler.static_bytes_);
   if (is_new) scheduler.static_bytes_ += rounded;
   if (scheduler.static_bytes_ > kStaticBytes) scheduler.fail("more than 48 KiB of __shared__");
-  // Behind the dynamic memory.
-  return shared_of(*here().block) + scheduler.shared_bytes() - kStaticBytes + entry->second;
+  Block& block = *here().block;
+  char* const memory = shared_of(block);
+  const size_t end = entry->second + rounded;
+  if (end > block.static_bytes) {
+    scheduler.begin_shared(block, scheduler.dynamic_bytes() + block.static_bytes,
+                           end - block.static_bytes);
+    block.static_bytes = end;
+  }
+  return memory + scheduler.dynamic_bytes() + entry->second;
 }
 
 char* dynamic_shared() { return shared_of(*here().block); }

@@ -2,6 +2,8 @@
 //
 // A fiber runs until it meets a barrier, a warp operation or (at times) an atomic, then another one
 // goes on: a missing barrier shows as a wrong result in some order. Several blocks run at once.
+// Memory is weak: an access that some GPU would let see an old value, for want of a barrier or a
+// fence, ends the launch with an exception (order.h), whichever order came about.
 // Shared memory is filled with junk before a block begins. A barrier that not every thread reaches,
 // and a warp operation whose mask names lanes that do not come, end the launch with an exception.
 //
@@ -12,6 +14,8 @@
 #include <cstdint>
 #include <functional>
 #include <source_location>
+
+#include "emulation/shadow.h"
 
 struct uint3 {
   unsigned x, y, z;
@@ -43,6 +47,10 @@ struct Allowed {
 };
 void allow(const void* kernel, bool is_shared, int value);
 Allowed allowed(const void* kernel);
+
+// Before each access of a kernel: hooks.cpp.
+void on_access(const void* memory, size_t bytes, Access kind);
+void on_fence();
 
 // Lets others run, at times.
 void maybe_interrupt();
