@@ -60,6 +60,7 @@ class Parts(Protocol):
     def draft(self) -> None: ...
     def verify(self) -> None: ...
     def commit(self) -> None: ...
+    def moved(self) -> None: ...
 
 
 def decode(
@@ -68,7 +69,6 @@ def decode(
     draft: Draft | None,
     emission: Emission,
     phases: Phases,
-    nodes: int,
     parts: Parts | None = None,
     observe: Callable[[Step], None] | None = None,
 ) -> None:
@@ -79,20 +79,22 @@ def decode(
         target, draft: whose buffers grow with the sequences.
         emission: the host's side.
         phases: told of `draft`, `verify` and `commit`.
-        nodes: T, tree slots behind the committed ones.
         parts: what runs the step's parts, where it is not the step.
         observe: called after each step has been emitted.
     """
     parts = step if parts is None else parts
     while not emission.finished:
-        target.enlarge(emission.slots_for(step.emitted.shape[1]) + nodes)
+        moved = target.enlarge(emission.slots_for(step.emitted.shape[1]) + step.nodes)
         if draft is not None:
-            draft.enlarge(emission.new_token_room)
+            moved |= draft.enlarge(emission.new_token_room)
+        if moved:
+            parts.moved()
         with phases.phase("draft"):
             parts.draft()
         with phases.phase("verify"):
             parts.verify()
         with phases.phase("commit"):
+            step.toss()
             parts.commit()
             finished, cuts = emission.take(step.emitted)
             for request in finished:

@@ -7,6 +7,8 @@ moves, and it emits nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -37,6 +39,7 @@ class Step:
         choose: how the target's own tokens are taken from its logits.
         coins: what is random.
         first: what the prefill emitted, a token a request, and the state it came from.
+        samples: whether `choose` needs coins.
         draw_temperature: accept a tree that is drawn, of this temperature, by recursive rejection
             sampling. None: by the target's own tokens, which is exact for any tree.
     """
@@ -49,13 +52,16 @@ class Step:
         choose: Choose,
         coins: Coins,
         first: Committed,
+        samples: bool = False,
         draw_temperature: float | None = None,
     ) -> None:
         batch, path = first.acceptance.tokens.shape
         device = first.acceptance.tokens.device
         self._target, self._draft, self._tree = target, draft, tree
         self._choose, self._coins, self._temperature = choose, coins, draw_temperature
+        self._samples = samples
         self.committed = first
+        self.nodes = 1 if draft is None else tree.total
         self.active = torch.ones(batch, dtype=torch.int32, device=device)
         """`[B]` int32: 0 once a request is finished."""
         self.emitted = torch.zeros((batch, 1 + path), dtype=torch.int64, device=device)
@@ -63,6 +69,21 @@ class Step:
         self._root_parent = torch.full((batch, 1), -1, dtype=torch.int32, device=device)
         self.drafted: Tree
         self.verified: Verification
+
+    def begin(self, first: Committed, finished: Sequence[int] = ()) -> None:
+        """Begin again, where the tensors of the last call lie."""
+        _overwrite(self.committed, first)
+        self.active.fill_(1)
+        for request in finished:
+            self.active[request] = 0
+
+    def toss(self) -> None:
+        """Draw the coins of a step, if it needs any."""
+        if self._samples:
+            self._coins.toss()
+
+    def moved(self) -> None:
+        """Buffers of target or draft have moved: nothing here remembers where they were."""
 
     def draft(self) -> None:
         """Refresh the draft with what was committed, and grow a tree from its last token."""
@@ -117,8 +138,8 @@ class Step:
             tree.layout,
             self._choose.probs(verified.logits),
             tree.draft_probs,
-            self._coins.uniform(tree.tokens.shape[1]),
-            self._coins.uniform(),
+            self._coins.uniform[:, :-1].contiguous(),
+            self._coins.uniform[:, -1].contiguous(),
             max_path,
         )
         path_hidden = commit_path_(

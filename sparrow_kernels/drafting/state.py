@@ -67,20 +67,25 @@ class DraftState:
         max_path: int,
     ) -> None:
         shape, weight = network.shape, network.fc.weight
-        self._network, self._embedding, self._head = network, embedding, head
-        self._theta = theta
-        self._text_rows = max(len(tokens) for tokens, _ in prompts)
-        self._extra = tree_slots + max_path  # a refresh also writes the rows it will not keep
-        self.new_tokens = -1
+        self.network, self._embedding, self._theta = network, embedding, theta
         empty = (len(prompts), shape.kv_heads, 0, shape.head_dim)
         self.key_cache, self.value_cache = weight.new_zeros(empty), weight.new_zeros(empty)
-        lengths = [len(tokens) for tokens, _ in prompts]
-        self.prefix_lens = torch.tensor(lengths, dtype=torch.int32).to(weight.device)
+        self.prefix_lens = torch.zeros(len(prompts), dtype=torch.int32, device=weight.device)
+        self._extra = tree_slots + max_path  # a refresh also writes the rows it will not keep
         chain = torch.ones((1, max_path, max_path), dtype=torch.bool, device=weight.device).tril()
         self._chain = pack_ancestors(chain)
-        self.enlarge(new_tokens)
+        self._head = head
+        self.begin(prompts, new_tokens)
+
+    def begin(self, prompts: Sequence[tuple[Tensor, Tensor]], new_tokens: int) -> bool:
+        """Serve a call, with the prompts' rows committed; whether buffers have moved."""
+        self._text_rows = max(len(tokens) for tokens, _ in prompts)
+        lengths = torch.tensor([len(tokens) for tokens, _ in prompts], dtype=torch.int32)
+        self.prefix_lens.copy_(lengths)
+        moved = self.enlarge(new_tokens)
         for request, (tokens, hidden) in enumerate(prompts):
             self._prefill(request, tokens, hidden)
+        return moved
 
     @property
     def nbytes(self) -> int:
@@ -89,13 +94,12 @@ class DraftState:
 
     def enlarge(self, new_tokens: int) -> bool:
         """Make room for `new_tokens` after each prompt; whether buffers have moved."""
-        if new_tokens <= self.new_tokens:
-            return False
-        self.new_tokens = new_tokens
         capacity = self._text_rows + new_tokens + self._extra
+        if capacity <= self.key_cache.shape[2]:
+            return False
         self.key_cache = _enlarged(self.key_cache, capacity)
         self.value_cache = _enlarged(self.value_cache, capacity)
-        weight, head_dim = self._network.fc.weight, self._network.shape.head_dim
+        weight, head_dim = self.network.fc.weight, self.network.shape.head_dim
         table = rotary_table(capacity, head_dim, self._theta, weight.device, weight.dtype)
         self._cos, self._sin = table
         self._steps = torch.arange(capacity, device=weight.device)
@@ -108,7 +112,7 @@ class DraftState:
         if length == 0:
             return
         rows = self._rows(tokens[None], hidden[None])
-        _, key, value = self._network.query_key_value(rows)
+        _, key, value = self.network.query_key_value(rows)
         self.key_cache[request, :, :length] = rotate(key[0], self._cos[:length], self._sin[:length])
         self.value_cache[request, :, :length] = value[0]
 
@@ -164,7 +168,7 @@ class DraftState:
         self, tokens: Tensor, hidden: Tensor, positions: Tensor, slots: Tensor, ancestors: Tensor
     ) -> Tensor:
         rows = self._rows(tokens, hidden)
-        query, key, value = self._network.query_key_value(rows)
+        query, key, value = self.network.query_key_value(rows)
         positions = positions.long()
         query = rotate_append_(
             query,
@@ -179,12 +183,12 @@ class DraftState:
         attended = tree_attention(
             query, self.key_cache, self.value_cache, ancestors, self.prefix_lens
         )
-        return self._network.finish(rows, attended)
+        return self.network.finish(rows, attended)
 
     def _rows(self, tokens: Tensor, hidden: Tensor) -> Tensor:
-        weight = self._network.fc.weight
+        weight = self.network.fc.weight
         embedded = self._embedding(tokens).to(weight.dtype)
-        return self._network.rows(embedded, hidden.to(weight.device, weight.dtype))
+        return self.network.rows(embedded, hidden.to(weight.device, weight.dtype))
 
 
 def _enlarged(cache: Tensor, capacity: int) -> Tensor:

@@ -121,7 +121,7 @@ def _decode_with_states(
     state = draft_state(own, draft, tree, others_prefill.text)
     committed = first_committed(first, others_prefill.hidden, tree.max_path)
     step = Step(both, state, tree, own.chooser, own.coins, committed)
-    decode(step, both, state, own.emission, own.timer, tree.total)
+    decode(step, both, state, own.emission, own.timer)
     own.timer.finish()
     return own.stats
 

@@ -95,7 +95,7 @@ def _replay(
             emitted = int(step.emitted[0, 0])
             kept.append(step.verified.logits[0, :emitted].float())
 
-        decode(step, request.target, draft, request.emission, request.timer, nodes, observe=keep)
+        decode(step, request.target, draft, request.emission, request.timer, observe=keep)
     return input_ids
 
 

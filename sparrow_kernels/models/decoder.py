@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteriaList
 from transformers.generation import StopStringCriteria
 
@@ -20,6 +21,7 @@ from sparrow_kernels.models.generate import (
     tree_for,
 )
 from sparrow_kernels.models.outputs import SparrowOutput
+from sparrow_kernels.models.workspace import Workspaces
 
 
 class SparrowDecoder:
@@ -35,6 +37,8 @@ class SparrowDecoder:
         target: a Vid-LLM of transformers; nothing of it is changed, during a call or after it.
         draft: a draft made for it; it runs in the target's dtype and on its device.
         tree: how much to draft, also as in `"30-4-8"`; None for the draft's own default.
+        cuda_graph: replay the parts of a step as CUDA graphs, captured in the second step and kept
+            from call to call. None: on a GPU, where the target lies on one.
 
     Raises:
         TypeError: `draft` or `tree` is something else.
@@ -42,9 +46,16 @@ class SparrowDecoder:
     """
 
     def __init__(
-        self, target: VidLLM, draft: SparrowDraft, tree: TreeConfig | str | None = None
+        self,
+        target: VidLLM,
+        draft: SparrowDraft,
+        tree: TreeConfig | str | None = None,
+        *,
+        cuda_graph: bool | None = None,
     ) -> None:
-        Parts(target)
+        parts = Parts(target)
+        self._graphs = _can_be_captured(parts) if cuda_graph is None else cuda_graph
+        self._workspaces = {"speculative": Workspaces(), "plain": Workspaces()}
         check_draft(draft, target)
         self.target = target
         self.draft = draft
@@ -58,13 +69,19 @@ class SparrowDecoder:
         place of torch's own, as `sparrow_generate` says. Returns a `SparrowOutput` with
         `sequences` and `stats`.
         """
-        return self._run(partial(sparrow_generate, draft=self.draft, tree=self.tree), kwargs)
+        custom = partial(sparrow_generate, draft=self.draft, tree=self.tree)
+        return self._run(custom, "speculative", kwargs)
 
     def generate_plainly(self, **kwargs: Any) -> SparrowOutput:
         """The same without speculation, over the same cache and attention: the baseline."""
-        return self._run(plain_generate, kwargs)
+        return self._run(plain_generate, "plain", kwargs)
 
-    def _run(self, custom: Callable[..., Any], kwargs: dict[str, Any]) -> SparrowOutput:
+    def release_memory(self) -> None:
+        """Let go of the caches and graphs that are kept for the next call."""
+        for workspaces in self._workspaces.values():
+            workspaces.clear()
+
+    def _run(self, custom: Callable[..., Any], way: str, kwargs: dict[str, Any]) -> SparrowOutput:
         """`generate` of a private view, whose generation config is ours to change."""
         view = Parts(self.target).private().model
         configs = [view.generation_config]
@@ -75,8 +92,22 @@ class SparrowDecoder:
         kwargs.pop("return_dict_in_generate", None)
         configs[0].return_dict_in_generate = True
         # transformers hands no streamer on to a custom decoding function.
-        bound = partial(custom, streamer=kwargs.pop("streamer", None))
-        return view.generate(custom_generate=bound, **kwargs)
+        streamer = kwargs.pop("streamer", None)
+        workspaces, graphs = self._workspaces[way], self._graphs
+
+        def decode(model: VidLLM, input_ids: Tensor, **prepared: Any) -> Any:
+            with workspaces.borrowed(input_ids.shape[0]) as workspace:
+                ours = {"streamer": streamer, "workspace": workspace, "cuda_graph": graphs}
+                return custom(model, input_ids, **prepared, **ours)
+
+        own = {name: kwargs.pop(name) for name in ("generator",) if name in kwargs}
+        return view.generate(custom_generate=partial(decode, **own), **kwargs)
+
+
+def _can_be_captured(parts: Parts) -> bool:
+    """Whether a step can be a CUDA graph: all of the target on one GPU."""
+    devices = {parameter.device for parameter in parts.model.parameters()}
+    return len(devices) == 1 and devices.pop().type == "cuda"
 
 
 def _serve_stop_strings(configs: list[GenerationConfig], kwargs: dict[str, Any]) -> None:

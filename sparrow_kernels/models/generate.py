@@ -18,8 +18,10 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from sparrow_kernels.decoding import Step, TreeConfig, decode, first_committed
+from sparrow_kernels.decoding import Committed, Step, TreeConfig, decode, first_committed
 from sparrow_kernels.decoding.coins import Generators
+from sparrow_kernels.decoding.graphs import GraphedStep
+from sparrow_kernels.decoding.loop import Parts
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.drafting.head import DraftHead
 from sparrow_kernels.drafting.state import DraftState
@@ -28,6 +30,7 @@ from sparrow_kernels.models.families import VidLLM
 from sparrow_kernels.models.outputs import SparrowOutput
 from sparrow_kernels.models.request import Request
 from sparrow_kernels.models.target import Prefill
+from sparrow_kernels.models.workspace import Workspace
 from sparrow_kernels.ops.env import checks
 
 ROOT_ALONE = TreeConfig(total=1, depth=1, width=1)
@@ -46,6 +49,8 @@ def sparrow_generate(
     draft: SparrowDraft | None = None,
     tree: TreeConfig | str | None = None,
     generator: Generators = None,
+    workspace: Workspace | None = None,
+    cuda_graph: bool = False,
     **model_kwargs: Any,
 ) -> Tensor | SparrowOutput:
     """Decode with `draft`; the text is the target's own.
@@ -64,6 +69,8 @@ def sparrow_generate(
         generator: what samples, on the target's device; None for torch's own. Calls that overlap
             in several threads share torch's own, and so do not repeat: give each its own. A list
             has one for each request, whose text then does not depend on its neighbours.
+        workspace: buffers that an earlier call has left; `SparrowDecoder` keeps them.
+        cuda_graph: replay each step's parts as CUDA graphs; worth it where a workspace keeps them.
 
     Returns:
         `[B, prompt + new]` int64, or a `SparrowOutput` with `return_dict_in_generate=True`.
@@ -94,8 +101,9 @@ def sparrow_generate(
         tree_nodes=tree.total,
         max_path=tree.max_path,
         generator=generator,
+        workspace=workspace,
     )
-    return _decode(request, draft, tree)
+    return _decode(request, draft, tree, cuda_graph)
 
 
 @torch.no_grad()
@@ -108,6 +116,8 @@ def plain_generate(
     synced_gpus: bool = False,
     streamer: Streamer | None = None,
     generator: Generators = None,
+    workspace: Workspace | None = None,
+    cuda_graph: bool = False,
     **model_kwargs: Any,
 ) -> Tensor | SparrowOutput:
     """Decode one token a target call, over our cache and attention. See `sparrow_generate`."""
@@ -122,20 +132,21 @@ def plain_generate(
         tree_nodes=1,
         max_path=1,
         generator=generator,
+        workspace=workspace,
     )
-    return _decode(request, None, ROOT_ALONE)
+    return _decode(request, None, ROOT_ALONE, cuda_graph)
 
 
 def _decode(
-    request: Request, draft: SparrowDraft | None, tree: TreeConfig
+    request: Request, draft: SparrowDraft | None, tree: TreeConfig, cuda_graph: bool
 ) -> Tensor | SparrowOutput:
     # The loop makes its own trees and lengths: checking them again would only cost time.
-    with checks(False):
+    with torch.inference_mode(), checks(False):
         try:
             slice_clip = draft is not None and draft.config.slice_clip
             prefill, first, finished = request.prefill(slice_clip=slice_clip)
             if not request.emission.finished:
-                _decode_on(request, draft, tree, prefill, first, finished)
+                _decode_on(request, draft, tree, prefill, first, finished, cuda_graph)
         except NoToken as error:
             request.chooser.explain(error)
     return request.result()
@@ -148,35 +159,55 @@ def _decode_on(
     prefill: Prefill,
     first: Tensor,
     finished: list[int],
+    cuda_graph: bool,
 ) -> None:
     """Decode from the prompts' first tokens on."""
     state = None
     if draft is not None:
         with request.timer.phase("draft_prefill"):
             state = draft_state(request, draft, tree, prefill.text)
-    step = Step(
-        request.target,
-        state,
-        tree,
-        request.chooser,
-        request.coins,
-        first_committed(first, prefill.hidden, request.max_path),
-        _draw_temperature(request, tree),
-    )
+    begun = first_committed(first, prefill.hidden, request.max_path)
     del prefill
-    for number in finished:
-        step.active[number] = 0
+    step, parts = _step(request, state, tree, begun, cuda_graph)
+    step.begin(begun, finished)
     decode(
         step,
         request.target,
         state,
         request.emission,
         request.timer,
-        request.nodes,
+        parts,
         observe=request.recorder.observe if request.recorder.asked else None,
     )
-    if state is not None:
-        request.stats.cache_bytes += state.nbytes
+
+
+def _step(
+    request: Request,
+    state: DraftState | None,
+    tree: TreeConfig,
+    begun: Committed,
+    cuda_graph: bool,
+) -> tuple[Step, Parts]:
+    """The step of a call: an earlier call's, where nothing it depends on has changed."""
+    workspace, chooser, coins = request.workspace, request.chooser, request.coins
+    temperature = _draw_temperature(request, tree)
+    made_for = (tree, chooser.settings, temperature, coins.are_torchs_own, cuda_graph)
+    if workspace.made_for != made_for or chooser.settings is None:
+        samples = bool(request.config.do_sample)
+        workspace.step = Step(
+            request.target, state, tree, chooser, coins, begun, samples, temperature
+        )
+        workspace.chooser, workspace.graphs = chooser, None
+        if cuda_graph:
+            looks_at_host = ("commit",) if chooser.reads_history else ()
+            draws = tree.branching is not None and not coins.are_torchs_own
+            eager = (*looks_at_host, *(("draft",) if draws else ()))
+            workspace.graphs = GraphedStep(workspace.step, eager)
+        workspace.made_for = made_for
+    assert workspace.step is not None and workspace.chooser is not None
+    workspace.chooser.begin(request.emission.sequences)
+    request.use(workspace.chooser)
+    return workspace.step, workspace.graphs or workspace.step
 
 
 def _draw_temperature(request: Request, tree: TreeConfig) -> float | None:
@@ -225,17 +256,26 @@ def draft_state(
     request: Request, draft: SparrowDraft, tree: TreeConfig, text: list[tuple[Tensor, Tensor]]
 ) -> DraftState:
     """The draft of a call, begun with its prompts' text rows; see `Prefill.text`."""
-    parts = request.parts
+    parts, workspace = request.parts, request.workspace
     weight = parts.embedding.weight
     banned = sorted(request.stops.ids | set(parts.placeholder_ids))
     banned = [token for token in banned if 0 <= token < draft.config.vocab_size]
-    return DraftState(
-        draft.network_for(weight),
-        parts.embedding,
-        DraftHead(parts.lm_head, torch.tensor(banned, dtype=torch.int64, device=weight.device)),
-        draft.config.rope_theta,
-        text,
-        new_tokens=request.emission.new_token_room,
-        tree_slots=tree.draft_slots,
-        max_path=tree.max_path,
-    )
+    network = draft.network_for(weight)
+    made_for = (id(network), tree.draft_slots, tree.max_path, tuple(banned))
+    head = DraftHead(parts.lm_head, torch.tensor(banned, dtype=torch.int64, device=weight.device))
+    new_tokens = request.emission.new_token_room
+    if workspace.draft is None or workspace.draft_made_for != made_for:
+        workspace.draft = DraftState(
+            network,
+            parts.embedding,
+            head,
+            draft.config.rope_theta,
+            text,
+            new_tokens,
+            tree_slots=tree.draft_slots,
+            max_path=tree.max_path,
+        )
+        workspace.draft_made_for, workspace.made_for = made_for, None
+    elif workspace.draft.begin(text, new_tokens) and workspace.graphs is not None:
+        workspace.graphs.moved()
+    return workspace.draft

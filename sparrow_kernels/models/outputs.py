@@ -35,7 +35,7 @@ class Recorder:
     """Keeps the rows of the accepted paths, as steps go by."""
 
     def __init__(self, config: GenerationConfig, chooser: TokenChooser, emission: Emission) -> None:
-        self._chooser, self._emission = chooser, emission
+        self.chooser, self._emission = chooser, emission
         self._kept: dict[str, list[list[Tensor]]] = {}
         for name, asked in (("logits", config.output_logits), ("scores", config.output_scores)):
             if asked:
@@ -48,17 +48,17 @@ class Recorder:
 
     def first(self, logits: Tensor) -> None:
         """Keep the row that each request's first token came from."""
-        assert self._chooser.scores is not None
-        rows = {"logits": logits, "scores": self._chooser.scores[:, 0]}
+        assert self.chooser.scores is not None
+        rows = {"logits": logits, "scores": self.chooser.scores[:, 0]}
         for name, requests in self._kept.items():
             for request, kept in enumerate(requests):
                 kept.append(rows[name][request])
 
     def observe(self, step: Step) -> None:
         """Keep the rows of what this step emitted."""
-        assert self._chooser.scores is not None
+        assert self.chooser.scores is not None
         path = step.committed.acceptance.path.long().clamp_min(0)
-        rows = {"logits": step.verified.logits, "scores": self._chooser.scores}
+        rows = {"logits": step.verified.logits, "scores": self.chooser.scores}
         for name, requests in self._kept.items():
             along = rows[name].take_along_dim(path[:, :, None], dim=1)
             for request, kept in enumerate(requests):

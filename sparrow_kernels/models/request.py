@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-from sparrow_kernels.decoding import Coins, DecodeStats, PhaseTimer
+from sparrow_kernels.decoding import DecodeStats, PhaseTimer
 from sparrow_kernels.decoding.coins import Generators
 from sparrow_kernels.models.bridge.names import without_cache
 from sparrow_kernels.models.emission import Emission, Stops, Streamer
@@ -16,8 +16,9 @@ from sparrow_kernels.models.families import Parts, VidLLM
 from sparrow_kernels.models.outputs import Recorder, SparrowOutput
 from sparrow_kernels.models.prompt import take_prompts
 from sparrow_kernels.models.selection import TokenChooser, reads_history
-from sparrow_kernels.models.target import Prefill, TargetState
+from sparrow_kernels.models.target import Prefill
 from sparrow_kernels.models.unsupported import refuse_unsupported
+from sparrow_kernels.models.workspace import Workspace
 
 
 class Request:
@@ -27,6 +28,7 @@ class Request:
         tree_nodes: T, slots the cache needs behind the longest sequence.
         max_path: S, the most nodes a step accepts, root included.
         generator: what samples; None for torch's own, a list for one a request.
+        workspace: buffers of an earlier call, to be used again.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Request:
         tree_nodes: int,
         max_path: int,
         generator: Generators = None,
+        workspace: Workspace | None = None,
     ) -> None:
         batch, length = input_ids.shape
         refuse_unsupported(input_ids, generation_config, model_kwargs, streamer, generator)
@@ -49,8 +52,9 @@ class Request:
         self.config = generation_config
         self.stats = DecodeStats(batch)
         self.timer = PhaseTimer(self.stats, input_ids.device)
-        self.coins = Coins(batch, input_ids.device, generator)
-        self.nodes, self.max_path = tree_nodes, max_path
+        self.max_path = max_path
+        self.workspace = workspace or Workspace(batch)
+        self.coins = self.workspace.coins_of(tree_nodes, input_ids.device, generator)
         mask = model_kwargs.get("attention_mask")
         padding = [0] * batch if mask is None else (mask == 0).sum(dim=1).tolist()
         self.stops = Stops(stopping_criteria, generation_config.max_length)
@@ -70,9 +74,8 @@ class Request:
             max_path,
         )
         self.recorder = Recorder(generation_config, self.chooser, self.emission)
-        self.target = TargetState(
-            self.parts, batch, self.emission.slots_for(1 + max_path) + tree_nodes
-        )
+        slots = self.emission.slots_for(1 + max_path) + tree_nodes
+        self.target = self.workspace.target_of(self.parts, slots)
         self._mask = mask
         self._model_inputs = self.parts.model.prepare_inputs_for_generation(
             input_ids, is_first_iteration=True, **without_cache(model_kwargs)
@@ -95,10 +98,14 @@ class Request:
             finished = self.emission.take_first(first.tolist())
         return prefill, first, finished
 
+    def use(self, chooser: TokenChooser) -> None:
+        """Choose by an earlier call's chooser, which does the same where graphs expect it."""
+        self.chooser = self.recorder.chooser = chooser
+
     def result(self) -> Tensor | SparrowOutput:
         """What `generate` returns: ids, or an output with stats where a dict was asked for."""
         self.timer.finish()
-        self.stats.cache_bytes += self.target.cache.nbytes
+        self.stats.cache_bytes = self.workspace.nbytes
         sequences = self.emission.result()
         if self.config.return_dict_in_generate:
             return SparrowOutput(sequences=sequences, stats=self.stats, **self.recorder.result())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any, NoReturn, cast
 
 import torch
@@ -57,15 +58,32 @@ class TokenChooser:
         coins: Coins | None,
         max_path: int = 1,
     ) -> None:
-        self._processors, self._sequences = processors, sequences
+        self._processors = processors
         self._coins, self._max_path = coins, max_path
         self.scores: Tensor | None = None
         """`[B, T, V]` what tokens were last chosen from, at the nodes that were reached."""
         self.reads_history = reads_history(processors)
         self._of_request = [_for_request(processors, number) for number in range(len(sequences))]
+        self.begin(sequences)
+
+    def begin(self, sequences: list[Sequence]) -> None:
+        """Serve a call."""
+        self._sequences = sequences
+
+    @property
+    def settings(self) -> Hashable:
+        """What its choices depend on beside logits and coins; None where nothing can say."""
+        if self.reads_history:
+            return None
+        kinds = tuple((type(one), _scalars(one)) for one in self._processors)
+        if any(scalars is None for _, scalars in kinds):
+            return None
+        return (kinds, self._coins is not None)
 
     def after_prompt(self, logits: Tensor) -> Tensor:
         """The token `[B]` after each prompt, from `[B, V]` logits."""
+        if self._coins is not None:
+            self._coins.toss()
         if self.reads_history:
             rows = [
                 self._process(number, one.ids, logits[number][None])
@@ -105,7 +123,7 @@ class TokenChooser:
         if self._coins is None:
             return scores.argmax(dim=-1)
         probs = torch.softmax(scores.float(), dim=-1)
-        return sample_tokens(probs, self._coins.uniform(probs.shape[1]))
+        return sample_tokens(probs, self._coins.uniform[:, : probs.shape[1]].contiguous())
 
     def _walk(self, tree: Tree, logits: Tensor) -> Tensor:
         """Call the processors node by node along the path being accepted, with the ids up to it.
@@ -119,7 +137,7 @@ class TokenChooser:
         )
         chosen = torch.full_like(tree.tokens, -1)
         scores = torch.zeros_like(logits, dtype=torch.float32)
-        coins = None if self._coins is None else self._coins.uniform(logits.shape[1])
+        coins = None if self._coins is None else self._coins.uniform
         for request, sequence in enumerate(self._sequences):
             if sequence.finished:
                 continue
@@ -176,3 +194,11 @@ def _for_request(processors: LogitsProcessorList, request: int) -> LogitsProcess
         return kind(lambda _, ids: allowed(request, ids), 1)
 
     return LogitsProcessorList(numbered(one) if type(one) is kind else one for one in processors)
+
+
+def _scalars(processor: Any) -> Hashable:
+    """A processor's fields, None where one of them cannot be compared."""
+    fields = sorted(vars(processor).items())
+    if all(isinstance(value, (bool, int, float, str, type(None))) for _, value in fields):
+        return tuple(fields)
+    return None

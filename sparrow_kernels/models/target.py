@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,15 +41,24 @@ class TargetState:
 
     def __init__(self, parts: Parts, batch: int, capacity: int) -> None:
         device = parts.embedding.weight.device
-        self._parts = parts
         self.cache = PreallocatedCache(parts.text_config.num_hidden_layers, batch, capacity, device)
         self.prefix_lens = self.cache.prefix_lens
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
-        self._cached = {parts.cache_keyword: self.cache, "use_cache": True}
         axes = parts.family.position_axes
         shape = (axes, batch, 1) if axes else (batch, 1)
         self._position_offset = torch.zeros(shape, dtype=torch.int64, device=device)
+        self._made_for = _identity(parts)
+        self.begin(parts)
+
+    def fits(self, parts: Parts) -> bool:
+        """Whether these buffers serve another call's parts: same weights where they were."""
+        return self._made_for == _identity(parts)
+
+    def begin(self, parts: Parts) -> None:
+        """Serve a call, through its own view of the target."""
+        self._parts = parts
+        self._cached = {parts.cache_keyword: self.cache, "use_cache": True}
 
     def prefill(
         self,
@@ -138,3 +148,10 @@ class TargetState:
         if moved:
             self.keys, self.values = self.cache.keys, self.cache.values
         return moved
+
+
+def _identity(parts: Parts) -> tuple[Any, ...]:
+    """What graphs and caches of a target depend on: where its weights are, and their dtype."""
+    weights = tuple((p.data_ptr(), p.dtype) for p in parts.model.parameters())
+    autocast = torch.is_autocast_enabled(parts.embedding.weight.device.type)
+    return (type(parts.model), weights, autocast)
