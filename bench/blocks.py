@@ -66,11 +66,13 @@ def speed_goals(results: Path) -> str:
     found = _found(results, "cuda")
     lines = [
         [goal.name, goal.rule.asks.replace(" us", " µs"),
-         outcome.text.replace(" us", " µs") if outcome.is_met is not None else "-", outcome.word]
+         outcome.text.replace(" us", " µs") if outcome.is_met is not None else "-", outcome.word,
+         goals.forecast(goal, goals.USUAL_DEVICE).replace(" us", " µs")]
         for goal, outcome in goals.judged(found)
     ]  # fmt: skip
     made = f"{_made_by(found)}\n\n" if found else ""
-    return made + table(["goal", "asks", "measured", ""], lines)
+    column = f"predicted, not measured ({goals.USUAL_DEVICE})"
+    return made + table(["goal", "asks", "measured", "", column], lines)
 
 
 def demo(results: Path) -> str:

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import rows
+from bench import predicted, rows
 from bench.case import Case
 from bench.matches import Match, matches
 from bench.rules import (
@@ -32,6 +32,8 @@ from bench.rules import (
 from bench.table import print_table
 
 MODEL = "qwen2.5-vl-7b"
+USUAL_DEVICE = "H100"
+"""What is predicted is shown for it where nothing was measured on another."""
 _SDPA, _FLEX, _FLASHINFER = "sdpa", "flex_attention", "flashinfer"
 _CASCADE = "cascade"
 
@@ -174,6 +176,20 @@ def _values() -> dict[tuple[str, str, frozenset[str]], int]:
 _FEW = 2
 
 
+def forecast(goal: Goal, device: str) -> str:
+    """What was predicted of the cases of a goal that has few, by arithmetic, on a device."""
+    if len(goal.shapes) > _FEW:
+        return "-"
+    texts = []
+    for shape in goal.shapes:
+        found = predicted.of_case(goal.op, (f"{word}={shape[word]}" for word in shape), device)
+        if found is None:
+            return "-"
+        share = f" ({found.percent_of_floor:.0f} %)" if isinstance(goal.rule, OfFloor) else ""
+        texts.append(f"{found.text} us{share}")
+    return ", ".join(texts)
+
+
 def _cells(goal: Goal, found: Sequence[Match]) -> list[Match | None]:
     """Its cases, all with cold inputs or all with hot ones where they were measured so, each cold
     if it can be where not."""
@@ -212,8 +228,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         parser.error(str(error))
     outcomes = judged(found)
+    devices = (predicted.known(row.device) for row in found if row.cuda)
+    device = next((name for name in devices if name is not None), USUAL_DEVICE)
     print_table([
-        {"goal": goal.name, "asks": goal.rule.asks, "is": outcome.word, "measured": outcome.text}
+        {
+            "goal": goal.name, "asks": goal.rule.asks, "is": outcome.word,
+            "measured": outcome.text, f"predicted, {device}": forecast(goal, device),
+        }
         for goal, outcome in outcomes
     ])  # fmt: skip
     for goal, outcome in outcomes:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from bench import rows
+from bench import predicted, rows
 from bench.rows import Row
 from bench.table import print_table
 
@@ -14,6 +14,7 @@ from bench.table import print_table
 def print_rows(found: Sequence[Row]) -> None:
     """One table an op, the ways of a case in order of their times, ratios to our best."""
     timed = [row for row in found if row.us_p50 is not None]
+    device = predicted.known(timed[0].device) if timed else None
     for op, of_op in groupby(timed, key=lambda row: row.op):
         print(f"\n{op}")
         table = []
@@ -31,6 +32,7 @@ def print_rows(found: Sequence[Row]) -> None:
                         "x ours": None if row.ours else speedup(row, found),
                         "inputs": row.inputs,
                     }
+                    | ({} if device is None else {"predicted us": _predicted(row, device)})
                 )
         print_table(table)
 
@@ -73,6 +75,12 @@ def speedup(row: Row, found: Sequence[Row]) -> float | None:
         if best.key[:-1] == row.key[:-1] and best.us_p50 and row.us_p50:
             return row.us_p50 / best.us_p50
     return None
+
+
+def _predicted(row: Row, device: str) -> str:
+    """What was predicted of ours, to be held against what was measured."""
+    found = predicted.of_case(row.op, row.case.split(), device) if row.ours else None
+    return "-" if found is None else found.text
 
 
 def _why(row: Row) -> tuple[str, str]:
