@@ -196,7 +196,7 @@ def host_time(
     calls: Sequence[Call],
     resets: Sequence[Call] | None = None,
     *,
-    wait: Call = torch.cuda.synchronize,
+    wait: Call = lambda: torch.cuda.synchronize(),
 ) -> float:
     """Microseconds of the host a call that is not captured takes, all its launches: the median."""
     spent = []

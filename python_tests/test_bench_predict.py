@@ -159,7 +159,8 @@ def test_predicted_stands_beside_measured(
     )
     assert goals.forecast(verify, "H100") == "20–30 us (68 %)"
     cells = next(each for each in goals.GOALS if len(each.shapes) > 2)
-    assert goals.forecast(cells, "H100") == "-"
+    monkeypatch.setattr(predicted, "of_case", lambda *_: predicted.Prediction(1, 3, 0.1, 5))
+    assert goals.forecast(cells, "H100") == "-"  # they are too many
 
 
 def _words(goal: goals.Goal) -> list[str]:
