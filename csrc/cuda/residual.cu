@@ -9,19 +9,18 @@
 // part does not fit (one block before sm_90, V past 12k). All threads take every decision alike.
 // Who loads what: at a node each lane loads groups of four ids of its part of target and draft, up
 // to ten loads in flight; from then on memory is read for the children's own weights alone. A
-// refusal is one pass over the kept parts. Warps bring their masses to every block of the cluster
-// (distributed shared memory), one cluster barrier a sum; softmax takes one more a node, for the
-// highest logits. The masses of the parts are what the bonus is drawn from: no pass of its own.
-// Bytes: V * sizeof(Element) for each node on the path's target row, and again for its draft row if
-// it has a child to try; nothing else of [B, T, V]. One exponential an id read, for logits. At
-// V = 152k a level is 1.2 MB of float32, 76 KB a block of 16: bound by what sixteen multiprocessors
-// can read, and by the barriers.
-// Precision: multiplying by share rounds once (its two halves are floats), a lane adds pairs of
-// floats, warps and blocks add in double. So masses keep the digits that survive a difference of
-// two nearly equal rows, without double-precision arithmetic on every id, of which consumer GPUs
-// have little.
-// Relies on: V below 2^31; nothing about values. Does not handle: rows whose masses are more than
-// 2^120 apart.
+// refusal is one pass over the kept parts. Warps send their masses to every block of the cluster
+// (mailbox.h), one exchange a sum; softmax takes one more a node, for the highest logits. Links,
+// tokens and coins come into shared memory in one trip at the start, and the first child's own
+// weights are on their way while a row is. The masses of the parts are what the bonus is drawn
+// from: no pass of its own. Bytes: V * sizeof(Element) for each node on the path's target row, and
+// again for its draft row if it has a child to try; nothing else of [B, T, V]. One exponential an
+// id read, for logits. At V = 152k a level is 1.2 MB of float32, 76 KB a block of 16: bound by what
+// sixteen multiprocessors can read, and by the exchanges. Precision: multiplying by share rounds
+// once (its two halves are floats), a lane adds pairs of floats, warps and blocks add in double. So
+// masses keep the digits that survive a difference of two nearly equal rows, without
+// double-precision arithmetic on every id, of which consumer GPUs have little. Relies on: V below
+// 2^31; nothing about values. Does not handle: rows whose masses are more than 2^120 apart.
 #include <algorithm>
 #include <atomic>
 
@@ -34,10 +33,50 @@ namespace sparrow::cuda {
 namespace {
 
 constexpr int kKnownDevices = 16;
-constexpr int kPartGroups = kWarp * 4;  // what a part should have at least, to keep a warp busy
+constexpr int kPartGroups = kWarp * 4;    // what a part should have at least, to keep a warp busy
+constexpr int64_t kMostNearNodes = 1024;  // of a tree whose links lie in shared memory
 
-// Grid: one cluster a request. Dynamic shared memory: the exchange, and if kIsShared this block's
-// part of two rows; else these lie in `scratch`, [B, 2, parts * groups * 4] floats.
+// Shared memory in front of the kept rows: the exchange and a small tree's links.
+__host__ __device__ int64_t bytes_before_rows(int64_t slots) {
+  constexpr int64_t kNode = sizeof(int64_t) + 3 * sizeof(int32_t) + sizeof(float);
+  const int64_t near = slots <= kMostNearNodes ? (slots * kNode + 15) / 16 * 16 : 0;
+  return int64_t{sizeof(Exchange)} + near;
+}
+
+// A request's links, tokens and coins, in shared memory once the block has met a barrier. A large
+// tree's stay where they are.
+template <typename Weights>
+__device__ ResidualInputs bring_in(const AcceptTreeResidual<Weights>& call, int64_t b,
+                                   char* memory) {
+  ResidualInputs in{.tree = call.tree.links(b),
+                    .tokens = call.tokens[b],
+                    .uniform = call.uniform[b],
+                    .bonus_uniform = call.bonus_uniform[b],
+                    .vocab = call.vocab};
+  const int slots = static_cast<int>(in.tree.num_slots);
+  if (in.tree.num_slots > kMostNearNodes) return in;
+  int64_t* tokens = reinterpret_cast<int64_t*>(memory);
+  int32_t* depth = reinterpret_cast<int32_t*>(tokens + slots);
+  int32_t* first_child = depth + slots;
+  int32_t* next_sibling = first_child + slots;
+  float* uniform = reinterpret_cast<float*>(next_sibling + slots);
+  for (int node = static_cast<int>(threadIdx.x); node < slots; node += blockDim.x) {
+    tokens[node] = in.tokens[node];
+    depth[node] = in.tree.depth[node];
+    first_child[node] = in.tree.first_child[node];
+    next_sibling[node] = in.tree.next_sibling[node];
+    uniform[node] = in.uniform[node];
+  }
+  in.tree.depth = depth;
+  in.tree.first_child = first_child;
+  in.tree.next_sibling = next_sibling;
+  in.tokens = tokens;
+  in.uniform = uniform;
+  return in;
+}
+
+// Grid: one cluster a request. Dynamic shared memory: bytes_before_rows, and if kIsShared this
+// block's part of two rows; else these lie in `scratch`, [B, 2, parts * groups * 4] floats.
 template <typename Weights, bool kIsShared>
 __global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
     accept_residual(AcceptTreeResidual<Weights> call, Cut cut, float* scratch) {
@@ -46,7 +85,8 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
   Team team(cut, exchange);
   Kept kept;
   if constexpr (kIsShared) {
-    kept.target = reinterpret_cast<float*>(dynamic_shared() + sizeof(Exchange));
+    kept.target =
+        reinterpret_cast<float*>(dynamic_shared() + bytes_before_rows(call.tree.num_slots));
     kept.draft = kept.target + int64_t{blockDim.x} / kWarp * cut.groups * kGroup;
   } else {
     const int64_t row = int64_t{cut.parts} * cut.groups * kGroup;
@@ -54,14 +94,14 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
     kept.target = scratch + 2 * b * row + cluster_rank() * block;
     kept.draft = kept.target + row;
   }
-  cluster_sync();  // all of its blocks are there: their shared memory can be written
-  const ResidualInputs in{.tree = call.tree.links(b),
-                          .tokens = call.tokens[b],
-                          .uniform = call.uniform[b],
-                          .bonus_uniform = call.bonus_uniform[b],
-                          .vocab = call.vocab};
-  const auto make_node = [&](int64_t node, bool has_trials) {
-    return KeptNode<Weights>(team, call, kept, b, node, has_trials);
+  if (threadIdx.x == 0) {
+    for (auto& box : exchange.boxes) box.open();
+  }
+  const ResidualInputs in = bring_in(call, b, dynamic_shared() + sizeof(Exchange));
+  cluster_begin();
+  __syncthreads();
+  const auto make_node = [&](int64_t node, FirstTrial first) {
+    return KeptNode<Weights>(team, call, in, kept, b, node, first);
   };
   const int32_t length = residual_walk(in, make_node, call.out.rows(b), team.writes());
   if (team.writes()) call.out.accept_length[b] = length;
@@ -106,12 +146,12 @@ int largest_clusters(int shared_bytes) {
 }
 
 // Blocks a cluster: as many as a row keeps busy, while the batch leaves multiprocessors for them,
-// and as many as it takes to keep two rows in shared memory.
+// and as many as it takes to keep two rows in the `room` of their shared memory.
 template <typename Weights>
-int cluster_for(int64_t batch, int64_t wanted_parts, int64_t row_bytes, int shared_bytes) {
+int cluster_for(int64_t batch, int64_t wanted_parts, int64_t row_bytes, int64_t room,
+                int shared_bytes) {
   if (device_attribute(cudaDevAttrComputeCapabilityMajor) < 9) return 1;
   const int64_t processors = device_attribute(cudaDevAttrMultiProcessorCount);
-  const int64_t room = shared_bytes - int64_t{sizeof(Exchange)};
   int cluster = 1;
   while (cluster < kMaxCluster && cluster * kMaxWarps < wanted_parts &&
          (2 * row_bytes > cluster * room || 2 * cluster * batch <= processors)) {
@@ -132,13 +172,15 @@ void accept_tree_residual(const AcceptTreeResidual<Weights>& call, Stream stream
   const int64_t wanted_parts = (past + kPartGroups - 1) / kPartGroups;
   const int shared_bytes = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
   const int64_t row_bytes = past * kGroup * static_cast<int64_t>(sizeof(float));
-  const int cluster = cluster_for<Weights>(call.batch, wanted_parts, row_bytes, shared_bytes);
+  const int64_t before_rows = bytes_before_rows(call.tree.num_slots);
+  const int64_t room = shared_bytes - before_rows;
+  const int cluster = cluster_for<Weights>(call.batch, wanted_parts, row_bytes, room, shared_bytes);
   const int64_t warps = std::min<int64_t>(kMaxWarps, (wanted_parts + cluster - 1) / cluster);
   const int64_t parts = warps * cluster, groups = (past + parts - 1) / parts;
   const Cut cut{static_cast<int>(parts), static_cast<int>(groups), past};
 
   const int64_t block_bytes = 2 * warps * groups * kGroup * static_cast<int64_t>(sizeof(float));
-  const bool is_shared = block_bytes <= shared_bytes - int64_t{sizeof(Exchange)};
+  const bool is_shared = block_bytes <= room;
   float* scratch = nullptr;
   if (!is_shared) {
     scratch = call.scratch.template get<float>(call.batch * 2 * parts * groups * kGroup);
@@ -147,7 +189,7 @@ void accept_tree_residual(const AcceptTreeResidual<Weights>& call, Stream stream
          is_shared ? accept_residual<Weights, true> : accept_residual<Weights, false>,
          {.blocks = call.batch * cluster,
           .threads = static_cast<int>(warps) * kWarp,
-          .shared_bytes = sizeof(Exchange) + static_cast<size_t>(is_shared ? block_bytes : 0),
+          .shared_bytes = static_cast<size_t>(before_rows + (is_shared ? block_bytes : 0)),
           .cluster = cluster},
          stream, call, cut, scratch);
 }

@@ -20,21 +20,30 @@ class KeptNode {
  public:
   using Element = typename Weights::Element;
 
-  __device__ KeptNode(Team& team, const AcceptTreeResidual<Weights>& call, const Kept& kept,
-                      int64_t b, int64_t node, bool has_trials)
+  __device__ KeptNode(Team& team, const AcceptTreeResidual<Weights>& call, const ResidualInputs& in,
+                      const Kept& kept, int64_t b, int64_t node, FirstTrial first)
       : team_(team),
         call_(call),
+        in_(in),
         kept_(kept),
-        b_(b),
         node_(node),
         target_(call.target.row(b, node), call.vocab),
         draft_(call.draft.row(b, node), call.vocab) {
-    has_trials ? load<true>() : load<false>();
+    if (first) {
+      // Not waited for before it is asked for, after the rows.
+      first_id_ = in.tokens[first.child];
+      first_target_ = target_.data[first_id_];
+      first_draft_ = draft_.data[first_id_];
+    }
+    first ? load<true>() : load<false>();
   }
 
   __device__ WeightPair read(int64_t id) const {
-    return {call_.target.weights(to_float(target_.data[id]), highest_target_),
-            call_.draft.weights(to_float(draft_.data[id]), highest_draft_)};
+    const bool is_first = id == first_id_;
+    return {
+        call_.target.weights(to_float(is_first ? first_target_ : target_.data[id]),
+                             highest_target_),
+        call_.draft.weights(to_float(is_first ? first_draft_ : draft_.data[id]), highest_draft_)};
   }
 
   __device__ bool accepts(double uniform, WeightPair pair) const {
@@ -154,9 +163,8 @@ class KeptNode {
 
   // The refused siblings up to `child` weigh again what they weighed; the draft is without them.
   __device__ void restore(int64_t child) {
-    const TreeLinks tree = call_.tree.links(b_);
-    for (int64_t s = tree.child(node_); s >= 0; s = s == child ? -1 : tree.sibling(s)) {
-      const int64_t id = call_.tokens[b_][s];
+    for (int64_t s = in_.tree.child(node_); s >= 0; s = s == child ? -1 : in_.tree.sibling(s)) {
+      const int64_t id = in_.tokens[s];
       if (id < 0 || id >= call_.vocab || !team_.owns(id)) continue;
       kept_.target[team_.place(id / kGroup) + id % kGroup] = read(id).target;
     }
@@ -223,9 +231,12 @@ class KeptNode {
 
   Team& team_;
   const AcceptTreeResidual<Weights>& call_;
+  const ResidualInputs& in_;
   Kept kept_;
-  int64_t b_, node_;
+  int64_t node_;
   VocabularyRow<Element> target_, draft_;
+  int64_t first_id_ = -1;
+  Element first_target_{}, first_draft_{};
   float highest_target_ = 0, highest_draft_ = 0;
   Remainder remainder_;
   Masses part_;           // of this warp

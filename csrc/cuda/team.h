@@ -2,7 +2,7 @@
 // warps of a cluster add up.
 #pragma once
 
-#include "cuda/cluster.h"
+#include "cuda/mailbox.h"
 #include "cuda/row.h"
 
 namespace sparrow::cuda {
@@ -11,13 +11,9 @@ inline constexpr int kMaxWarps = 16;
 inline constexpr int kMaxCluster = 16;
 inline constexpr int kMaxParts = kMaxWarps * kMaxCluster;
 
-struct Masses {
-  double target, draft;
-};
-
-// What the warps of a cluster bring one another, by turns: who is a barrier ahead writes the other.
+// What the warps of a cluster bring one another, by turns.
 struct Exchange {
-  Masses brought[2][kMaxParts];
+  Mailbox<kMaxParts> boxes[2];
 };
 
 // How a row is cut. Part p holds groups [p * groups, (p + 1) * groups); a block's parts are
@@ -60,11 +56,13 @@ class Team {
 
   // Every warp brings one pair; all parts' pairs come back, until the call after the next.
   __device__ const Masses* gather(const Masses& own) {
-    turn_ ^= 1;
-    Masses* brought = exchange_.brought[turn_];
-    if (lane() < static_cast<int>(cluster_size())) of_block(brought, lane())[part_] = own;
-    cluster_sync();
-    return brought;
+    Mailbox<kMaxParts>& box = exchange_.boxes[turn_ % 2];
+    if (threadIdx.x == 0) box.expect(parts_);
+    __syncwarp();  // all lanes have read the turn before, and need it no more
+    if (lane() < static_cast<int>(cluster_size())) box.send(lane(), part_, own);
+    box.wait(turn_ / 2 % 2);
+    ++turn_;
+    return box.pairs;
   }
 
   __device__ Masses sum(const Masses* brought) const {
@@ -80,7 +78,7 @@ class Team {
   Exchange& exchange_;
   int warps_, first_part_, part_, parts_;
   int64_t begin_, end_, kept_;
-  int turn_ = 0;
+  unsigned turn_ = 0;
 };
 
 }  // namespace sparrow::cuda

@@ -24,7 +24,7 @@ Time Known::of(Actor actor) const {
 }
 
 void Order::begin_launch(uint32_t blocks) {
-  now_ = 1;
+  now_ = kBegin + 1;
   blocks_.clear();
   blocks_.resize(blocks);
   atomics_.clear();
@@ -92,6 +92,14 @@ void Order::sync_cluster(uint32_t first_block, uint32_t blocks) {
   ++now_;
 }
 
+void Order::begin_cluster(uint32_t first_block, uint32_t blocks) {
+  for (uint32_t id = first_block; id < first_block + blocks; ++id) {
+    for (uint32_t other = first_block; other < first_block + blocks; ++other) {
+      raise(block(id).known.blocks[other], kBegin);
+    }
+  }
+}
+
 void Order::fence(Actor actor) {
   Block& own = block(actor.block());
   Thread& thread = own.threads[actor.within()];
@@ -134,9 +142,10 @@ void Order::send(Actor sender, Senders& senders) const {
   raise(senders[sender.warp()], time);
 }
 
-void Order::receive(Actor actor, uint32_t turn, const std::shared_ptr<const Senders>& senders) {
+void Order::receive(Actor actor, uint32_t turn, Time complete,
+                    const std::shared_ptr<const Senders>& senders) {
   Thread& own = thread(actor);
-  own.mailboxes[turn] = now_++;
+  own.mailboxes[turn] = complete;
   own.senders[turn] = senders;
 }
 
@@ -152,9 +161,11 @@ bool Order::knows(Actor actor, Actor other, Time time) const {
       return true;
     }
   }
+  // What came into a mailbox, any warp of its block knows of that has sent since.
+  const uint32_t warp = (other.is_thread() ? other : Actor::thread(other.block(), 0)).warp();
   for (const auto& senders : thread.senders) {
-    if (senders == nullptr || !other.is_thread()) continue;
-    const auto entry = senders->find(other.warp());
+    if (senders == nullptr) continue;
+    const auto entry = senders->find(warp);
     if (entry != senders->end() && entry->second >= time) return true;
   }
   return own.known.of(other) >= time || (thread.own != nullptr && thread.own->of(other) >= time);

@@ -64,14 +64,21 @@ class Order {
   void sync_warp(Actor any_lane, uint32_t mask);
   void sync_block(uint32_t block);
   void sync_cluster(uint32_t first_block, uint32_t blocks);
+  // Tells the blocks of a cluster that all of them have begun.
+  void begin_cluster(uint32_t first_block, uint32_t blocks);
   void fence(Actor thread);
   void atomic(Actor thread, const void* address);
 
   // What `sender` tells who receives, and its receipt.
   void send(Actor sender, Senders& senders) const;
-  void receive(Actor thread, uint32_t turn, const std::shared_ptr<const Senders>& senders);
+  void receive(Actor thread, uint32_t turn, Time complete,
+               const std::shared_ptr<const Senders>& senders);
 
   Time now() const { return now_; }
+  Time tick() { return now_++; }
+
+  // When every block begins, as far as others can tell.
+  static constexpr Time kBegin = 1;
   bool knows(Actor thread, Actor other, Time time) const;
   bool block_knows(uint32_t block, Actor other, Time time) const;
 

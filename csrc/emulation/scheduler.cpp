@@ -73,6 +73,27 @@ struct Cluster {
   unsigned waiting = 0;
 };
 
+// An mbarrier that one thread a phase arrives at and says how many bytes will come.
+struct Mailbox {
+  Block* block = nullptr;
+  uint32_t turn = 0;  // among those of its block
+  bool is_expected = false;
+  int64_t bytes = 0;  // to come; below 0 where they are there before they are expected
+  unsigned phases = 0;
+  Time complete = 0;  // the last one
+  std::shared_ptr<Senders> senders = std::make_shared<Senders>();
+  std::shared_ptr<const Senders> senders_complete;
+  std::vector<Thread*> waiting;
+};
+
+// Bytes on their way to a mailbox.
+struct Letter {
+  void* to;
+  char value[16];
+  size_t bytes;
+  Mailbox* box;
+};
+
 // xorshift: every launch must be repeatable from its seed on any machine.
 class Shuffler {
  public:
@@ -128,12 +149,17 @@ class Scheduler {
 
   void access(const void* memory, size_t bytes, Access kind);
   void begin_shared(const Block& block, size_t offset, size_t bytes);
+  Mailbox& mailbox(const void* key);
+  void deliver_one();
+  void complete_if_all_came(Mailbox& box);
   // Ends the launch if `race` is one.
   void report(const std::optional<Race>& race, const char* what);
 
   Launch launch_;
   Order order_;
   Shadow shadow_;
+  std::map<const void*, Mailbox> mailboxes_;  // of the clusters that run
+  std::vector<Letter> letters_;
   std::map<const void*, size_t> shared_variables_;  // offsets, the same in every block
   size_t static_bytes_ = 0;
 
@@ -240,6 +266,36 @@ void Scheduler::begin_shared(const Block& block, size_t offset, size_t bytes) {
                 1);
 }
 
+Mailbox& Scheduler::mailbox(const void* key) {
+  const auto box = mailboxes_.find(key);
+  if (box == mailboxes_.end()) fail("a mailbox that nobody has opened");
+  return box->second;
+}
+
+void Scheduler::deliver_one() {
+  std::swap(letters_[shuffler_.below(static_cast<unsigned>(letters_.size()))], letters_.back());
+  const Letter letter = letters_.back();
+  letters_.pop_back();
+  const Block& block = *letter.box->block;
+  if (block.done == block.threads.size()) {
+    failure_ = "sent to a block that has left, " + std::to_string(block.index.x);
+    return;
+  }
+  std::memcpy(letter.to, letter.value, letter.bytes);
+  letter.box->bytes -= static_cast<int64_t>(letter.bytes);
+  complete_if_all_came(*letter.box);
+}
+
+void Scheduler::complete_if_all_came(Mailbox& box) {
+  if (!box.is_expected || box.bytes != 0) return;
+  box.is_expected = false;
+  ++box.phases;
+  box.complete = order_.tick();
+  box.senders_complete = std::exchange(box.senders, std::make_shared<Senders>());
+  for (Thread* thread : box.waiting) wake(*thread);
+  box.waiting.clear();
+}
+
 void Scheduler::report(const std::optional<Race>& race, const char* what) {
   if (!race) return;
   const Actor other = race->other;
@@ -265,7 +321,11 @@ void Scheduler::run_together(std::vector<std::unique_ptr<Cluster>>& clusters) {
       }
     }
   }
-  while (!ready_.empty() && failure_.empty()) {
+  while ((!ready_.empty() || !letters_.empty()) && failure_.empty()) {
+    if (!letters_.empty() && (ready_.empty() || chance(4))) {
+      deliver_one();
+      continue;
+    }
     std::swap(ready_[shuffler_.below(static_cast<unsigned>(ready_.size()))], ready_.back());
     Fiber* fiber = ready_.back();
     ready_.pop_back();
@@ -281,6 +341,8 @@ void Scheduler::run_together(std::vector<std::unique_ptr<Cluster>>& clusters) {
     }
   }
   if (!failure_.empty()) {
+    letters_.clear();
+    mailboxes_.clear();
     // Their stacks are in the middle of a kernel: no job can go on them any more.
     for (auto& fiber : busy_) fiber.release();
     busy_.clear();
@@ -288,6 +350,7 @@ void Scheduler::run_together(std::vector<std::unique_ptr<Cluster>>& clusters) {
                             "): " + std::exchange(failure_, "");
     throw std::runtime_error(why);
   }
+  mailboxes_.clear();
   for (auto& fiber : busy_) idle_.push_back(std::move(fiber));
   busy_.clear();
 }
@@ -435,20 +498,80 @@ unsigned block_barrier(bool predicate, const std::source_location& where) {
   return count;
 }
 
-void cluster_sync(const std::source_location& where) {
+namespace {
+
+// Once all threads of the cluster are there, the last of them does `order`.
+template <typename Order>
+void meet_cluster(const char* kind, const std::source_location& where, const Order& order) {
   Thread& thread = here();
   Cluster& cluster = *thread.block->cluster;
   const size_t all = cluster.blocks.size() * thread.block->threads.size();
-  if (++cluster.waiting < all) return scheduler.wait("cluster_sync", where);
+  if (++cluster.waiting < all) return scheduler.wait(kind, where);
   cluster.waiting = 0;
-  scheduler.order_.sync_cluster(cluster.blocks.front().id,
-                                static_cast<unsigned>(cluster.blocks.size()));
+  order(cluster.blocks.front().id, static_cast<uint32_t>(cluster.blocks.size()));
   for (Block& block : cluster.blocks) {
     for (Thread& other : block.threads) {
       if (&other != &thread) scheduler.wake(other);
     }
   }
   scheduler.interrupt();
+}
+
+}  // namespace
+
+void cluster_sync(const std::source_location& where) {
+  meet_cluster("cluster_sync", where, [](uint32_t first, uint32_t blocks) {
+    scheduler.order_.sync_cluster(first, blocks);
+  });
+}
+
+void cluster_begin(const std::source_location& where) {
+  meet_cluster("cluster_begin", where, [](uint32_t first, uint32_t blocks) {
+    scheduler.order_.begin_cluster(first, blocks);
+  });
+}
+
+void mailbox_open(const void* box) {
+  Block& block = *here().block;
+  uint32_t turn = 0;
+  for (const auto& [key, other] : scheduler.mailboxes_) turn += other.block == &block;
+  if (turn == 2) scheduler.fail("a block with more than two mailboxes");
+  Mailbox& opened = scheduler.mailboxes_[box] = {};
+  opened.block = &block;
+  opened.turn = turn;
+}
+
+void mailbox_expect(const void* key, size_t bytes) {
+  Mailbox& box = scheduler.mailbox(key);
+  if (box.block != here().block) scheduler.fail("another block's mailbox");
+  if (box.is_expected) scheduler.fail("a mailbox expects twice in a phase");
+  box.is_expected = true;
+  box.bytes += static_cast<int64_t>(bytes);
+  scheduler.complete_if_all_came(box);
+}
+
+void mailbox_send(void* to, const void* value, size_t bytes, const void* key) {
+  Mailbox& box = scheduler.mailbox(key);
+  const Actor sender = here().actor;
+  scheduler.report(
+      scheduler.shadow_.access(scheduler.order_, sender, Actor::mailbox(box.block->id, box.turn),
+                               to, bytes, Access::kWrite),
+      "a sent value");
+  scheduler.order_.send(sender, *box.senders);
+  Letter letter{.to = to, .value = {}, .bytes = bytes, .box = &box};
+  std::memcpy(letter.value, value, bytes);
+  scheduler.letters_.push_back(letter);
+  maybe_interrupt();
+}
+
+void mailbox_wait(const void* key, unsigned parity) {
+  Mailbox& box = scheduler.mailbox(key);
+  while (box.phases % 2 == parity) {
+    box.waiting.push_back(&here());
+    scheduler.wait("a mailbox", std::source_location::current());
+  }
+  scheduler.order_.receive(here().actor, box.turn, box.complete, box.senders_complete);
+  if (scheduler.chance(4)) scheduler.interrupt();
 }
 
 const Brought& meet(const char* kind, uint32_t mask, uint64_t value,

@@ -58,10 +58,18 @@ void maybe_interrupt();
 // --- barriers; each returns how many threads came with a true predicate --------------------------
 unsigned block_barrier(bool predicate, const std::source_location& where);
 void cluster_sync(const std::source_location& where = std::source_location::current());
+// Orders nothing but that all blocks of the cluster have begun.
+void cluster_begin(const std::source_location& where = std::source_location::current());
 
-// --- warp operations
-// ------------------------------------------------------------------------------- What every lane
-// of the mask brought, once all of them have come.
+// --- mailboxes (cuda/mailbox.h): an mbarrier counts the bytes that are sent to it ---------------
+void mailbox_open(const void* box);
+void mailbox_expect(const void* box, size_t bytes);
+// The bytes arrive some time later, and those of several in any order.
+void mailbox_send(void* to, const void* value, size_t bytes, const void* box);
+void mailbox_wait(const void* box, unsigned parity);
+
+// --- warp operations ----------------------------------------------------------------------------
+// What every lane of the mask brought, once all of them have come.
 struct Brought {
   unsigned lane;
   uint64_t values[32];
@@ -70,8 +78,7 @@ struct Brought {
 const Brought& meet(const char* kind, uint32_t mask, uint64_t value,
                     const std::source_location& where);
 
-// --- shared memory
-// -----------------------------------------------------------------------------------
+// --- shared memory ------------------------------------------------------------------------------
 void* shared_variable(const void* key, size_t bytes);
 char* dynamic_shared();
 unsigned cluster_rank();

@@ -83,10 +83,17 @@ struct ResidualInputs {
   }
 };
 
+// The child of a node that is tried first, -1 for none.
+struct FirstTrial {
+  int64_t child;
+
+  SPARROW_HD operator bool() const { return child >= 0; }
+};
+
 // Fills one request's path and emitted tokens, max_path >= 1, and returns its accept_length. Where
 // many threads walk as one, one of them `writes`.
 //
-// make_node(node, has_trials) makes what holds a node's distributions while its children are tried:
+// make_node(node, FirstTrial) makes what holds a node's distributions while its children are tried:
 //   WeightPair read(id)              of an id not refused so far
 //   bool accepts(uniform, pair)
 //   void refuse(child, id, pair)     the update above
@@ -104,7 +111,7 @@ SPARROW_HD int32_t residual_walk(const ResidualInputs& in, const MakeNode& make_
     if (writes) out.path[length] = static_cast<int32_t>(node);
     int64_t child = -1;
     if (length + 1 < out.max_path) child = in.next_trial(node, in.tree.child(node));
-    auto here = make_node(node, child >= 0);
+    auto here = make_node(node, FirstTrial{child});
     WeightPair pair{};
     if (child >= 0) pair = here.read(in.tokens[child]);
     while (child >= 0) {
