@@ -11,7 +11,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
+from sparrow_kernels.decoding.protocols import Tree
 from sparrow_kernels.decoding.step import Step
 
 
@@ -48,6 +50,7 @@ class GraphedStep:
         self._step, self._eager, self._capture = step, eager, capture
         self._graphs: dict[str, Graph] = {}
         self._warm: set[str] = set()
+        self._tree: Tree | None = None
 
     def moved(self) -> None:
         """Buffers have moved: what was captured reads where they were."""
@@ -57,6 +60,8 @@ class GraphedStep:
     def draft(self) -> None:
         """See `Step.draft`."""
         self._run("draft")
+        if "draft" in self._eager:
+            self._keep_in_place()
 
     def verify(self) -> None:
         """See `Step.verify`."""
@@ -75,3 +80,17 @@ class GraphedStep:
         if name not in self._graphs:
             self._graphs[name] = self._capture(part)
         self._graphs[name].replay()
+
+    def _keep_in_place(self) -> None:
+        """Put an eager draft's tree where the graph of the verify looks for it."""
+        drafted = self._step.drafted
+        if self._tree is None:
+            self._tree = drafted
+            return
+        for own, new in zip(_tensors(self._tree), _tensors(drafted), strict=True):
+            own.copy_(new)
+        self._step.drafted = self._tree
+
+
+def _tensors(tree: Tree) -> list[Tensor]:
+    return [tree.tokens, *tree.layout, *([] if tree.draft_probs is None else [tree.draft_probs])]

@@ -97,6 +97,7 @@ class DraftState:
         capacity = self._text_rows + new_tokens + self._extra
         if capacity <= self.key_cache.shape[2]:
             return False
+        capacity = max(capacity, 2 * self.key_cache.shape[2])
         self.key_cache = _enlarged(self.key_cache, capacity)
         self.value_cache = _enlarged(self.value_cache, capacity)
         weight, head_dim = self.network.fc.weight, self.network.shape.head_dim

@@ -45,8 +45,11 @@ class Workspace:
             self.made_for = None
             return self.target
         self.target.begin(parts)
-        if self.target.enlarge(slots) and self.graphs is not None:
-            self.graphs.moved()
+        if slots > self.target.cache.capacity:
+            # Twice, so that calls which are each a little longer do not all begin anew.
+            self.target.enlarge(max(slots, 2 * self.target.cache.capacity))
+            if self.graphs is not None:
+                self.graphs.moved()
         return self.target
 
     def coins_of(self, nodes: int, device: torch.device, generators: Generators) -> Coins:
