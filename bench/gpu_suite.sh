@@ -99,6 +99,7 @@ export SPARROW_COMMIT=${SPARROW_COMMIT:-$commit}
 
 peers=$PWD/build/peers # one place: what is compiled there is compiled for files at these paths
 { mkdir -p "$peers" && [ -w "$peers" ]; } 2>/dev/null || peers=$(mktemp -d)
+export PEERS=$peers
 export FLASHINFER_WORKSPACE_BASE=${FLASHINFER_WORKSPACE_BASE:-$peers}
 export FLASHINFER_LOGGING_LEVEL=${FLASHINFER_LOGGING_LEVEL:-warning}
 if [ -n "${PEER_WHEELS:-}" ]; then

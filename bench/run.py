@@ -105,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shape", default="", help="with --op: such as prefix=4096,T=30,B=1")
     parser.add_argument("--dtype", help="with --op: float32, float16 or bfloat16")
     parser.add_argument("--peers", default="all", help="all, none, or names separated by ';'")
+    parser.add_argument("--no-compile", action="store_true",
+                        help="leave out what torch.compile would compile for seconds")  # fmt: skip
     parser.add_argument("--backends", default="all", help="ours: all, or names separated by ';'")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     size = parser.add_mutually_exclusive_group()
@@ -162,6 +164,8 @@ def _allowed(arguments: argparse.Namespace) -> Callable[[Way], str | None]:
         asked = backends if way.is_ours else peers
         if asked is not None and way.name not in asked:
             return "not asked for"
+        if way.compiles and arguments.no_compile:
+            return "compiles for seconds, which --no-compile leaves out"
         if way.compiles and arguments.size != "full" and peers is None:
             return f"compiles for longer than --{arguments.size} may take"
         return None

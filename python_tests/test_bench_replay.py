@@ -159,31 +159,37 @@ def test_a_case_on_a_gpu_becomes_rows(gpu: Gpu, monkeypatch: pytest.MonkeyPatch)
 
 
 class Nvml:
-    """As much of the library as is asked."""
+    """As much of the library as is asked, with the status that each function ends with."""
 
-    def __init__(self, status: int = 0) -> None:
-        self.status, self.asked = status, b""
+    def __init__(self, *statuses: int) -> None:
+        self.statuses, self.asked = statuses, b""
 
     def nvmlInit_v2(self) -> int:
-        return 0
+        return self.statuses[0]
 
     def nvmlDeviceGetHandleByUUID(self, name: bytes, handle: Any) -> int:
         self.asked = name
-        return self.status
+        return self.statuses[1]
 
     def nvmlDeviceGetClockInfo(self, handle: Any, kind: int, clock: Any) -> int:
         assert kind == 1
         clock._obj.value = 1755
-        return self.status
+        return self.statuses[2]
 
 
-def test_the_clock_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("library", "megahertz"),
+    [(Nvml(0, 0, 0), 1755), (Nvml(2, 0, 0), None), (Nvml(0, 2, 0), None), (Nvml(0, 0, 2), None)],
+)
+def test_the_clock_is_that_of_the_device(
+    library: Nvml, megahertz: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     properties = SimpleNamespace(uuid="0123-45")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    for library, clock_mhz in ((Nvml(), 1755.0), (Nvml(status=2), None)):
-        monkeypatch.setattr(ctypes, "CDLL", lambda name, library=library: library)
-        clock.reader.cache_clear()
-        assert clock.reader(CUDA)() == clock_mhz and library.asked == b"GPU-0123-45"
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    clock.reader.cache_clear()
+    assert clock.reader(CUDA)() == megahertz
+    assert library.asked == (b"" if library.statuses[0] else b"GPU-0123-45")
     clock.reader.cache_clear()
 
 

@@ -67,6 +67,14 @@ def test_only_what_was_asked_for(tmp_path: Path) -> None:
     assert {row.backend for row in found if row.us_p50 is not None} == {"index_put", "reference"}
 
 
+def test_what_compiles_may_be_left_out(tmp_path: Path) -> None:
+    words = ["--op", "accept_tree", "--shape", "T=8", "--seconds", "0.01", "--no-compile"]
+    found = {row.backend: row for row in ran(tmp_path, *words)}
+    assert found["torch"].us_p50 is not None
+    left = found["torch, compiled"]
+    assert left.status == rows.NOT_RUN and "--no-compile" in left.reason
+
+
 def test_no_time_left_is_said(tmp_path: Path) -> None:
     found = ran(tmp_path, "--all", "--smoke", "--family", "tree", "--limit", "0")
     assert {row.status for row in found} <= {rows.NOT_RUN, rows.UNAVAILABLE}

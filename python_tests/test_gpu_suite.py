@@ -266,6 +266,20 @@ def test_peers_wheels_are_found_and_not_installed(planted: Path) -> None:
     assert words_of(again.stdout) == {"peers": "FAILED (1)"}
 
 
+def test_what_the_peers_compile_is_measured_only_once_it_is_compiled(planted: Path) -> None:
+    """With a GPU that is only said to be there."""
+    for part in ("peers", "measure", "bench-draft"):
+        shutil.copy(ROOT / f"bench/suite/{part}.sh", planted / f"bench/suite/{part}.sh")
+    python = planted / "python"
+    python.write_text(python.read_text().replace('echo "no GPU in this test"', "echo"))
+    run_planted(planted, "bench-draft")
+    first = (planted / "out/suite.log").read_text()
+    assert "bench.run --all" in first and first.rstrip().split("bench.run")[1].count("--no-compile")
+    run_planted(planted, "peers", "bench-draft")
+    log = (planted / "out/suite.log").read_text()
+    assert "bench.warm peers" in log and "--no-compile" not in log.split("bench.run")[1]
+
+
 def test_results_that_cannot_be_written_go_elsewhere(planted: Path) -> None:
     (planted / "file").touch()
     done = run(planted, planted / "file/out", "build", python=str(planted / "python"))

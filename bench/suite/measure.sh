@@ -11,5 +11,7 @@ if [ -n "$NO_GPU" ]; then
   echo "$NO_GPU: nothing measured, every case right once on the CPU"
   exit 77
 fi
+# A case whose peers compile for half a minute would stand in for many: the part peers does it.
+[ -e "$PEERS/compiled" ] || run+=(--no-compile)
 # What is left after the limit of beginning is for the case begun before it, and for the tables.
 exec "${run[@]}" ${QUICK:+--quick} --device cuda --name "$name" --limit $((PART_SECONDS * 4 / 5))

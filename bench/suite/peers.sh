@@ -8,6 +8,7 @@ status=77
 if [ -z "$QUICK" ]; then # there no peer is measured that torch.compile makes
   "$PYTHON" -m bench.warm peers
   status=$?
+  [ $status != 0 ] || touch "$PEERS/compiled"
 fi
 if command -v nvcc >/dev/null || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; then
   "$PYTHON" -m bench.peers.warm
