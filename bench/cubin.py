@@ -56,12 +56,14 @@ class Multiprocessor:
     smem_bytes: int
     warps: int
     blocks: int
+    tensor_flops: int
+    """16-bit, a clock."""
 
 
 # CUDA C++ programming guide, technical specifications per compute capability.
 MULTIPROCESSORS = {
-    80: Multiprocessor(64 * KIB, 164 * KIB, 64, 32),
-    90: Multiprocessor(64 * KIB, 228 * KIB, 64, 32),
+    80: Multiprocessor(64 * KIB, 164 * KIB, 64, 32, 2048),
+    90: Multiprocessor(64 * KIB, 228 * KIB, 64, 32, 4096),
 }
 _RESERVED_SMEM = KIB  # of each block, by the system, from sm_80 on
 WARP, _PARTITIONS = 32, 4

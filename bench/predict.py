@@ -83,8 +83,8 @@ def microseconds(case: Case, device: Device) -> tuple[float, str]:
         return 27.5 * case.slots / 25_600 * H200.ghz / device.ghz, _ARITHMETIC  # as measured
     steps = _STEPS.get(case.op)
     if isinstance(case, AcceptTreeResidual):
-        # A level loads a node, then refuses each sibling; barriers of the cluster in between.
-        steps = Steps(1, case.levels * (2.5 + 0.9 * case.refused))
+        # A level loads a node; it and each refused sibling exchange masses across the cluster.
+        steps = Steps(1, case.levels * (1.9 + 0.55 * case.refused))
     if steps is None:
         raise ValueError(f"no steps of {case.op}")
     bulk = floors.floor(case, device.rates(case.dtype)).microseconds / steps.share

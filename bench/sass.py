@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from math import prod
 from typing import NamedTuple
 
 
@@ -43,6 +44,12 @@ class Loop(NamedTuple):
     """That a turn begins."""
     bytes: int
     """That a thread copies in a turn."""
+    instructions: int
+    """Of a warp in a turn, and among them"""
+    tensor_flops: int
+    """of its tensor-core instructions,"""
+    exps: int
+    """and its exponentials, each of 32 lanes."""
 
     @property
     def awaited_bytes(self) -> int:
@@ -77,8 +84,25 @@ def main_loop(code: Sequence[Instruction]) -> Loop | None:
         if waits:
             copies = [each for each in body if each.opcode.startswith("LDGSTS")]
             groups = sum(each.opcode == "LDGDEPBAR" for each in body)
-            return Loop(min(waits), groups, sum(_width(each.opcode) * 4 for each in copies))
+            return Loop(
+                min(waits),
+                groups,
+                sum(_width(each.opcode) * 4 for each in copies),
+                len(body),
+                sum(_flops(each.opcode) for each in body),
+                sum(each.opcode.startswith("MUFU.EX2") for each in body),
+            )
     return None
+
+
+def _flops(opcode: str) -> int:
+    """Of a warp; a warpgroup's four share a product."""
+    name, *modifiers = opcode.split(".")
+    if name == "HGMMA":
+        return 2 * prod(map(int, modifiers[0].split("x"))) // 4
+    if name == "HMMA":
+        return 2 * 16 * 8 * int(modifiers[0].removeprefix("168"))
+    return 0
 
 
 def gpu_fences(code: Sequence[Instruction]) -> int:

@@ -38,6 +38,33 @@ class Compiled:
     """Of the largest block it was compiled for; None where its source names none."""
     needs_tensor_cores: bool
 
+    def occupancy(self) -> float | None:
+        """Where its block is known."""
+        if self.threads is None:
+            return None
+        return cubin.occupancy(self.arch, self.threads, self.kernel.registers, self.smem_bytes)
+
+    def in_flight(self) -> tuple[int | None, int | None]:
+        """The wait distance of its main loop, and the bytes that it leaves on their way."""
+        loop, share = self.kernel.main_loop, self.occupancy()
+        if loop is None:
+            return None, None
+        if share is None:
+            return loop.wait_distance, None
+        threads = round(share * cubin.MULTIPROCESSORS[self.arch].warps) * cubin.WARP
+        return loop.wait_distance, threads * loop.awaited_bytes
+
+    def cycles(self) -> tuple[int | None, int | None, int | None]:
+        """Of a turn of its main loop: four schedulers issue an instruction each, tensor cores do
+        16-bit products at their highest rate, 16 exponentials are begun a clock."""
+        loop = self.kernel.main_loop
+        if loop is None or self.threads is None:
+            return None, None, None
+        warps = self.threads // cubin.WARP
+        rate = cubin.MULTIPROCESSORS[self.arch].tensor_flops
+        issue, tensor = loop.instructions * warps / 4, loop.tensor_flops * warps / rate
+        return round(issue), round(tensor), round(loop.exps * cubin.WARP * warps / 16)
+
 
 def digest(files: Iterable[Path], also: object = "") -> str:
     """Of the code in `files`, less comments on lines of their own, and of `also`, spelled out."""

@@ -13,7 +13,9 @@ kernel or was made from other sources. What this machine cannot see, for want of
 says; rows that were read elsewhere from the same sources stay.
 
 `wait_distance` counts the groups of copies that the main loop leaves on their way while it works on
-a tile, `bytes_in_flight` their bytes on a multiprocessor that is full of such blocks.
+a tile, `bytes_in_flight` their bytes on a multiprocessor that is full of such blocks. The cycles
+are the fewest that a turn of the main loop takes a multiprocessor with one block: to issue its
+instructions, on its tensor cores, for its exponentials.
 
 Shared memory of a CUDA kernel is what it declares; what a launch adds is not in a cubin, so there
 its occupancy is an upper bound. A kernel whose source names no block size has no occupancy here.
@@ -32,7 +34,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench import shipped
-from bench.cubin import MULTIPROCESSORS, WARP, occupancy
 from bench.shipped import ARCHITECTURES, ROOT, Compiled
 from bench.table import print_table
 
@@ -41,7 +42,7 @@ COMMAND = "python -m bench.static"
 COLUMNS = (
     "kernel", "arch", "registers", "smem_bytes", "stack_bytes", "spill_bytes", "tensor_core_ops",
     "async_copies", "occupancy", "threads", "wait_distance", "bytes_in_flight", "gpu_fences",
-    "hazards", "compiler", "sources",
+    "hazards", "issue_cycles", "tensor_cycles", "exp_cycles", "compiler", "sources",
 )  # fmt: skip
 Row = dict[str, str]
 Pair = tuple[str, int]
@@ -186,33 +187,19 @@ def _read_all(kinds: Sequence[Kind], keep: Keep) -> tuple[list[Row], list[str]]:
 
 def row_of(each: Compiled, compiler: str, digest: str) -> Row:
     """A line of the table."""
-    kernel, share = each.kernel, share_of(each)
+    kernel, share = each.kernel, each.occupancy()
     values = (
         each.name, f"sm_{each.arch}", kernel.registers, each.smem_bytes, kernel.stack_bytes,
         kernel.spill_bytes, kernel.tensor_core_ops, kernel.async_copies,
         "" if share is None else f"{share:.3f}",
-        each.threads or "", *in_flight(each, share), kernel.gpu_fences, len(kernel.hazards),
-        compiler, digest,
+        each.threads or "", *map(_text, each.in_flight()), kernel.gpu_fences, len(kernel.hazards),
+        *map(_text, each.cycles()), compiler, digest,
     )  # fmt: skip
     return dict(zip(COLUMNS, map(str, values), strict=True))
 
 
-def in_flight(each: Compiled, share: float | None) -> tuple[int | str, int | str]:
-    """Its wait distance, and the bytes that it leaves in flight, where there are any."""
-    loop = each.kernel.main_loop
-    if loop is None:
-        return "", ""
-    if share is None:
-        return loop.wait_distance, ""
-    threads = round(share * MULTIPROCESSORS[each.arch].warps) * WARP
-    return loop.wait_distance, threads * loop.awaited_bytes
-
-
-def share_of(each: Compiled) -> float | None:
-    """Its occupancy, where its block is known."""
-    if each.threads is None:
-        return None
-    return occupancy(each.arch, each.threads, each.kernel.registers, each.smem_bytes)
+def _text(number: int | None) -> str:
+    return "" if number is None else str(number)
 
 
 def kernel_failures(each: Compiled, stacks: Sequence[Stack] = STACKS) -> list[str]:
@@ -229,7 +216,7 @@ def kernel_failures(each: Compiled, stacks: Sequence[Stack] = STACKS) -> list[st
     found += [f"{name}: {hazard}" for hazard in kernel.hazards]
     if kernel.main_loop is not None and kernel.main_loop.wait_distance == 0:
         found.append(f"{name}: its main loop waits for every copy: nothing overlaps")
-    if share_of(each) == 0:
+    if each.occupancy() == 0:
         found.append(f"{name}: no block of it fits a multiprocessor")
     if each.needs_tensor_cores and kernel.tensor_core_ops == 0:
         found.append(f"{name}: no tensor-core instruction")

@@ -22,6 +22,7 @@ SOUND = """
     WARPGROUP.ARRIVE
     HGMMA.64x64x16.F32.BF16 R88, gdesc[UR8], R88, gsb0
     WARPGROUP.DEPBAR.LE gsb0, 0x0
+    MUFU.EX2 R89, R89
     F2FP.BF16.F32.PACK_AB R128, R89, R88
     WARPGROUP.ARRIVE
     HGMMA.64x128x16.F32.BF16 R24, R128, gdesc[UR8].tnspB, R24
@@ -57,9 +58,10 @@ def planted(after: str, line: str) -> list[str]:
 
 def test_a_sound_loop_has_none() -> None:
     code = listing(SOUND)
-    assert len(code) == 19 and code[15].text == "BRA 0x20" and code[15].is_guarded
+    assert len(code) == 20 and code[16].text == "BRA 0x20" and code[16].is_guarded
     assert sass.hazards(code) == []
-    assert sass.main_loop(code) == sass.Loop(wait_distance=2, groups=1, bytes=16)
+    flops = 2 * 64 * (64 + 128 + 128) * 16 // 4
+    assert sass.main_loop(code) == sass.Loop(2, 1, 16, 15, flops, exps=1)
 
 
 OVERWRITES = {
@@ -110,6 +112,17 @@ def test_a_missing_fence() -> None:
     at_the_end = SOUND.replace(wait, "").replace("@P0 BRA", "DEPBAR.LE SB0, 0x2\n@P0 BRA")
     (found,) = sass.hazards(listing(at_the_end))  # in the next turn
     assert "no fence since the wait for its copies" in found
+
+
+def test_cycles_of_a_turn() -> None:
+    """Of a kernel whose instructions were counted by hand: two warps on each of four schedulers."""
+    loop = sass.Loop(2, 2, 128, instructions=669, tensor_flops=2048 * 4096 // 8, exps=68)
+    each = Compiled("a", 90, replace(kernel(), main_loop=loop), 0, 256, True)
+    assert each.cycles() == (1338, 2048, 1088)
+    assert replace(each, arch=80).cycles() == (1338, 4096, 1088)
+    assert replace(each, kernel=kernel()).cycles() == (None, None, None)
+    (line,) = sass.instructions("/*0000*/ HMMA.16816.F32.BF16 R4, R8, R12, R4 ;")
+    assert sass._flops(line.opcode) == 2 * 16 * 8 * 16
 
 
 def test_a_hazard_is_a_failure() -> None:
