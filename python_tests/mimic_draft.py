@@ -29,7 +29,7 @@ class MimicState(DraftState):
 
     def best(self, hidden: Tensor, width: int) -> tuple[Tensor, Tensor]:
         known = self.followers[hidden[..., 0].long()]
-        places = torch.arange(width)
+        places = torch.arange(width, device=hidden.device)
         others = (known[..., :1] + 7 + places) % len(self.followers)
         ids = torch.where(places < 3, known[..., places.clamp_max(2)], others)
         return -(1.0 + places).expand(ids.shape), ids
@@ -37,7 +37,7 @@ class MimicState(DraftState):
     def logits(self, hidden: Tensor) -> Tensor:
         known = self.followers[hidden[..., 0].long()]
         flat = hidden.new_zeros((*hidden.shape[:-1], len(self.followers)))
-        return flat.scatter_(-1, known, (5.0 - torch.arange(3)).expand(known.shape))
+        return flat.scatter_(-1, known, (5.0 - torch.arange(3, device=hidden.device)).expand(known.shape))
 
 
 def mimic(monkeypatch: pytest.MonkeyPatch, texts: Tensor, vocabulary: int) -> None:
@@ -46,5 +46,5 @@ def mimic(monkeypatch: pytest.MonkeyPatch, texts: Tensor, vocabulary: int) -> No
     for text in texts.tolist():
         for place, (token, following) in enumerate(zip(text, text[1:], strict=False)):
             followers[token, 1 if place % 4 == 3 else 0] = following
-    monkeypatch.setattr(MimicState, "followers", followers, raising=False)
+    monkeypatch.setattr(MimicState, "followers", followers.to(texts.device), raising=False)
     monkeypatch.setattr(generate_module, "DraftState", MimicState)

@@ -1,0 +1,345 @@
+"""What a decode step of a 7B Vid-LLM takes, phase by phase, and the speedup that follows for a tau.
+
+    python -m bench.step                    # on a GPU: 7B from configuration, random weights
+    python -m bench.step --json bench/results/step.json
+    python -m bench.step --tiny             # a tiny configuration, anywhere
+
+Weights are random and caches are filled, since neither changes what a step costs; how many tokens a
+step emits does depend on trained weights, so the speedup is given as a function of it: tau times
+the plain step over ours, and at the tau that the paper reports for that length, stated as assumed.
+Plain decoding is measured as it comes from transformers, and with our cache, attention and graphs:
+whatever helps our step helps that one too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import DynamicCache
+
+from bench import records
+from bench.table import print_table
+from sparrow_kernels.decoding import Coins, Step, TreeConfig, first_committed
+from sparrow_kernels.decoding.graphs import GraphedStep
+from sparrow_kernels.decoding.loop import Parts as StepParts
+from sparrow_kernels.drafting import SparrowDraft
+from sparrow_kernels.drafting.head import DraftHead
+from sparrow_kernels.drafting.state import DraftState
+from sparrow_kernels.models.bridge.names import cache_keyword
+from sparrow_kernels.models.families import Parts
+from sparrow_kernels.models.generate import ROOT_ALONE
+from sparrow_kernels.models.prompt import RequestPrompt
+from sparrow_kernels.models.target import TargetState
+from sparrow_kernels.ops.env import checks
+
+TREES = ("25-5-8", "30-4-8", "48-5-10")
+SLOTS = (500, 1_500, 6_000, 17_000, 25_000)
+PAPER_TAU = {500: 4.51, 1_500: 4.36, 6_000: 4.29, 17_000: 4.32, 25_000: 4.37}
+"""Sparrow on Qwen2.5-VL-7B at T = 0, by visual length (arXiv 2602.15318, ablation)."""
+TEXT_ROWS = 300
+REDUCED_VOCABULARY = 32_768
+
+_SEVEN_B = {
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 32768,
+}
+_TINY = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32768,
+}
+
+
+class Scale(NamedTuple):
+    """What is measured."""
+
+    text: dict[str, int]
+    vocabulary: dict[str, int]
+    slots: tuple[int, ...]
+    trees: tuple[str, ...]
+    repeats: int
+    dtype: torch.dtype
+
+
+FULL = Scale(
+    _SEVEN_B,
+    {"qwen2_5_vl": 152_064, "llava_onevision": 152_000},
+    SLOTS,
+    TREES,
+    20,
+    torch.bfloat16,
+)
+TINY = Scale(
+    _TINY, {"qwen2_5_vl": 512, "llava_onevision": 512}, (40, 90), TREES[:1], 2, torch.float32
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Raw)
+    parser.add_argument("--tiny", action="store_true", help="a tiny configuration, anywhere")
+    parser.add_argument("--family", nargs="+", default=list(FULL.vocabulary), metavar="NAME")
+    parser.add_argument("--slots", type=int, nargs="+", help="cache lengths (default: the paper's)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+    arguments = parser.parse_args()
+    if not arguments.tiny and not torch.cuda.is_available():
+        parser.error("a 7B target needs a CUDA GPU (--tiny runs anywhere)")
+    scale = TINY if arguments.tiny else FULL
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found: list[dict[str, Any]] = []
+    with torch.inference_mode(), checks(False):
+        for family in arguments.family:
+            model = build(family, scale, device)
+            for slots in arguments.slots or scale.slots:
+                for row in steps(family, model, scale, slots):
+                    found.append(row)
+                    print(_line(row), flush=True)
+            del model
+    print()
+    print_table([_shown(row) for row in found])
+    print(
+        "\nmilliseconds, medians. x plain: of our plain loop treated alike (same cache, attention,"
+        " graphs), at the\nassumed tau, which is the paper's for that length; x as it comes: of"
+        " transformers' own step."
+    )
+    if arguments.json is not None:
+        records.write(arguments.json, "bench.step", found)
+    return 0
+
+
+def build(family: str, scale: Scale, device: torch.device) -> Any:
+    """A target of that shape with random weights and next to no vision tower."""
+    vocabulary = scale.vocabulary[family]
+    text: dict[str, Any] = {**scale.text, "vocab_size": vocabulary}
+    ids: dict[str, Any] = {"image_token_id": vocabulary - 1, "video_token_id": vocabulary - 2}
+    if family == "qwen2_5_vl":
+        head_dim = text["hidden_size"] // text["num_attention_heads"]
+        rest = (head_dim // 2 - head_dim // 8) // 2
+        sections = [head_dim // 2 - 2 * rest, rest, rest]
+        rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections}
+        config: Any = transformers.Qwen2_5_VLConfig(
+            text_config={**text, "rope_parameters": rope},
+            vision_config={"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32},
+            **ids,
+        )
+    else:
+        config = transformers.LlavaOnevisionConfig(
+            vision_config=transformers.SiglipVisionConfig(
+                hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+            ),
+            text_config=transformers.Qwen2Config(**text),
+            image_token_index=ids["image_token_id"],
+            video_token_index=ids["video_token_id"],
+        )
+    config._attn_implementation = "sdpa"
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(scale.dtype)
+    try:
+        with device:
+            model = transformers.AutoModelForImageTextToText.from_config(config, dtype=scale.dtype)
+    finally:
+        torch.set_default_dtype(before)
+    return model.eval().requires_grad_(False)
+
+
+def steps(family: str, model: Any, scale: Scale, slots: int) -> Iterator[dict[str, Any]]:
+    """A row for each way to decode behind `slots` cache slots."""
+    device = model.device
+    graphs = device.type == "cuda"
+    row: dict[str, Any] = {"family": family, "slots": slots}
+    plain = as_it_comes(model, slots, scale.repeats)
+    yield {**row, "way": "plain, as it comes", "step_ms": plain}
+    draft = SparrowDraft.for_target(model).eval()
+    capacity = slots + 64 + 64
+    target = filled(model, slots, capacity)
+    ways: list[tuple[str, str | None, int | None]] = [("plain", None, None)]
+    ways += [(f"speculative {tree}", tree, None) for tree in scale.trees]
+    reduced = min(REDUCED_VOCABULARY, model.config.get_text_config().vocab_size // 4)
+    ways += [(f"speculative {scale.trees[-1]}, {reduced} draft ids", scale.trees[-1], reduced)]
+    baseline: dict[bool, float] = {}
+    for name, tree, vocabulary in ways:
+        for graphed in (False, True) if graphs else (False,):
+            parts = step_of(target, model, draft, tree, vocabulary, graphed)
+            times = phases(parts, target, slots, scale.repeats)
+            total = sum(times.values())
+            found = {**row, "way": f"{name}{', graphs' if graphed else ''}", "step_ms": total}
+            found |= {f"{phase}_ms": ms for phase, ms in times.items()}
+            if tree is None:
+                baseline[graphed] = total
+            else:
+                tau = PAPER_TAU.get(slots)
+                found["breaks_even_at_tau"] = total / baseline[graphed]
+                if tau is not None:
+                    found["assumed_tau"] = tau
+                    found["x_plain"] = tau * baseline[graphed] / total
+                    found["x_as_it_comes"] = tau * plain / total
+            yield found
+
+
+def as_it_comes(model: Any, slots: int, repeats: int) -> float:
+    """Milliseconds of transformers' own step: one token, its cache, its attention."""
+    text, language_model = model.config.get_text_config(), model.model.language_model
+    head_dim = text.hidden_size // text.num_attention_heads
+    cache = DynamicCache()
+    weight = model.get_input_embeddings().weight
+    for layer in range(text.num_hidden_layers):
+        shape = (1, text.num_key_value_heads, slots, head_dim)
+        cache.update(_noise(shape, weight), _noise(shape, weight), layer)
+    keyword = cache_keyword(language_model)
+    token = torch.zeros((1, 1), dtype=torch.int64, device=weight.device)
+
+    def step() -> None:
+        positions = torch.full((1, 1), slots, device=weight.device)
+        if "mrope_section" in text.rope_parameters:
+            positions = positions.expand(3, 1, 1)
+        hidden = language_model(
+            inputs_embeds=model.get_input_embeddings()(token),
+            position_ids=positions,
+            use_cache=True,
+            **{keyword: cache},
+        ).last_hidden_state
+        token.copy_(model.lm_head(hidden).argmax(dim=-1))
+
+    return _median_ms([step], repeats, weight.device)[0]
+
+
+def filled(model: Any, slots: int, capacity: int) -> TargetState:
+    """A target whose cache holds `slots` slots of noise."""
+    parts = Parts(model).private()
+    target = TargetState(parts, 1, capacity)
+    ids = torch.zeros(2, dtype=torch.int64, device=model.device)
+    axes = parts.family.position_axes
+    positions = torch.arange(2, device=model.device)[None]
+    positions = positions.expand(axes, 1, 2) if axes else positions
+    target.prefill([RequestPrompt(ids, ids < 0, parts.embedding(ids)[None], positions, {}, False)])
+    for buffer in (*target.keys, *target.values):
+        buffer.copy_(_noise(tuple(buffer.shape), buffer))
+    target.prefix_lens.fill_(slots)
+    return target
+
+
+def step_of(
+    target: TargetState,
+    model: Any,
+    draft: SparrowDraft,
+    tree: str | None,
+    vocabulary: int | None,
+    graphed: bool,
+) -> StepParts:
+    """A step, ready to run; without a tree it is plain decoding's."""
+    weight = model.get_input_embeddings().weight
+    shape = ROOT_ALONE if tree is None else TreeConfig.parse(tree)
+    max_path = 1 if tree is None else shape.max_path
+    state = None
+    if tree is not None:
+        ids = None
+        if vocabulary is not None:
+            ids = torch.arange(vocabulary, device=weight.device)
+        head = DraftHead(model.lm_head, torch.tensor([0], device=weight.device), ids)
+        text = torch.zeros(TEXT_ROWS, dtype=torch.int64, device=weight.device)
+        hidden = _noise((TEXT_ROWS, weight.shape[1]), weight)
+        state = DraftState(
+            draft.network_for(weight),
+            model.get_input_embeddings(),
+            head,
+            draft.config.rope_theta,
+            [(text, hidden)],
+            new_tokens=256,
+            tree_slots=shape.draft_slots,
+            max_path=max_path,
+        )
+    first = first_committed(
+        torch.zeros(1, dtype=torch.int64, device=weight.device),
+        _noise((1, weight.shape[1]), weight),
+        max_path,
+    )
+    coins = Coins(1, 1 if tree is None else shape.total, weight.device)
+    step = Step(target, state, shape, _Greedy(), coins, first)
+    return GraphedStep(step) if graphed else step
+
+
+class _Greedy:
+    def __call__(self, tree: Any, logits: Tensor) -> Tensor:
+        return logits.argmax(dim=-1)
+
+    def probs(self, logits: Tensor) -> Tensor:
+        raise NotImplementedError("greedy decoding draws nothing")
+
+
+def phases(parts: StepParts, target: TargetState, slots: int, repeats: int) -> dict[str, float]:
+    """Milliseconds of each phase."""
+    names = ("draft", "verify", "commit")
+
+    def begin() -> None:
+        target.prefix_lens.fill_(slots)
+
+    calls = [begin, *(getattr(parts, name) for name in names)]
+    times = _median_ms(calls, repeats, target.prefix_lens.device)[1:]
+    return dict(zip(names, times, strict=True))
+
+
+def _median_ms(calls: list[Callable[[], None]], repeats: int, device: torch.device) -> list[float]:
+    """Median milliseconds of each of `calls`, made in order, again and again."""
+    for _ in range(3):
+        for call in calls:
+            call()
+    taken: list[list[float]] = [[] for _ in calls]
+    if device.type != "cuda":
+        for _ in range(repeats):
+            for times, call in zip(taken, calls, strict=True):
+                began = time.perf_counter()
+                call()
+                times.append(1e3 * (time.perf_counter() - began))
+        return [median(times) for times in taken]
+    marks = []
+    for _ in range(repeats):
+        torch.cuda.synchronize()
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(len(calls) + 1)]
+        events[0].record()
+        for event, call in zip(events[1:], calls, strict=True):
+            call()
+            event.record()
+        marks.append(events)
+    torch.cuda.synchronize()
+    for events in marks:
+        for times, begin, end in zip(taken, events, events[1:], strict=False):
+            times.append(begin.elapsed_time(end))
+    return [median(times) for times in taken]
+
+
+def _noise(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    return torch.randn(shape, dtype=torch.float32, device=like.device).mul_(0.3).to(like.dtype)
+
+
+_COLUMNS = ("family", "slots", "way", "draft_ms", "verify_ms", "commit_ms", "step_ms")
+_RATIOS = ("breaks_even_at_tau", "assumed_tau", "x_plain", "x_as_it_comes")
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row.get(name, "") for name in (*_COLUMNS, *_RATIOS)}
+
+
+def _line(row: dict[str, Any]) -> str:
+    return f"{row['family']}, {row['slots']} slots: {row['way']}: {row['step_ms']:.2f} ms"
+
+
+class _Raw(argparse.RawDescriptionHelpFormatter):
+    """Shows the docstring as it is written."""
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
