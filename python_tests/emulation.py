@@ -6,15 +6,18 @@
     cuda       torch.ops.sparrow_native on CUDA tensors; marked gpu
 
 A test takes the fixture `library`: its `ops`, and tensors made in the test lie on its device.
+`compile_program` makes a program of its own of some kernels, without torch.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -75,6 +78,38 @@ def load_emulated() -> None:
         jobs = os.environ.get("MAX_JOBS", "2")
         run("cmake", "--build", str(folder), "--target", "sparrow_emulated", "-j", jobs)
         torch.ops.load_library(str(folder / "libsparrow_emulated.so"))
+
+
+CSRC = CHECKOUT / "csrc"
+_FLAGS = ("-std=c++20", "-pthread", "-O1", "-U_FORTIFY_SOURCE", "-ffp-contract=off")
+
+
+def _compile(output: Path, source: Path, *flags: str, csrc: Path = CSRC) -> Path:
+    compiler = shutil.which("c++") or shutil.which("g++")
+    assert compiler is not None
+    include = (f"-I{csrc / 'emulation'}", f"-I{csrc}", "-DSPARROW_EMULATION")
+    subprocess.run(
+        [compiler, *_FLAGS, *flags, *include, "-c", source, "-o", output],
+        check=True,
+    )
+    return output
+
+
+@cache
+def _runtime() -> tuple[tempfile.TemporaryDirectory[str], list[Path]]:
+    folder = tempfile.TemporaryDirectory()
+    sources = sorted((CSRC / "emulation").glob("*.cpp"))
+    return folder, [_compile(Path(folder.name) / f"{s.stem}.o", s) for s in sources]
+
+
+def compile_program(folder: Path, text: str, csrc: Path = CSRC) -> Path:
+    """An executable of a program that includes kernels, from `csrc`, run by the emulator."""
+    (folder / "program.cpp").write_text(text)
+    # Calls into hooks.cpp: the sanitizer's own library is not linked.
+    program = _compile(folder / "program.o", folder / "program.cpp", "-fsanitize=thread", csrc=csrc)
+    objects = _runtime()[1]
+    subprocess.run(["c++", "-pthread", "-o", folder / "program", program, *objects], check=True)
+    return folder / "program"
 
 
 @pytest.fixture(scope="module", params=LIBRARIES)

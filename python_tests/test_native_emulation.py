@@ -5,13 +5,11 @@ Each kernel below is wrong in one way, or right in a way that is easily emulated
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-
-CSRC = Path(__file__).resolve().parents[1] / "csrc"
+from emulation import compile_program
 
 KERNELS = r"""
 #include <atomic>
@@ -179,18 +177,7 @@ int main(int, char** arguments) {
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("c++") or shutil.which("g++")
-    assert compiler is not None
-    folder = tmp_path_factory.mktemp("emulation")
-    (folder / "kernels.cpp").write_text(KERNELS)
-    flags = ["-std=c++20", "-pthread", "-O1", "-U_FORTIFY_SOURCE", "-DSPARROW_EMULATION"]
-    command = [compiler, *flags, "-I", CSRC / "emulation", "-I", CSRC]
-    # Only calls into hooks.cpp: the sanitizer's own library is not linked.
-    hooked = [*command, "-fsanitize=thread", "-c", folder / "kernels.cpp"]
-    subprocess.run([*hooked, "-o", folder / "kernels.o"], check=True)
-    runtime = sorted((CSRC / "emulation").glob("*.cpp"))
-    subprocess.run([*command, "-o", folder / "kernels", folder / "kernels.o", *runtime], check=True)
-    return folder / "kernels"
+    return compile_program(tmp_path_factory.mktemp("emulation"), KERNELS)
 
 
 def output(program: Path, kernel: str, seed: int = 0) -> tuple[int, str]:

@@ -1,7 +1,9 @@
 #include <algorithm>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 #include "cuda/counters.h"
 #include "cuda/launch.h"
@@ -41,16 +43,22 @@ Region zeroed(int64_t count) {
   return region;
 }
 
-// All counters of the process.
+// All counters of the process, which lives no longer: a graph may be destroyed at its very end.
 class Counters {
  public:
+  static Counters& all() {
+    static Counters& counters = *new Counters;
+    return counters;
+  }
+
   uint32_t* take(int64_t count, Stream stream) {
     int device = 0;
     check(cudaGetDevice(&device), "counters");
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-    check(cudaStreamIsCapturing(stream, &capture), "counters");
+    cudaGraph_t graph = nullptr;
+    check(cudaStreamGetCaptureInfo(stream, &capture, nullptr, &graph), "counters");
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (capture != cudaStreamCaptureStatusNone) return fresh(device, count).data;
+    if (capture != cudaStreamCaptureStatusNone) return of_graph(device, count, graph);
     unsigned long long id = 0;  // unlike a handle, never given to another stream
     check(cudaStreamGetId(stream, &id), "counters");
     Region& own = of_stream_[{device, id}];
@@ -59,6 +67,40 @@ class Counters {
   }
 
  private:
+  // Counters that a graph has, with whatever is instantiated from it.
+  struct Lent {
+    int device;
+    Region region;
+  };
+
+  uint32_t* of_graph(int device, int64_t count, cudaGraph_t graph) {
+    auto lent = std::make_unique<Lent>(Lent{device, returned(device, count)});
+    cudaUserObject_t object = nullptr;
+    check(cudaUserObjectCreate(&object, lent.get(), &give_back, 1, cudaUserObjectNoDestructorSync),
+          "counters");
+    uint32_t* data = lent.release()->region.data;
+    check(cudaGraphRetainUserObject(graph, object, 1, cudaGraphUserObjectMove), "counters");
+    return data;
+  }
+
+  // Called by CUDA, when the last replay is over: every kernel has left its counters zero.
+  static void CUDART_CB give_back(void* object) {
+    const std::unique_ptr<Lent> lent(static_cast<Lent*>(object));
+    Counters& counters = all();
+    const std::lock_guard<std::mutex> lock(counters.mutex_);
+    counters.returned_[lent->device].push_back(lent->region);
+  }
+
+  Region returned(int device, int64_t count) {
+    std::vector<Region>& regions = returned_[device];
+    const auto fits = std::find_if(regions.begin(), regions.end(),
+                                   [&](const Region& region) { return region.count >= count; });
+    if (fits == regions.end()) return fresh(device, count);
+    const Region region = *fits;
+    regions.erase(fits);
+    return region;
+  }
+
   Region fresh(int device, int64_t count) {
     Region& left = left_[device];
     if (left.count < count) left = zeroed(std::max(count, kSlabCounters));
@@ -69,14 +111,12 @@ class Counters {
 
   std::mutex mutex_;
   std::map<int, Region> left_;
+  std::map<int, std::vector<Region>> returned_;
   std::map<std::pair<int, unsigned long long>, Region> of_stream_;
 };
 
 }  // namespace
 
-uint32_t* counters(int64_t count, Stream stream) {
-  static Counters all;
-  return all.take(count, stream);
-}
+uint32_t* counters(int64_t count, Stream stream) { return Counters::all().take(count, stream); }
 
 }  // namespace sparrow::cuda

@@ -9,6 +9,8 @@
 #include <cstring>
 #include <tuple>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "emulation/scheduler.h"
 #include "emulation/warp.h"
@@ -216,8 +218,30 @@ inline constexpr unsigned cudaStreamNonBlocking = 1;
 inline cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*) {
   return cudaSuccess;
 }
-inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
-  *status = cudaStreamCaptureStatusNone;
+// A stream that is captured is the graph it is captured into: a test makes them.
+using cudaGraph_t = struct CUstream_st*;
+#define CUDART_CB
+using cudaHostFn_t = void (*)(void*);
+struct CUstream_st {
+  std::vector<std::pair<cudaHostFn_t, void*>> user_objects;
+};
+using cudaUserObject_t = std::pair<cudaHostFn_t, void*>*;
+inline constexpr unsigned cudaUserObjectNoDestructorSync = 1, cudaGraphUserObjectMove = 1;
+inline cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, cudaStreamCaptureStatus* status,
+                                            unsigned long long*, cudaGraph_t* graph) {
+  *status = stream == nullptr ? cudaStreamCaptureStatusNone : cudaStreamCaptureStatusActive;
+  *graph = stream;
+  return cudaSuccess;
+}
+inline cudaError_t cudaUserObjectCreate(cudaUserObject_t* object, void* data, cudaHostFn_t destroy,
+                                        unsigned, unsigned) {
+  *object = new std::pair{destroy, data};
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphRetainUserObject(cudaGraph_t graph, cudaUserObject_t object, unsigned,
+                                             unsigned) {
+  graph->user_objects.push_back(*object);
+  delete object;
   return cudaSuccess;
 }
 inline cudaError_t cudaStreamGetId(cudaStream_t, unsigned long long* id) {
