@@ -27,6 +27,7 @@ class Gpu:
         self.now = 0.0
         self.graph: list[float] | None = None
         self.log: list[str] = []
+        self.pools: list[Any] = []
 
     def kernel(self, name: str, microseconds: float) -> None:
         if self.graph is None:
@@ -42,6 +43,9 @@ class Gpu:
         gpu = self
 
         class Graph:
+            def pool(self) -> object:
+                return self
+
             def replay(self) -> None:
                 gpu.run(REPLAY_US + sum(self.nodes))
 
@@ -58,7 +62,8 @@ class Gpu:
                 return (other.at - self.at) / 1e3
 
         @contextmanager
-        def capture(graph: Graph) -> Iterator[None]:
+        def capture(graph: Graph, pool: Graph | None) -> Iterator[None]:
+            gpu.pools.append(pool)
             gpu.graph = graph.nodes = []  # type: ignore[attr-defined]
             yield
             gpu.graph = None
@@ -91,6 +96,7 @@ def calls(gpu: Gpu, name: str, *microseconds: float) -> list[Call]:
 def test_a_replay_costs_nothing_itself_and_every_set_counts_as_often(gpu: Gpu) -> None:
     found = timing.captured(calls(gpu, "a", 10, 20, 60))
     assert found.copies % 3 == 0
+    assert gpu.pools == [None, found.short]
     assert found.time() == (pytest.approx(30), None)
     assert timing.replayed(calls(gpu, "a", 4.0)).p50 == pytest.approx(4)
 
