@@ -23,8 +23,10 @@ def reader(device: torch.device) -> Callable[[], float | None]:
         handle = ctypes.c_void_p()
         # torch numbers what CUDA_VISIBLE_DEVICES leaves; NVML all there are.
         name = f"GPU-{torch.cuda.get_device_properties(device).uuid}".encode()
-        found = library.nvmlInit_v2() == 0
-        found = found and library.nvmlDeviceGetHandleByUUID(name, ctypes.byref(handle)) == 0
+        found = library.nvmlInit_v2() == 0 and (
+            library.nvmlDeviceGetHandleByUUID(name, ctypes.byref(handle)) == 0
+            or _the_only_one(library, handle)
+        )
     except (OSError, AttributeError, AssertionError, RuntimeError):
         found = False
     if not found:
@@ -36,6 +38,15 @@ def reader(device: torch.device) -> Callable[[], float | None]:
         return float(clock.value) if status == 0 else None
 
     return read
+
+
+def _the_only_one(library: ctypes.CDLL, handle: ctypes.c_void_p) -> bool:
+    """Whether there is one GPU only, whose handle this then is."""
+    count = ctypes.c_uint()
+    status = library.nvmlDeviceGetCount_v2(ctypes.byref(count))
+    if status != 0 or count.value != 1:
+        return False
+    return bool(library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(handle)) == 0)
 
 
 def moved(megahertz: Sequence[float]) -> str | None:

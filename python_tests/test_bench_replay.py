@@ -167,8 +167,8 @@ def test_a_case_on_a_gpu_becomes_rows(gpu: Gpu, monkeypatch: pytest.MonkeyPatch)
 class Nvml:
     """As much of the library as is asked, with the status that each function ends with."""
 
-    def __init__(self, *statuses: int) -> None:
-        self.statuses, self.asked = statuses, b""
+    def __init__(self, *statuses: int, gpus: int = 2) -> None:
+        self.statuses, self.gpus, self.asked = statuses, gpus, b""
 
     def nvmlInit_v2(self) -> int:
         return self.statuses[0]
@@ -176,6 +176,13 @@ class Nvml:
     def nvmlDeviceGetHandleByUUID(self, name: bytes, handle: Any) -> int:
         self.asked = name
         return self.statuses[1]
+
+    def nvmlDeviceGetCount_v2(self, count: Any) -> int:
+        count._obj.value = self.gpus
+        return 0
+
+    def nvmlDeviceGetHandleByIndex_v2(self, index: int, handle: Any) -> int:
+        return index
 
     def nvmlDeviceGetClockInfo(self, handle: Any, kind: int, clock: Any) -> int:
         assert kind == 1
@@ -185,7 +192,13 @@ class Nvml:
 
 @pytest.mark.parametrize(
     ("library", "megahertz"),
-    [(Nvml(0, 0, 0), 1755), (Nvml(2, 0, 0), None), (Nvml(0, 2, 0), None), (Nvml(0, 0, 2), None)],
+    [
+        (Nvml(0, 0, 0), 1755),
+        (Nvml(2, 0, 0, gpus=1), None),
+        (Nvml(0, 2, 0), None),  # one of two, and no telling which
+        (Nvml(0, 2, 0, gpus=1), 1755),
+        (Nvml(0, 0, 2), None),
+    ],
 )
 def test_the_clock_is_that_of_the_device(
     library: Nvml, megahertz: float | None, monkeypatch: pytest.MonkeyPatch
