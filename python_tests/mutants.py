@@ -174,7 +174,9 @@ def what_tests_say(folder: Path, tests: str) -> str:
     )
     if done.returncode == 0:
         return ""
-    reasons = re.findall(r"^E +(.*(?:Error|emulated launch).*)$", done.stdout, re.MULTILINE)
+    reasons = re.findall(
+        r"^E +(.*emulated launch.*|.*Error.*|assert .*)$", done.stdout, re.MULTILINE
+    )
     reason = reasons[0] if reasons else (done.stdout.strip().splitlines() or [done.stderr])[-1]
     return re.sub(r".*SPARROW_EMULATION_SEED=\d+\): ", "", reason)
 
