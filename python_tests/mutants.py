@@ -33,7 +33,7 @@ class Mutant:
     """Why no test can see it."""
 
 
-RESIDUAL = "native_residual accept_residual_exact accept_logits"
+RESIDUAL = "native_sampling_rows native_residual accept_residual_exact"
 MUTANTS = {
     "commit: no release": Mutant(
         "cuda/commit.cu",
