@@ -151,6 +151,10 @@ class Case:
 
     def rounded(self) -> tuple[Tensor, Tensor]:
         """The same from PyTorch in the case's own dtype, with a full mask."""
+        if self.query.numel() == 0 or self.capacity == 0:
+            # PyTorch's kernel for half precision divides by these sizes, and kills the process.
+            blind = torch.full(self.query.shape[:3], -math.inf)
+            return torch.zeros_like(self.query), blind
         mask = torch.zeros(len(self.rows), 1, self.query.shape[2], self.capacity, dtype=torch.bool)
         for b in range(len(self.rows)):
             for row in range(len(self.rows[b])):
