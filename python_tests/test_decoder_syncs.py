@@ -33,7 +33,8 @@ class Guard:
             monkeypatch.setattr(Tensor, name, self._guarded(getattr(Tensor, name), name))
         for name in (*_MAKES, "is_nonzero"):
             monkeypatch.setattr(torch, name, self._guarded(getattr(torch, name), f"torch.{name}"))
-        monkeypatch.setattr(Tensor, "new_tensor", self._guarded(Tensor.new_tensor, "new_tensor"))
+        for name in ("new_tensor", "__setitem__"):
+            monkeypatch.setattr(Tensor, name, self._guarded(getattr(Tensor, name), name))
 
     def _guarded(self, honest: Callable[..., Any], name: str) -> Callable[..., Any]:
         def guarded(*arguments: Any, **keywords: Any) -> Any:

@@ -97,9 +97,8 @@ def decode(
             step.toss()
             parts.commit()
             finished, cuts = emission.take(step.emitted)
-            for request in finished:
-                step.active[request] = 0
+            step.idle(finished)
             for cut in cuts:
-                target.prefix_lens[cut.request] = cut.slots
+                target.prefix_lens[cut.request].fill_(cut.slots)
         if observe is not None:
             observe(step)

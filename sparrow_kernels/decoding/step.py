@@ -74,8 +74,12 @@ class Step:
         """Begin again, where the tensors of the last call lie."""
         _overwrite(self.committed, first)
         self.active.fill_(1)
+        self.idle(finished)
+
+    def idle(self, finished: Sequence[int]) -> None:
+        """Let these requests rest from now on."""
         for request in finished:
-            self.active[request] = 0
+            self.active[request].fill_(0)  # a value that is assigned would wait for its copy
 
     def toss(self) -> None:
         """Draw the coins of a step, if it needs any."""

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from sparrow_kernels.ops.tree import topk_logprobs
 
 
+_ROWS = 64
+
+
 class DraftHead:
     """The LM head as a draft uses it.
 
@@ -27,26 +30,31 @@ class DraftHead:
         self, lm_head: nn.Module, banned: Tensor, vocabulary: Tensor | None = None
     ) -> None:
         self._lm_head = lm_head
-        self._ids: Tensor | None = None
         self._banned = banned
+        self._ids: Tensor | None = None
         if vocabulary is None:
             return
-        self._ids = vocabulary[~torch.isin(vocabulary, banned)]
-        if not len(self._ids):
+        if bool(torch.isin(vocabulary, banned).all()):
             raise ValueError(
                 f"draft vocabulary must hold an id that may be drafted, got {len(vocabulary)} ids,"
                 " all of them stop ids or placeholders"
             )
         weight: Tensor = lm_head.weight  # type: ignore[assignment]
         bias: Tensor | None = getattr(lm_head, "bias", None)
+        # Products want rows by the 64; what fills up the last ones is banned like the others.
+        fill = -len(vocabulary) % _ROWS
+        self._ids = torch.cat([vocabulary, vocabulary[:1].expand(fill)])
+        places = torch.arange(len(self._ids), device=vocabulary.device)
+        is_banned = torch.isin(self._ids, banned) | (places >= len(vocabulary))
+        self._banned = places[is_banned]
         self._weight = weight[self._ids]
         self._bias = None if bias is None else bias[self._ids]
-        self._full = weight.shape[0]
+        self._full, self._size = weight.shape[0], len(vocabulary)
 
     @property
     def size(self) -> int | None:
         """V' where the vocabulary is reduced."""
-        return None if self._ids is None else len(self._ids)
+        return None if self._ids is None else self._size
 
     def best(self, hidden: Tensor, width: int) -> tuple[Tensor, Tensor]:
         """The best children of outputs `[..., H]`: log-probabilities and ids `[..., width]`."""
@@ -61,10 +69,13 @@ class DraftHead:
         scores = self._scores(hidden)
         if self._ids is None:
             return scores
+        # -inf where rows fill up: of one id the largest is what counts.
         full = scores.new_full((*scores.shape[:-1], self._full), float("-inf"))
-        return full.index_copy_(-1, self._ids, scores)
+        return full.scatter_reduce_(-1, self._ids.expand(scores.shape), scores, "amax")
 
     def _scores(self, hidden: Tensor) -> Tensor:
-        if self._ids is not None:
-            return F.linear(hidden, self._weight, self._bias)
-        return self._lm_head(hidden).index_fill_(-1, self._banned, float("-inf"))
+        if self._ids is None:
+            scores = self._lm_head(hidden)
+        else:
+            scores = F.linear(hidden, self._weight, self._bias)
+        return scores.index_fill_(-1, self._banned, float("-inf"))
