@@ -38,8 +38,7 @@ class Guard:
 
     def _guarded(self, honest: Callable[..., Any], name: str) -> Callable[..., Any]:
         def guarded(*arguments: Any, **keywords: Any) -> Any:
-            assigns_tensor = name == "__setitem__" and isinstance(arguments[2], Tensor)
-            if self.is_on and not assigns_tensor:
+            if self.is_on and not (name == "__setitem__" and _fills(*arguments)):
                 raise AssertionError(f"{name} in the loop waits for the device")
             return honest(*arguments, **keywords)
 
@@ -52,6 +51,11 @@ class Guard:
             yield
         finally:
             self.is_on = before
+
+
+def _fills(tensor: Tensor, place: Any, value: Any) -> bool:
+    """Whether an assignment stays on the device: a number is copied to a place of no dimensions."""
+    return isinstance(value, Tensor) or tensor[place].dim() > 0
 
 
 @pytest.fixture
