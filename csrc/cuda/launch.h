@@ -28,7 +28,7 @@ struct Grid {
   int64_t blocks;  // along x; none at all launches nothing
   int threads;
   size_t shared_bytes = 0;  // dynamic
-  int cluster = 1;          // blocks a cluster, sm_90 and later
+  int cluster = 0;          // blocks a cluster, sm_90 and later; 0: the kernel knows of none
   int64_t blocks_y = 1;
 };
 
@@ -92,7 +92,7 @@ void launch(const char* name, void (*kernel)(Params...), const Grid& grid, Strea
   config.dynamicSmemBytes = grid.shared_bytes;
   config.stream = stream;
   cudaLaunchAttribute attribute = {};
-  if (grid.cluster > 1) {
+  if (grid.cluster > 0) {
     attribute.id = cudaLaunchAttributeClusterDimension;
     attribute.val.clusterDim.x = static_cast<unsigned>(grid.cluster);
     attribute.val.clusterDim.y = 1;

@@ -145,12 +145,14 @@ int largest_clusters(int shared_bytes) {
   return clusters;
 }
 
+bool has_clusters() { return device_attribute(cudaDevAttrComputeCapabilityMajor) >= 9; }
+
 // Blocks a cluster: as many as a row keeps busy, while the batch leaves multiprocessors for them,
 // and as many as it takes to keep two rows in the `room` of their shared memory.
 template <typename Weights>
 int cluster_for(int64_t batch, int64_t wanted_parts, int64_t row_bytes, int64_t room,
                 int shared_bytes) {
-  if (device_attribute(cudaDevAttrComputeCapabilityMajor) < 9) return 1;
+  if (!has_clusters()) return 1;
   const int64_t processors = device_attribute(cudaDevAttrMultiProcessorCount);
   int cluster = 1;
   while (cluster < kMaxCluster && cluster * kMaxWarps < wanted_parts &&
@@ -190,7 +192,7 @@ void accept_tree_residual(const AcceptTreeResidual<Weights>& call, Stream stream
          {.blocks = call.batch * cluster,
           .threads = static_cast<int>(warps) * kWarp,
           .shared_bytes = static_cast<size_t>(before_rows + (is_shared ? block_bytes : 0)),
-          .cluster = cluster},
+          .cluster = has_clusters() ? cluster : 0},
          stream, call, cut, scratch);
 }
 
