@@ -3,71 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
-from typing import Any, NamedTuple
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import pre_tokenizers
+from generic_cases import GENERIC, ByHand
+from tiny_parts import CHAT, VOCABULARY, Tiny, text_settings, tokenizer
 
 from sparrow_kernels.drafting import SparrowDraft
-from sparrow_kernels.models import SparrowDecoder  # noqa: F401  (lets transformers load torchvision)
 
-import transformers as hf  # noqa: E402  isort: skip
-from transformers.video_utils import VideoMetadata  # noqa: E402  isort: skip
+import transformers as hf  # isort: skip
+from transformers.video_utils import VideoMetadata  # isort: skip
 
-VOCABULARY = 320
-_SPECIAL = (
-    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
-    *("<|image_pad|>", "<|video_pad|>", "<image>", "<video>"),
-)
-_CHAT = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
-    "{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}"
-    "{% if c.type == 'video' %}VIDEO{% elif c.type == 'image' %}IMAGE"
-    "{% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-_QWEN_CHAT = _CHAT.replace("VIDEO", "<|vision_start|><|video_pad|><|vision_end|>").replace(
+__all__ = ["FAMILIES", "GENERIC", "TEXT_ONLY", "VOCABULARY", "Tiny", "draft_for", "pixels"]
+__all__ += ["prompts", "tiny", "turns"]
+
+_QWEN_CHAT = CHAT.replace("VIDEO", "<|vision_start|><|video_pad|><|vision_end|>").replace(
     "IMAGE", "<|vision_start|><|image_pad|><|vision_end|>"
 )
-_LLAVA_CHAT = _CHAT.replace("VIDEO", "<video>").replace("IMAGE", "<image>")
-
-
-class Tiny(NamedTuple):
-    """A target and its processor; for a text-only target the tokenizer."""
-
-    target: Any
-    processor: Any
-
-
-def tokenizer() -> Any:
-    """One token a byte, and the special ones."""
-    vocabulary = {token: number for number, token in enumerate(_SPECIAL)}
-    for byte in sorted(pre_tokenizers.ByteLevel.alphabet()):
-        vocabulary[byte] = len(vocabulary)
-    made = hf.Qwen2Tokenizer(
-        vocab=vocabulary, merges=[], eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
-    made.add_special_tokens({"additional_special_tokens": list(_SPECIAL[1:])})
-    made.padding_side = "left"
-    return made
-
-
-def _text(ids: Callable[[str], int], **settings: Any) -> dict[str, Any]:
-    return {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 32768,
-        "bos_token_id": ids("<|endoftext|>"),
-        "eos_token_id": ids("<|im_end|>"),
-        "pad_token_id": ids("<|endoftext|>"),
-        **settings,
-    }
+_LLAVA_CHAT = CHAT.replace("VIDEO", "<video>").replace("IMAGE", "<image>")
 
 
 def _qwen_ids(ids: Callable[[str], int]) -> dict[str, int]:
@@ -85,7 +40,7 @@ def qwen2_5_vl() -> Tiny:
     tokens = tokenizer()
     ids = tokens.convert_tokens_to_ids
     config = hf.Qwen2_5_VLConfig(
-        text_config=_text(ids, **_mrope([2, 3, 3])),
+        text_config=text_settings(**_mrope([2, 3, 3])),
         vision_config={
             **{"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2},
             **{"out_hidden_size": 64, "fullatt_block_indexes": [1], "window_size": 112},
@@ -104,7 +59,7 @@ def qwen2_vl() -> Tiny:
     tokens = tokenizer()
     ids = tokens.convert_tokens_to_ids
     config = hf.Qwen2VLConfig(
-        text_config=_text(ids, **_mrope([2, 3, 3])),
+        text_config=text_settings(**_mrope([2, 3, 3])),
         vision_config={
             **{"depth": 2, "embed_dim": 32, "num_heads": 2, "hidden_size": 64, "patch_size": 14},
         },
@@ -121,7 +76,7 @@ def qwen3_vl() -> Tiny:
     tokens = tokenizer()
     ids = tokens.convert_tokens_to_ids
     config = hf.Qwen3VLConfig(
-        text_config=_text(ids, head_dim=16, **_mrope([4, 2, 2], mrope_interleaved=True)),
+        text_config=text_settings(head_dim=16, **_mrope([4, 2, 2], mrope_interleaved=True)),
         vision_config={
             **{"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2},
             **{"out_hidden_size": 64, "patch_size": 16, "deepstack_visual_indexes": [0, 1]},
@@ -151,7 +106,7 @@ def llava_onevision() -> Tiny:
             num_attention_heads=2,
             vision_use_head=False,
         ),
-        text_config=hf.Qwen2Config(**_text(ids)),
+        text_config=hf.Qwen2Config(**text_settings()),
         image_token_index=ids("<image>"),
         video_token_index=ids("<video>"),
         image_grid_pinpoints=pinpoints,
@@ -168,11 +123,11 @@ def llava_onevision() -> Tiny:
     return Tiny(hf.LlavaOnevisionForConditionalGeneration(config), processor)
 
 
-def text_only(kind: str) -> Tiny:
+def text_only(kind: str, **settings: Any) -> Tiny:
     """A causal model without a vision tower."""
     tokens = tokenizer()
     tokens.chat_template = _LLAVA_CHAT
-    config = getattr(hf, f"{kind}Config")(**_text(tokens.convert_tokens_to_ids))
+    config = getattr(hf, f"{kind}Config")(**text_settings(**settings))
     return Tiny(getattr(hf, f"{kind}ForCausalLM")(config), tokens)
 
 
@@ -182,14 +137,20 @@ FAMILIES: dict[str, Callable[[], Tiny]] = {
     "qwen3_vl": qwen3_vl,
     "llava_onevision": llava_onevision,
 }
-TEXT_ONLY = ("Llama", "Qwen2", "Qwen3", "Mistral")
+TEXT_ONLY: dict[str, Callable[[], Tiny]] = {
+    "Llama": partial(text_only, "Llama"),
+    "Qwen2": partial(text_only, "Qwen2"),
+    "Qwen3": partial(text_only, "Qwen3"),
+    "Mistral": partial(text_only, "Mistral", sliding_window=None),
+    "Phi3": partial(text_only, "Phi3"),
+}
 
 
 @cache
 def tiny(family: str) -> Tiny:
     """A target whose texts do not repeat themselves at once, in float32."""
     torch.manual_seed(len(family))
-    made = FAMILIES[family]() if family in FAMILIES else text_only(family)
+    made = {**FAMILIES, **GENERIC, **TEXT_ONLY}[family]()
     made.target.eval().requires_grad_(False)
     with torch.no_grad():
         for name, parameter in made.target.get_decoder().named_parameters():
@@ -238,7 +199,7 @@ def prompts(processor: Any, *chats: list[dict[str, Any]]) -> dict[str, Any]:
         for part in turn["content"]
     ]
     clips = [part["frames"] for part in parts if part["type"] == "video"]
-    if isinstance(processor, hf.LlavaOnevisionProcessor):
+    if isinstance(processor, (hf.LlavaOnevisionProcessor, ByHand)):
         clips = clips[:1] * len(clips)
     images = sum(part["type"] == "image" for part in parts)
     arguments: dict[str, Any] = {}

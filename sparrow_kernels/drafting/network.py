@@ -5,6 +5,8 @@ A row stands for one text token x_k. Its input is `fc([norm(embedding(x_k)); h_(
 output approximates `h_k`, so that the target's own LM head turns it into the token after x_k.
 The layer is shaped like a decoder layer of a Qwen2-style target: RMSNorm, grouped-query attention
 with biased q, k and v, a gated SiLU MLP, and no norm before the LM head. Sparrow, arXiv 2602.15318.
+For Qwen3-style targets q, k and v have no bias, and each head of q and k is normed before it is
+rotated.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ class LayerShape:
     head_dim: int
     norm_eps: float = 1e-6
     attention_bias: bool = True
+    query_key_norm: bool = False
 
 
 class DraftNetwork(nn.Module):
@@ -42,6 +45,9 @@ class DraftNetwork(nn.Module):
         self.qkv = nn.Linear(
             hidden, (shape.heads + 2 * shape.kv_heads) * head_dim, bias=shape.attention_bias
         )
+        if shape.query_key_norm:
+            self.query_norm = nn.Parameter(torch.ones(head_dim))
+            self.key_norm = nn.Parameter(torch.ones(head_dim))
         self.out = nn.Linear(shape.heads * head_dim, hidden, bias=False)
         self.mlp_norm = nn.Parameter(torch.ones(hidden))
         self.gate_up = nn.Linear(hidden, 2 * shape.intermediate, bias=False)
@@ -61,7 +67,10 @@ class DraftNetwork(nn.Module):
         batch, length, _ = rows.shape
         fused = self.qkv(self._norm(rows, self.attention_norm))
         heads = fused.view(batch, length, -1, shape.head_dim).transpose(1, 2)
-        return heads.split([shape.heads, shape.kv_heads, shape.kv_heads], dim=1)
+        query, key, value = heads.split([shape.heads, shape.kv_heads, shape.kv_heads], dim=1)
+        if shape.query_key_norm:
+            query, key = self._norm(query, self.query_norm), self._norm(key, self.key_norm)
+        return query, key, value
 
     def finish(self, rows: Tensor, attended: Tensor) -> Tensor:
         """The layer's second half. rows `[B, R, H]`, attended `[B, Hq, R, D]` -> `[B, R, H]`."""

@@ -23,7 +23,8 @@ class SparrowDraftConfig(PreTrainedConfig):
     target's embedding and LM head, so it fits no other. `tree` holds the keywords of the
     `TreeConfig` to use when the caller names none. `slice_clip` pairs the first text row after a
     clip with the state *before* the clip, as the weights released by the paper's authors expect;
-    the default pairs it with the state of the clip's last token.
+    the default pairs it with the state of the clip's last token. `query_key_norm` norms each head
+    of q and k, as Qwen3's layers do.
     """
 
     model_type = "sparrow_draft"
@@ -44,6 +45,7 @@ class SparrowDraftConfig(PreTrainedConfig):
         initializer_range: float = 0.02,
         tree: dict[str, Any] | None = None,
         slice_clip: bool = False,
+        query_key_norm: bool = False,
         **kwargs: Any,
     ) -> None:
         self.target_model_type = target_model_type
@@ -60,6 +62,7 @@ class SparrowDraftConfig(PreTrainedConfig):
         self.initializer_range = initializer_range
         self.tree = tree if tree is not None else {"total": 30, "depth": 4, "width": 8}
         self.slice_clip = slice_clip
+        self.query_key_norm = query_key_norm
         super().__init__(**kwargs)
 
     def layer_shape(self) -> LayerShape:
@@ -72,6 +75,7 @@ class SparrowDraftConfig(PreTrainedConfig):
             head_dim=self.head_dim,
             norm_eps=self.rms_norm_eps,
             attention_bias=self.attention_bias,
+            query_key_norm=self.query_key_norm,
         )
 
 
@@ -99,7 +103,10 @@ class SparrowDraft(PreTrainedModel):
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, DraftNetwork):
-            for norm in (module.embedding_norm, module.attention_norm, module.mlp_norm):
+            norms = [module.embedding_norm, module.attention_norm, module.mlp_norm]
+            if module.shape.query_key_norm:
+                norms += [module.query_norm, module.key_norm]
+            for norm in norms:
                 nn.init.ones_(norm)
 
     @classmethod
@@ -124,6 +131,7 @@ class SparrowDraft(PreTrainedModel):
             "rope_theta": text.rope_parameters["rope_theta"],
             "rms_norm_eps": text.rms_norm_eps,
             "initializer_range": text.initializer_range,
+            **_attention_of(target, head_dim),
         }
         draft = cls(SparrowDraftConfig(**{**suggested, **settings}))
         weight: Any = target.get_input_embeddings().weight
@@ -164,3 +172,16 @@ class SparrowDraft(PreTrainedModel):
                 f"draft: must be made for this target, got {'; '.join(wrong)} (train one with"
                 " `sparrow train draft`, or make one with SparrowDraft.for_target)"
             )
+
+
+def _attention_of(target: PreTrainedModel, head_dim: int) -> dict[str, bool]:
+    """What no configuration says in the same words: what a layer does to its q, k and v."""
+    layers: Any = getattr(target.get_decoder(), "layers", None)
+    attention = getattr(layers[-1], "self_attn", None) if layers is not None else None
+    if attention is None or not hasattr(attention, "q_proj"):  # fused, or named in another way
+        return {}
+    norm = getattr(attention, "q_norm", None)
+    return {
+        "attention_bias": attention.q_proj.bias is not None,
+        "query_key_norm": norm is not None and norm.weight.shape == (head_dim,),
+    }
