@@ -20,6 +20,7 @@ class RequestStats:
     new_tokens: int = 0
     target_calls: int = 0
     histogram: list[int] = field(default_factory=list)
+    reused_slots: int = 0
 
     @property
     def mean_emitted(self) -> float | None:
@@ -64,6 +65,11 @@ class DecodeStats:
         """Tokens a target call emitted, on average, the bonus token included: the paper's tau.
         None where there was no call."""
         return self._of_each("mean_emitted")
+
+    @property
+    def reused_slots(self) -> Any:
+        """Slots of the prompt that an earlier call had run."""
+        return self._of_each("reused_slots")
 
     def count_step(self, request: int, emitted: int) -> None:
         """Count one verification that emitted `emitted` tokens of a request."""

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteriaList
 from transformers.generation import StopStringCriteria
 
 from sparrow_kernels.decoding import TreeConfig
 from sparrow_kernels.drafting import SparrowDraft
+from sparrow_kernels.models.bridge.cache import PreallocatedCache
 from sparrow_kernels.models.families import Parts, VidLLM
 from sparrow_kernels.models.generate import (
     check_draft,
@@ -66,8 +66,9 @@ class SparrowDecoder:
 
         The target's `generation_config` is honoured, and so are logits processors, stopping
         criteria, `stop_strings` with a `tokenizer`, and a `streamer`. A `generator` samples in
-        place of torch's own, as `sparrow_generate` says. Returns a `SparrowOutput` with
-        `sequences` and `stats`.
+        place of torch's own, as `sparrow_generate` says. A `cache` of an earlier result is gone on
+        behind what the prompts share with it, such as the clip of a second question. Returns a
+        `SparrowOutput` with `sequences`, `stats` and `cache`.
         """
         custom = partial(sparrow_generate, draft=self.draft, tree=self.tree)
         return self._run(custom, "speculative", kwargs)
@@ -92,16 +93,12 @@ class SparrowDecoder:
         kwargs.pop("return_dict_in_generate", None)
         configs[0].return_dict_in_generate = True
         # transformers hands no streamer on to a custom decoding function.
-        streamer = kwargs.pop("streamer", None)
-        workspaces, graphs = self._workspaces[way], self._graphs
-
-        def decode(model: VidLLM, input_ids: Tensor, **prepared: Any) -> Any:
-            with workspaces.borrowed(input_ids.shape[0]) as workspace:
-                ours = {"streamer": streamer, "workspace": workspace, "cuda_graph": graphs}
-                return custom(model, input_ids, **prepared, **ours)
-
-        own = {name: kwargs.pop(name) for name in ("generator",) if name in kwargs}
-        return view.generate(custom_generate=partial(decode, **own), **kwargs)
+        ours = {name: kwargs.pop(name, None) for name in ("streamer", "generator")}
+        ours |= {"workspaces": self._workspaces[way], "cuda_graph": self._graphs}
+        for name in ("cache", "past_key_values"):  # releases of transformers take one of them
+            if isinstance(kwargs.get(name), PreallocatedCache):
+                ours["earlier"] = kwargs.pop(name)
+        return view.generate(custom_generate=partial(custom, **ours), **kwargs)
 
 
 def _can_be_captured(parts: Parts) -> bool:

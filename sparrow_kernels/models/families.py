@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sparrow_kernels.models.bridge.attention import ATTENTION_NAME
 from sparrow_kernels.models.bridge.names import cache_keyword
 from sparrow_kernels.models.bridge.view import private_view, uncompiled
+from sparrow_kernels.models.requirements import NEEDED, check_target
 
 VidLLM = Any
 """A model of transformers that generates: `PreTrainedModel` and `GenerationMixin` at once, for
@@ -64,7 +65,7 @@ class Parts:
         self.language_model: Any = _language_model(self.base)
         self.family = FAMILIES.get(model.config.model_type) or _generic(model, self.base)
         self.text_config = model.config.get_text_config()
-        _check_attention(model, self.text_config)
+        check_target(model, self.text_config)
         self.visual: nn.Module | None = (
             None if self.family.visual is None else getattr(self.base, self.family.visual, None)
         )
@@ -94,15 +95,12 @@ class Parts:
         return self.language_model is uncompiled(self.base)
 
 
-_NEEDED = "see docs/adding-a-model.md for what a target needs"
-
-
 def _base(model: VidLLM) -> Any:
     base = getattr(model, getattr(model, "base_model_prefix", "") or "model", None)
     if base is None or base is model or model.get_output_embeddings() is None:
         raise ValueError(
             f"target must be a model with an LM head over a base model, got {type(model).__name__}"
-            f" of family {model.config.model_type!r} ({_NEEDED})"
+            f" of family {model.config.model_type!r} ({NEEDED})"
         )
     return uncompiled(base)
 
@@ -125,7 +123,7 @@ def _generic(model: VidLLM, base: Any) -> Family:
     if "mrope_section" in rope:
         raise ValueError(
             f"target must be of a family whose position axes are known, got"
-            f" {config.model_type!r} with M-RoPE (known: {', '.join(sorted(FAMILIES))}; {_NEEDED})"
+            f" {config.model_type!r} with M-RoPE (known: {', '.join(sorted(FAMILIES))}; {NEEDED})"
         )
     placeholders = tuple(name for name in _PLACEHOLDERS if getattr(config, name, None) is not None)
     towers = [name for name in _TOWERS if hasattr(base, name)]
@@ -133,25 +131,6 @@ def _generic(model: VidLLM, base: Any) -> Family:
         raise ValueError(
             f"target must name the ids that stand for a clip's and an image's tokens in its"
             f" configuration ({', '.join(_PLACEHOLDERS)}), got none for {config.model_type!r}"
-            f" ({_NEEDED})"
+            f" ({NEEDED})"
         )
     return Family(placeholders, visual=towers[0] if towers else None)
-
-
-def _check_attention(model: VidLLM, text_config: Any) -> None:
-    kinds = set(getattr(text_config, "layer_types", None) or ()) - {"full_attention"}
-    if "sliding_attention" in kinds:
-        raise ValueError(
-            "target must use full attention in every layer, got sliding_attention layers"
-            " (load it with use_sliding_window=False, if its family can)"
-        )
-    if kinds:
-        raise ValueError(
-            f"target must use full attention in every layer, got {', '.join(sorted(kinds))}"
-            f" ({_NEEDED})"
-        )
-    if not getattr(model, "_supports_attention_backend", True):
-        raise ValueError(
-            f"target must take its attention from transformers' AttentionInterface, got"
-            f" {type(model).__name__}, which has its own ({_NEEDED})"
-        )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
+    Cache,
     GenerationConfig,
     LogitsProcessorList,
     StoppingCriteriaList,
@@ -25,12 +26,13 @@ from sparrow_kernels.decoding.loop import Parts
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.drafting.head import DraftHead
 from sparrow_kernels.drafting.state import DraftState
+from sparrow_kernels.models.bridge.names import cache_of
 from sparrow_kernels.models.emission import NoToken, Streamer
 from sparrow_kernels.models.families import VidLLM
 from sparrow_kernels.models.outputs import SparrowOutput
 from sparrow_kernels.models.request import Request
 from sparrow_kernels.models.target import Prefill
-from sparrow_kernels.models.workspace import Workspace
+from sparrow_kernels.models.workspace import Workspaces, lent
 from sparrow_kernels.ops.env import checks
 
 ROOT_ALONE = TreeConfig(total=1, depth=1, width=1)
@@ -49,8 +51,9 @@ def sparrow_generate(
     draft: SparrowDraft | None = None,
     tree: TreeConfig | str | None = None,
     generator: Generators = None,
-    workspace: Workspace | None = None,
+    workspaces: Workspaces | None = None,
     cuda_graph: bool = False,
+    earlier: Cache | None = None,
     **model_kwargs: Any,
 ) -> Tensor | SparrowOutput:
     """Decode with `draft`; the text is the target's own.
@@ -69,8 +72,9 @@ def sparrow_generate(
         generator: what samples, on the target's device; None for torch's own. Calls that overlap
             in several threads share torch's own, and so do not repeat: give each its own. A list
             has one for each request, whose text then does not depend on its neighbours.
-        workspace: buffers that an earlier call has left; `SparrowDecoder` keeps them.
-        cuda_graph: replay each step's parts as CUDA graphs; worth it where a workspace keeps them.
+        workspaces: where buffers and graphs of earlier calls are kept; `SparrowDecoder` has some.
+        cuda_graph: replay each step's parts as CUDA graphs; worth it where workspaces keep them.
+        earlier: an earlier call's cache, which may also come as the model's own keyword.
 
     Returns:
         `[B, prompt + new]` int64, or a `SparrowOutput` with `return_dict_in_generate=True`.
@@ -90,20 +94,12 @@ def sparrow_generate(
         )
     check_draft(draft, model)
     tree = tree_for(draft, tree)
-    request = Request(
-        model,
-        input_ids,
-        logits_processor,
-        stopping_criteria,
-        generation_config,
-        streamer,
-        model_kwargs,
-        tree_nodes=tree.total,
-        max_path=tree.max_path,
-        generator=generator,
-        workspace=workspace,
-    )
-    return _decode(request, draft, tree, cuda_graph)
+    handed = (logits_processor, stopping_criteria, generation_config, streamer, model_kwargs)
+    sizes = (tree.total, tree.max_path, generator)
+    earlier = earlier or cache_of(model_kwargs)
+    with lent(workspaces or Workspaces(), len(input_ids), earlier) as buffers:
+        request = Request(model, input_ids, *handed, *sizes, *buffers)
+        return _decode(request, draft, tree, cuda_graph)
 
 
 @torch.no_grad()
@@ -116,25 +112,17 @@ def plain_generate(
     synced_gpus: bool = False,
     streamer: Streamer | None = None,
     generator: Generators = None,
-    workspace: Workspace | None = None,
+    workspaces: Workspaces | None = None,
     cuda_graph: bool = False,
+    earlier: Cache | None = None,
     **model_kwargs: Any,
 ) -> Tensor | SparrowOutput:
     """Decode one token a target call, over our cache and attention. See `sparrow_generate`."""
-    request = Request(
-        model,
-        input_ids,
-        logits_processor,
-        stopping_criteria,
-        generation_config,
-        streamer,
-        model_kwargs,
-        tree_nodes=1,
-        max_path=1,
-        generator=generator,
-        workspace=workspace,
-    )
-    return _decode(request, None, ROOT_ALONE, cuda_graph)
+    handed = (logits_processor, stopping_criteria, generation_config, streamer, model_kwargs)
+    earlier = earlier or cache_of(model_kwargs)
+    with lent(workspaces or Workspaces(), len(input_ids), earlier) as buffers:
+        request = Request(model, input_ids, *handed, 1, 1, generator, *buffers)
+        return _decode(request, None, ROOT_ALONE, cuda_graph)
 
 
 def _decode(

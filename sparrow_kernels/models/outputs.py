@@ -22,13 +22,15 @@ class SparrowOutput(ModelOutput):
     `sequences` `[B, prompt + new]` int64, the run's `stats`, and where they were asked for, as
     `generate` returns them: `scores` and `logits`, for each new token `[B, V]` after and before
     the logits processors; rows of a request that had ended are 0. `cache` holds the keys and values
-    of the prompts and the new tokens.
+    of the prompts: given to a later call as `cache` or `past_key_values`, what its prompts begin
+    with is not run again.
     """
 
     sequences: Tensor | None = None
     stats: DecodeStats | None = None
     scores: tuple[Tensor, ...] | None = None
     logits: tuple[Tensor, ...] | None = None
+    cache: Any = None
 
 
 class Recorder:

@@ -16,7 +16,7 @@ from sparrow_kernels.models.families import Parts, VidLLM
 from sparrow_kernels.models.outputs import Recorder, SparrowOutput
 from sparrow_kernels.models.prompt import take_prompts
 from sparrow_kernels.models.selection import TokenChooser, reads_history
-from sparrow_kernels.models.target import Prefill
+from sparrow_kernels.models.target import Prefill, TargetState
 from sparrow_kernels.models.unsupported import refuse_unsupported
 from sparrow_kernels.models.workspace import Workspace
 
@@ -29,6 +29,7 @@ class Request:
         max_path: S, the most nodes a step accepts, root included.
         generator: what samples; None for torch's own, a list for one a request.
         workspace: buffers of an earlier call, to be used again.
+        earlier: a target whose cache may hold what prompts begin with.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Request:
         max_path: int,
         generator: Generators = None,
         workspace: Workspace | None = None,
+        earlier: TargetState | None = None,
     ) -> None:
         batch, length = input_ids.shape
         refuse_unsupported(input_ids, generation_config, model_kwargs, streamer, generator)
@@ -76,6 +78,7 @@ class Request:
         self.recorder = Recorder(generation_config, self.chooser, self.emission)
         slots = self.emission.slots_for(1 + max_path) + tree_nodes
         self.target = self.workspace.target_of(self.parts, slots)
+        self._earlier = earlier if earlier is not None and earlier.fits(self.parts) else None
         self._mask = mask
         self._model_inputs = self.parts.model.prepare_inputs_for_generation(
             input_ids, is_first_iteration=True, **without_cache(model_kwargs)
@@ -91,8 +94,12 @@ class Request:
                 chunk_size=self.config.prefill_chunk_size,
                 copies=self.config.num_return_sequences or 1,
                 slice_clip=slice_clip,
+                keep=bool(self.config.return_dict_in_generate),
+                earlier=self._earlier,
             )
             del prompts
+            for row, slots in zip(self.stats.rows, prefill.reused, strict=True):
+                row.reused_slots = slots
             first = self.chooser.after_prompt(prefill.logits)
             self.recorder.first(prefill.logits)
             finished = self.emission.take_first(first.tolist())
@@ -108,7 +115,10 @@ class Request:
         self.stats.cache_bytes = self.workspace.nbytes
         sequences = self.emission.result()
         if self.config.return_dict_in_generate:
-            return SparrowOutput(sequences=sequences, stats=self.stats, **self.recorder.result())
+            cache = self.target.cache
+            cache.workspace = self.workspace
+            kept = self.recorder.result()
+            return SparrowOutput(sequences=sequences, stats=self.stats, cache=cache, **kept)
         return sequences
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable
 from typing import Any, NoReturn, cast
 
@@ -184,16 +185,20 @@ class TokenChooser:
 
 
 def _for_request(processors: LogitsProcessorList, request: int) -> LogitsProcessorList:
-    """`processors` for one request alone, where one of them asks for its number in the batch."""
+    """`processors` for one request alone: some know its number in the batch, or its padding."""
+    return LogitsProcessorList(_alone(one, request) for one in processors)
+
+
+def _alone(processor: Any, request: int) -> Any:
     kind = logits_process.PrefixConstrainedLogitsProcessor
-    if request == 0 or not any(type(one) is kind for one in processors):
-        return processors
-
-    def numbered(one: Any) -> Any:
-        allowed = one._prefix_allowed_tokens_fn
+    if type(processor) is kind and request > 0:
+        allowed = processor._prefix_allowed_tokens_fn
         return kind(lambda _, ids: allowed(request, ids), 1)
-
-    return LogitsProcessorList(numbered(one) if type(one) is kind else one for one in processors)
+    padding = getattr(processor, "prompt_ignore_length", None)
+    if isinstance(padding, Tensor) and len(padding) > 1:
+        processor = copy.copy(processor)
+        processor.prompt_ignore_length = padding[request : request + 1]
+    return processor
 
 
 def _scalars(processor: Any) -> Hashable:

@@ -12,9 +12,12 @@ from sparrow_kernels.decoding import Verification
 from sparrow_kernels.models.bridge.attention import Nodes, check_attended
 from sparrow_kernels.models.bridge.cache import PreallocatedCache
 from sparrow_kernels.models.families import Parts
+from sparrow_kernels.models.kept import KeptPrompt, marks_of
 from sparrow_kernels.models.prompt import RequestPrompt
 from sparrow_kernels.ops.tree import pack_ancestors
 from sparrow_kernels.ops.types import TreeLayout
+
+_ROWS_BEHIND_A_PREFIX = 1024
 
 
 @dataclass
@@ -28,6 +31,8 @@ class Prefill:
     text: list[tuple[Tensor, Tensor]]
     """For each request `[R]` int64 its text tokens, but the first of the sequence, and `[R, H]`
     for each the top state at the slot before it."""
+    reused: list[int]
+    """Slots of each request that an earlier call had run."""
 
 
 class TargetState:
@@ -49,6 +54,8 @@ class TargetState:
         shape = (axes, batch, 1) if axes else (batch, 1)
         self._position_offset = torch.zeros(shape, dtype=torch.int64, device=device)
         self._made_for = _identity(parts)
+        self.kept: list[KeptPrompt | None] = [None] * batch
+        """What the cache holds of each request's prompt, where a call was asked to keep it."""
         self.begin(parts)
 
     def fits(self, parts: Parts) -> bool:
@@ -67,6 +74,8 @@ class TargetState:
         chunk_size: int | None = None,
         copies: int = 1,
         slice_clip: bool = False,
+        keep: bool = False,
+        earlier: TargetState | None = None,
     ) -> Prefill:
         """Run the prompts, request by request, without padding.
 
@@ -76,41 +85,67 @@ class TargetState:
             chunk_size: most rows of a forward; None for whole prompts.
             copies: of so many requests in a row the prompt is the same, and run once.
             slice_clip: pair the first text row after a clip with the state before the clip.
+            keep: note what the cache holds, for `earlier` of a later call.
+            earlier: a target whose cache may hold what prompts begin with; it may be this one.
         """
         hidden: list[Tensor] = []
         text: list[tuple[Tensor, Tensor]] = []
+        reused: list[int] = []
+        old = [] if earlier is None else list(earlier.kept)
+        self.kept = [None] * len(prompts)
         for request, prompt in enumerate(prompts):
+            offset = prompt.next_position - len(prompt.ids)
+            self._position_offset[..., request, :] = offset
             if request % copies:
                 self.cache.copy_request(request - 1, request, len(prompt.ids))
                 hidden.append(hidden[-1])
                 text.append(text[-1])
-            else:
-                last, rows = self._prefill_one(request, prompt, chunk_size, slice_clip)
-                hidden.append(last)
-                text.append(rows)
-            offset = prompt.next_position - len(prompt.ids)
-            self._position_offset[..., request, :] = offset
+                reused.append(reused[-1])
+                self.kept[request] = self.kept[request - 1]
+                continue
+            marks = marks_of(prompt) if keep or old else None
+            start, source = 0, None
+            if earlier is not None and marks is not None:
+                start, source = self._take_over(request, marks, slice_clip, earlier, old)
+            rows, before = _text_rows(prompt, slice_clip)
+            states = [] if source is None else [source.hidden[source.slots <= start]]
+            for chunk in prompt.chunks(start, _chunk_size(chunk_size, start, len(prompt.ids))):
+                output = self._run_chunk(request, chunk.begin, chunk.end, chunk.inputs)
+                inside = (before >= chunk.begin) & (before < chunk.end)
+                if source is not None:
+                    inside &= rows > start
+                states.append(output[0, before[inside] - chunk.begin])
+            self.prefix_lens[request] = len(prompt.ids)
+            hidden.append(output[:, -1])
+            text.append((prompt.ids[rows], torch.cat(states)))
+            reused.append(start)
+            if keep and marks is not None:
+                self.kept[request] = KeptPrompt(marks, rows, text[-1][1], slice_clip)
         self.keys, self.values = self.cache.keys, self.cache.values
         last_hidden = torch.cat(hidden)
-        return Prefill(self._parts.lm_head(last_hidden), last_hidden, text)
+        return Prefill(self._parts.lm_head(last_hidden), last_hidden, text, reused)
 
-    def _prefill_one(
-        self, request: int, prompt: RequestPrompt, chunk_size: int | None, slice_clip: bool
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """The last slot's top state `[1, H]`, and the text rows."""
-        length = len(prompt.ids)
-        text_slots = (~prompt.visual).nonzero()[:, 0]
-        rows = text_slots[text_slots > 0]
-        # The text token before it, with `slice_clip`; the first of the sequence has none.
-        follows_text = slice_clip and len(rows) < len(text_slots)
-        before = text_slots[:-1] if follows_text else rows - 1
-        kept = []
-        for chunk in prompt.chunks(0, chunk_size or length):
-            hidden = self._run_chunk(request, chunk.begin, chunk.end, chunk.inputs)
-            inside = (before >= chunk.begin) & (before < chunk.end)
-            kept.append(hidden[0, before[inside] - chunk.begin])
-        self.prefix_lens[request] = length
-        return hidden[:, -1], (prompt.ids[rows], torch.cat(kept))
+    def _take_over(
+        self,
+        request: int,
+        marks: Tensor,
+        slice_clip: bool,
+        earlier: TargetState,
+        old: list[KeptPrompt | None],
+    ) -> tuple[int, KeptPrompt | None]:
+        """Have an earlier call's slots in front of a request: how many, and what they hold."""
+        sources = range(len(old)) if earlier is not self else [request]
+        shared = [
+            (kept.shared_with(marks, slice_clip), number, kept)
+            for number in sources
+            if number < len(old) and (kept := old[number]) is not None
+        ]
+        start, number, kept = max(shared, key=lambda each: each[0], default=(0, 0, None))
+        if start == 0:
+            return 0, None
+        if earlier is not self:
+            self.cache.copy_from(earlier.cache, number, request, start)
+        return start, kept
 
     def _run_chunk(self, request: int, begin: int, end: int, inputs: dict) -> Tensor:
         """Top states `[1, n, H]` of a prompt's rows behind `begin` slots."""
@@ -155,3 +190,17 @@ def _identity(parts: Parts) -> tuple[Any, ...]:
     weights = tuple((p.data_ptr(), p.dtype) for p in parts.model.parameters())
     autocast = torch.is_autocast_enabled(parts.embedding.weight.device.type)
     return (type(parts.model), weights, autocast)
+
+
+def _text_rows(prompt: RequestPrompt, slice_clip: bool) -> tuple[Tensor, Tensor]:
+    """`[R]` slots of the text tokens but the first, and `[R]` of the state each is paired with."""
+    text_slots = (~prompt.visual).nonzero()[:, 0]
+    rows = text_slots[text_slots > 0]
+    # The text token before it, with `slice_clip`; the first of the sequence has none.
+    follows_text = slice_clip and len(rows) < len(text_slots)
+    return rows, text_slots[:-1] if follows_text else rows - 1
+
+
+def _chunk_size(asked: int | None, start: int, length: int) -> int:
+    """Rows of a forward. Behind a prefix each has a bit for every other, so not too many."""
+    return asked or (length if start == 0 else _ROWS_BEHIND_A_PREFIX)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -23,7 +24,7 @@ from sparrow_kernels.models.target import TargetState
 _MOST_KEPT = 2
 
 
-@dataclass
+@dataclass(eq=False)
 class Workspace:
     """Buffers for `batch` requests, of one call at a time."""
 
@@ -35,8 +36,14 @@ class Workspace:
     step: Step | None = None
     graphs: GraphedStep | None = None
     draft_made_for: Hashable = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held by the call that uses it."""
     made_for: Hashable = None
     """What the step and its graphs were made for: they serve a call that asks for the same."""
+
+    def forget_call(self) -> None:
+        """Nothing is known of the buffers any more: begin anew in the next call."""
+        self.target = self.draft = self.step = self.graphs = self.made_for = None
 
     def target_of(self, parts: Parts, slots: int) -> TargetState:
         """The target with room for `slots` cache slots a request."""
@@ -67,33 +74,65 @@ class Workspace:
         return held + (0 if self.draft is None else self.draft.nbytes)
 
 
-@dataclass
 class Workspaces:
-    """Those of a decoder that no call uses now, the last used last."""
+    """Those that a decoder keeps for its next call, the last used last."""
 
-    _free: list[Workspace] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self) -> None:
+        self._kept: list[Workspace] = []
+        self._lock = threading.Lock()
 
-    @contextmanager
-    def borrowed(self, batch: int) -> Iterator[Workspace]:
-        """One for `batch` requests, with what an earlier call has left in it.
-
-        Given back when the block ends well; after an error nothing is known of its buffers.
-        """
-        workspace = self._taken(batch)
-        yield workspace
+    def taken(self, batch: int) -> Workspace:
+        """One for `batch` requests that no call uses now, or a new one; locked."""
         with self._lock:
-            self._free.append(workspace)
-            del self._free[:-_MOST_KEPT]
+            for workspace in reversed(self._kept):
+                if workspace.batch == batch and workspace.lock.acquire(blocking=False):
+                    return workspace
+        workspace = Workspace(batch)
+        workspace.lock.acquire()
+        return workspace
 
-    def _taken(self, batch: int) -> Workspace:
+    def keep(self, workspace: Workspace) -> None:
+        """Keep it for the next call; the oldest goes where there are too many."""
         with self._lock:
-            for number in range(len(self._free) - 1, -1, -1):
-                if self._free[number].batch == batch:
-                    return self._free.pop(number)
-        return Workspace(batch)
+            if workspace in self._kept:
+                self._kept.remove(workspace)
+            self._kept.append(workspace)
+            del self._kept[:-_MOST_KEPT]
+
+    def forget(self, workspace: Workspace) -> None:
+        """Let go of one, whose buffers an error has left in an unknown state."""
+        with self._lock:
+            if workspace in self._kept:
+                self._kept.remove(workspace)
 
     def clear(self) -> None:
         """Let go of all of them."""
         with self._lock:
-            self._free.clear()
+            self._kept.clear()
+
+
+@contextmanager
+def lent(
+    workspaces: Workspaces, batch: int, cache: Any
+) -> Iterator[tuple[Workspace, TargetState | None]]:
+    """A workspace for one call, and a target whose cache it may take slots over from.
+
+    The one that `cache`, an earlier call's, lies in, if it is for as many requests; else another,
+    and slots are copied. A cache that another call writes to at this moment is left alone.
+    """
+    source: Workspace | None = getattr(cache, "workspace", None)
+    locked = source is not None and source.lock.acquire(blocking=False)
+    earlier = source.target if source is not None and locked else None
+    is_own = earlier is not None and source is not None and source.batch == batch
+    workspace = source if is_own and source is not None else workspaces.taken(batch)
+    try:
+        yield workspace, earlier
+        workspaces.keep(workspace)
+    except BaseException:
+        workspace.forget_call()
+        workspaces.forget(workspace)
+        raise
+    finally:
+        workspace.lock.release()
+        if locked and not is_own and source is not None:
+            source.lock.release()

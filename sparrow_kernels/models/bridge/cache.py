@@ -102,6 +102,8 @@ class PreallocatedCache(Cache):
         self.batch, self.capacity = batch, capacity
         self.prefix_lens = torch.zeros(batch, dtype=torch.int32, device=device)
         self.prefilling: _Prefilling | None = None
+        self.workspace: Any = None
+        """Where it lies, once a call has handed it out."""
         self._own_layers = [PreallocatedLayer(self) for _ in range(layers)]
         super().__init__(layers=list(self._own_layers))
 
@@ -140,9 +142,18 @@ class PreallocatedCache(Cache):
 
     def copy_request(self, source: int, request: int, length: int) -> None:
         """Give `request` the first `length` slots of `source`."""
-        for tensor in (*self.keys, *self.values):
-            tensor[request, :, :length] = tensor[source, :, :length]
+        self.copy_from(self, source, request, length)
         self.prefix_lens[request] = length
+
+    def copy_from(self, other: PreallocatedCache, source: int, request: int, length: int) -> None:
+        """Give `request` the first `length` slots of a request of `other`."""
+        for own, theirs in zip(self._own_layers, other._own_layers, strict=True):
+            assert theirs.keys is not None and theirs.values is not None
+            if not own.is_initialized:
+                own.lazy_initialization(theirs.keys, theirs.values)
+            assert own.keys is not None and own.values is not None
+            own.keys[request, :, :length] = theirs.keys[source, :, :length]
+            own.values[request, :, :length] = theirs.values[source, :, :length]
 
     @property
     def keys(self) -> list[Tensor]:
