@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparrow_kernels.ops.tree import topk_logprobs
 
-
 _ROWS = 64
+
+
+def frequent_ids(corpus: Iterable[Sequence[int]], size: int) -> list[int]:
+    """The `size` ids that occur most often in texts of ids, ascending: a vocabulary for a draft.
+
+    Raises:
+        ValueError: `size` is below 1, or the corpus is empty.
+    """
+    if size < 1:
+        raise ValueError(f"size must be at least 1, got {size}")
+    counts = Counter(chain.from_iterable(corpus))
+    if not counts:
+        raise ValueError("corpus must hold an id, got none")
+    return sorted(token for token, _ in counts.most_common(size))
 
 
 class DraftHead:

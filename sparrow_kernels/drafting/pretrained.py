@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sparrow_kernels.drafting.int8 import in_int8
 from sparrow_kernels.drafting.network import DraftNetwork, LayerShape
 from sparrow_kernels.video_shim import install_video_shim
 
@@ -94,6 +96,8 @@ class SparrowDraft(PreTrainedModel):
         super().__init__(config)
         self.network = DraftNetwork(config.layer_shape())
         self._converted: tuple[Any, DraftNetwork] | None = None
+        self._vocabulary: tuple[int, ...] | None = None
+        self._int8 = False
         self.post_init()
 
     @torch.no_grad()
@@ -118,19 +122,21 @@ class SparrowDraft(PreTrainedModel):
             settings: keywords of `SparrowDraftConfig` that replace what the target suggests.
         """
         text = target.config.get_text_config()
-        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        heads, hidden = text.num_attention_heads, text.hidden_size
+        head_dim = getattr(text, "head_dim", None) or hidden // heads
+        rope = getattr(text, "rope_parameters", None) or {}
         suggested = {
             "target_model_type": target.config.model_type,
             "target_layers": text.num_hidden_layers,
-            "hidden_size": text.hidden_size,
+            "hidden_size": hidden,
             "vocab_size": text.vocab_size,
-            "intermediate_size": text.intermediate_size,
-            "num_attention_heads": text.num_attention_heads,
-            "num_key_value_heads": text.num_key_value_heads,
+            "intermediate_size": getattr(text, "intermediate_size", None) or 4 * hidden,
+            "num_attention_heads": heads,
+            "num_key_value_heads": getattr(text, "num_key_value_heads", None) or heads,
             "head_dim": head_dim,
-            "rope_theta": text.rope_parameters["rope_theta"],
-            "rms_norm_eps": text.rms_norm_eps,
-            "initializer_range": text.initializer_range,
+            "rope_theta": rope.get("rope_theta", 1e4),
+            "rms_norm_eps": getattr(text, "rms_norm_eps", 1e-6),
+            "initializer_range": getattr(text, "initializer_range", 0.02),
             **_attention_of(target, head_dim),
         }
         draft = cls(SparrowDraftConfig(**{**suggested, **settings}))
@@ -139,6 +145,37 @@ class SparrowDraft(PreTrainedModel):
         module.to(device=weight.device, dtype=weight.dtype)
         return draft
 
+    def lighter(
+        self, *, vocabulary: Sequence[int] | Tensor | None = None, int8: bool = False
+    ) -> SparrowDraft:
+        """This draft with less to read a step, over the same weights; the text stays the same.
+
+        Args:
+            vocabulary: ids it may draft, such as `frequent_ids(corpus, 32768)`; None for all.
+                Another token is emitted as ever, but never drafted.
+            int8: round the weights of its products to 8 bits.
+
+        Raises:
+            ValueError: an id out of the vocabulary, or none.
+        """
+        lighter = copy.copy(self)
+        lighter._converted = None
+        lighter._int8 = int8
+        if vocabulary is not None:
+            ids = sorted({int(each) for each in vocabulary})
+            if not ids or ids[0] < 0 or ids[-1] >= self.config.vocab_size:
+                raise ValueError(
+                    f"vocabulary must hold ids of 0 to {self.config.vocab_size - 1}, got"
+                    f" {f'{ids[0]} to {ids[-1]}' if ids else 'none'}"
+                )
+            lighter._vocabulary = tuple(ids)
+        return lighter
+
+    @property
+    def draft_vocabulary(self) -> tuple[int, ...] | None:
+        """The ids it may draft, None for all."""
+        return self._vocabulary
+
     def network_for(self, weight: Tensor) -> DraftNetwork:
         """The network in the dtype and on the device of a target's `weight`.
 
@@ -146,12 +183,15 @@ class SparrowDraft(PreTrainedModel):
         and again where its weights have changed since; the draft itself stays as it is.
         """
         parameters = list(self.network.parameters())
-        if all((p.dtype, p.device) == (weight.dtype, weight.device) for p in parameters):
+        fits = all((p.dtype, p.device) == (weight.dtype, weight.device) for p in parameters)
+        if fits and not self._int8:
             return self.network
         versions = ((p.data_ptr(), None if p.is_inference() else p._version) for p in parameters)
         state = (weight.dtype, weight.device, *versions)
         if self._converted is None or self._converted[0] != state:
             network = copy.deepcopy(self.network).to(weight.device, weight.dtype)
+            if self._int8:
+                in_int8(network)
             # A tuple, so that the copy is no submodule and is not saved.
             self._converted = (state, network.requires_grad_(False).eval())
         return self._converted[1]
@@ -178,10 +218,11 @@ def _attention_of(target: PreTrainedModel, head_dim: int) -> dict[str, bool]:
     """What no configuration says in the same words: what a layer does to its q, k and v."""
     layers: Any = getattr(target.get_decoder(), "layers", None)
     attention = getattr(layers[-1], "self_attn", None) if layers is not None else None
-    if attention is None or not hasattr(attention, "q_proj"):  # fused, or named in another way
+    project = getattr(attention, "q_proj", None)
+    if project is None:  # fused, or named in another way
         return {}
     norm = getattr(attention, "q_norm", None)
     return {
-        "attention_bias": attention.q_proj.bias is not None,
+        "attention_bias": project.bias is not None,
         "query_key_norm": norm is not None and norm.weight.shape == (head_dim,),
     }

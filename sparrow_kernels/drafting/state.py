@@ -66,7 +66,7 @@ class DraftState:
         tree_slots: int,
         max_path: int,
     ) -> None:
-        shape, weight = network.shape, network.fc.weight
+        shape, weight = network.shape, network.embedding_norm
         self.network, self._embedding, self._theta = network, embedding, theta
         empty = (len(prompts), shape.kv_heads, 0, shape.head_dim)
         self.key_cache, self.value_cache = weight.new_zeros(empty), weight.new_zeros(empty)
@@ -100,7 +100,7 @@ class DraftState:
         capacity = max(capacity, 2 * self.key_cache.shape[2])
         self.key_cache = _enlarged(self.key_cache, capacity)
         self.value_cache = _enlarged(self.value_cache, capacity)
-        weight, head_dim = self.network.fc.weight, self.network.shape.head_dim
+        weight, head_dim = self.network.embedding_norm, self.network.shape.head_dim
         table = rotary_table(capacity, head_dim, self._theta, weight.device, weight.dtype)
         self._cos, self._sin = table
         self._steps = torch.arange(capacity, device=weight.device)
@@ -187,7 +187,7 @@ class DraftState:
         return self.network.finish(rows, attended)
 
     def _rows(self, tokens: Tensor, hidden: Tensor) -> Tensor:
-        weight = self.network.fc.weight
+        weight = self.network.embedding_norm
         embedded = self._embedding(tokens).to(weight.dtype)
         return self.network.rows(embedded, hidden.to(weight.device, weight.dtype))
 

@@ -183,7 +183,15 @@ def _step(
     if workspace.made_for != made_for or chooser.settings is None:
         samples = bool(request.config.do_sample)
         workspace.step = Step(
-            request.target, state, tree, chooser, coins, begun, samples, temperature
+            request.target,
+            state,
+            tree,
+            chooser,
+            coins,
+            begun,
+            samples,
+            temperature,
+            request.agree,
         )
         workspace.chooser, workspace.graphs = chooser, None
         if cuda_graph:
@@ -232,10 +240,10 @@ def tree_for(draft: SparrowDraft, tree: TreeConfig | str | None) -> TreeConfig:
         raise TypeError(
             f"tree must be a TreeConfig, or text such as '30-4-8', got {type(tree).__name__}"
         )
-    if tree.width > draft.config.vocab_size:
+    size = len(draft.draft_vocabulary or range(draft.config.vocab_size))
+    if tree.width > size:
         raise ValueError(
-            f"tree must have at most {draft.config.vocab_size} children a node, the draft's"
-            f" vocabulary, got {tree}"
+            f"tree must have at most {size} children a node, the draft's vocabulary, got {tree}"
         )
     return tree
 
@@ -248,11 +256,13 @@ def draft_state(
     weight = parts.embedding.weight
     banned = sorted(request.stops.ids | set(parts.placeholder_ids))
     banned = [token for token in banned if 0 <= token < draft.config.vocab_size]
-    network = draft.network_for(weight)
-    made_for = (id(network), tree.draft_slots, tree.max_path, tuple(banned))
-    head = DraftHead(parts.lm_head, torch.tensor(banned, dtype=torch.int64, device=weight.device))
+    network, vocabulary = draft.network_for(weight), draft.draft_vocabulary
+    made_for = (id(network), tree.draft_slots, tree.max_path, tuple(banned), vocabulary)
     new_tokens = request.emission.new_token_room
     if workspace.draft is None or workspace.draft_made_for != made_for:
+        ids = None if vocabulary is None else torch.tensor(vocabulary, device=weight.device)
+        is_banned = torch.tensor(banned, dtype=torch.int64, device=weight.device)
+        head = DraftHead(parts.lm_head, is_banned, ids)
         workspace.draft = DraftState(
             network,
             parts.embedding,
