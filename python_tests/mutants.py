@@ -1,6 +1,6 @@
 """Breaks the CUDA kernels, one thing at a time, and asks whether the emulator's tests see it.
 
-    python python_tests/mutants.py [NAME...]     all of them take about ten minutes on one core
+    python python_tests/mutants.py [NAME...]     one takes a minute or so: a build and tests
 
 Each mutant is applied to a copy of csrc, of which the emulated library is built and tested. Says
 which died of what, and ends with 1 if one survives that should not, or a line is not found.

@@ -61,7 +61,7 @@ class Shadow {
 
   uint64_t launch_ = 0;
   std::unordered_map<uintptr_t, std::unique_ptr<Page>> pages_;
-  std::pair<uintptr_t, Page*> recent_[16] = {};
+  std::pair<uintptr_t, Page*> recent_[64] = {};
   std::vector<Readers> readers_;
 };
 
