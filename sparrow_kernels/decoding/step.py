@@ -7,7 +7,7 @@ moves, and it emits nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -29,6 +29,10 @@ from sparrow_kernels.ops.tree import build_tree
 from sparrow_kernels.ops.types import Acceptance
 
 
+def alone(*_: Tensor) -> None:
+    """What a target of one process agrees on: whatever it says."""
+
+
 class Step:
     """The device's side of the loop.
 
@@ -42,6 +46,8 @@ class Step:
         samples: whether `choose` needs coins.
         draw_temperature: accept a tree that is drawn, of this temperature, by recursive rejection
             sampling. None: by the target's own tokens, which is exact for any tree.
+        agree: overwrites tensors with those of the first process, where a target is split over
+            several.
     """
 
     def __init__(
@@ -54,12 +60,13 @@ class Step:
         first: Committed,
         samples: bool = False,
         draw_temperature: float | None = None,
+        agree: Callable[..., None] = alone,
     ) -> None:
         batch, path = first.acceptance.tokens.shape
         device = first.acceptance.tokens.device
         self._target, self._draft, self._tree = target, draft, tree
         self._choose, self._coins, self._temperature = choose, coins, draw_temperature
-        self._samples = samples
+        self._samples, self._agree = samples, agree
         self.committed = first
         self.nodes = 1 if draft is None else tree.total
         self.active = torch.ones(batch, dtype=torch.int32, device=device)
@@ -107,6 +114,7 @@ class Step:
             1.0 if self._temperature is None else self._temperature,
             self._coins,
         )
+        self._agree(self.drafted.tokens, *self.drafted.layout)
 
     def verify(self) -> None:
         """One forward of the target over all nodes."""
@@ -146,6 +154,7 @@ class Step:
             self._coins.uniform[:, -1].contiguous(),
             max_path,
         )
+        self._agree(*acceptance)
         path_hidden = commit_path_(
             acceptance, target.keys, target.values, [verified.hidden], target.prefix_lens
         )

@@ -21,6 +21,7 @@ from sparrow_kernels.models.generate import (
     tree_for,
 )
 from sparrow_kernels.models.outputs import SparrowOutput
+from sparrow_kernels.models.parallel import is_split
 from sparrow_kernels.models.workspace import Workspaces
 
 
@@ -39,6 +40,8 @@ class SparrowDecoder:
         tree: how much to draft, also as in `"30-4-8"`; None for the draft's own default.
         cuda_graph: replay the parts of a step as CUDA graphs, captured in the second step and kept
             from call to call. None: on a GPU, where the target lies on one.
+        compile: fuse the elementwise work of the target's layers with `torch.compile`, in the
+            first call; steps then take less time, and that call more.
 
     Raises:
         TypeError: `draft` or `tree` is something else.
@@ -52,9 +55,11 @@ class SparrowDecoder:
         tree: TreeConfig | str | None = None,
         *,
         cuda_graph: bool | None = None,
+        compile: bool = False,
     ) -> None:
         parts = Parts(target)
         self._graphs = _can_be_captured(parts) if cuda_graph is None else cuda_graph
+        self._compiled = compile
         self._workspaces = {"speculative": Workspaces(), "plain": Workspaces()}
         check_draft(draft, target)
         self.target = target
@@ -94,7 +99,8 @@ class SparrowDecoder:
         configs[0].return_dict_in_generate = True
         # transformers hands no streamer on to a custom decoding function.
         ours = {name: kwargs.pop(name, None) for name in ("streamer", "generator")}
-        ours |= {"workspaces": self._workspaces[way], "cuda_graph": self._graphs}
+        ours |= {"workspaces": self._workspaces[way]}
+        ours |= {"cuda_graph": self._graphs, "compiled": self._compiled}
         for name in ("cache", "past_key_values"):  # releases of transformers take one of them
             if isinstance(kwargs.get(name), PreallocatedCache):
                 ours["earlier"] = kwargs.pop(name)
@@ -102,9 +108,10 @@ class SparrowDecoder:
 
 
 def _can_be_captured(parts: Parts) -> bool:
-    """Whether a step can be a CUDA graph: all of the target on one GPU."""
+    """Whether a step can be a CUDA graph: all of the target on one GPU, and in one process."""
     devices = {parameter.device for parameter in parts.model.parameters()}
-    return len(devices) == 1 and devices.pop().type == "cuda"
+    on_one = len(devices) == 1 and not is_split(parts.model)
+    return on_one and devices.pop().type == "cuda"
 
 
 def _serve_stop_strings(configs: list[GenerationConfig], kwargs: dict[str, Any]) -> None:

@@ -61,11 +61,11 @@ class Parts:
     def __init__(self, model: VidLLM) -> None:
         model = uncompiled(model)
         self.model = model
+        self.text_config = model.config.get_text_config()
+        check_target(model, self.text_config)
         self.base: Any = _base(model)
         self.language_model: Any = _language_model(self.base)
         self.family = FAMILIES.get(model.config.model_type) or _generic(model, self.base)
-        self.text_config = model.config.get_text_config()
-        check_target(model, self.text_config)
         self.visual: nn.Module | None = (
             None if self.family.visual is None else getattr(self.base, self.family.visual, None)
         )
@@ -76,9 +76,10 @@ class Parts:
         ids = (getattr(model.config, name, None) for name in self.family.placeholder_ids)
         self.placeholder_ids = [int(each) for each in ids if each is not None]
 
-    def private(self) -> Parts:
-        """The same parts with our attention in them, which nobody else sees."""
-        if self.language_model.config._attn_implementation == ATTENTION_NAME:
+    def private(self, again: bool = False) -> Parts:
+        """The same parts with our attention in them, which nobody else sees; `again`: also where
+        these are private, for a use that changes them."""
+        if not again and self.language_model.config._attn_implementation == ATTENTION_NAME:
             return self  # SparrowDecoder generates on a view already
         return Parts(private_view(self.model, self.language_model, ATTENTION_NAME))
 
@@ -120,13 +121,18 @@ def _generic(model: VidLLM, base: Any) -> Family:
     """
     text_config, config = model.config.get_text_config(), model.config
     rope = getattr(text_config, "rope_parameters", None) or {}
-    if "mrope_section" in rope:
+    if "mrope_section" in rope or hasattr(base, "get_rope_index"):
         raise ValueError(
             f"target must be of a family whose position axes are known, got"
             f" {config.model_type!r} with M-RoPE (known: {', '.join(sorted(FAMILIES))}; {NEEDED})"
         )
     placeholders = tuple(name for name in _PLACEHOLDERS if getattr(config, name, None) is not None)
     towers = [name for name in _TOWERS if hasattr(base, name)]
+    if towers and _language_model(base) is base:
+        raise ValueError(
+            f"target must call its language model {' or '.join(_LANGUAGE_MODELS)}, got neither in"
+            f" {type(base).__name__} beside its {towers[0]} ({NEEDED})"
+        )
     if towers and not placeholders:
         raise ValueError(
             f"target must name the ids that stand for a clip's and an image's tokens in its"

@@ -53,6 +53,7 @@ def sparrow_generate(
     generator: Generators = None,
     workspaces: Workspaces | None = None,
     cuda_graph: bool = False,
+    compiled: bool = False,
     earlier: Cache | None = None,
     **model_kwargs: Any,
 ) -> Tensor | SparrowOutput:
@@ -73,6 +74,7 @@ def sparrow_generate(
             in several threads share torch's own, and so do not repeat: give each its own. A list
             has one for each request, whose text then does not depend on its neighbours.
         workspaces: where buffers and graphs of earlier calls are kept; `SparrowDecoder` has some.
+        compiled: fuse the elementwise work of the target's layers, by `torch.compile`.
         cuda_graph: replay each step's parts as CUDA graphs; worth it where workspaces keep them.
         earlier: an earlier call's cache, which may also come as the model's own keyword.
 
@@ -98,7 +100,7 @@ def sparrow_generate(
     sizes = (tree.total, tree.max_path, generator)
     earlier = earlier or cache_of(model_kwargs)
     with lent(workspaces or Workspaces(), len(input_ids), earlier) as buffers:
-        request = Request(model, input_ids, *handed, *sizes, *buffers)
+        request = Request(model, input_ids, *handed, *sizes, *buffers, compiled)
         return _decode(request, draft, tree, cuda_graph)
 
 
@@ -114,6 +116,7 @@ def plain_generate(
     generator: Generators = None,
     workspaces: Workspaces | None = None,
     cuda_graph: bool = False,
+    compiled: bool = False,
     earlier: Cache | None = None,
     **model_kwargs: Any,
 ) -> Tensor | SparrowOutput:
@@ -121,7 +124,7 @@ def plain_generate(
     handed = (logits_processor, stopping_criteria, generation_config, streamer, model_kwargs)
     earlier = earlier or cache_of(model_kwargs)
     with lent(workspaces or Workspaces(), len(input_ids), earlier) as buffers:
-        request = Request(model, input_ids, *handed, 1, 1, generator, *buffers)
+        request = Request(model, input_ids, *handed, 1, 1, generator, *buffers, compiled)
         return _decode(request, None, ROOT_ALONE, cuda_graph)
 
 

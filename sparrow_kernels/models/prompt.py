@@ -6,7 +6,7 @@ kept, and the call is ours from then on: request by request without padding, in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +19,8 @@ from sparrow_kernels.models.families import Parts
 _PASSED = ("input_ids", "inputs_embeds", "position_ids", "visual_pos_masks")
 _OURS = ("attention_mask", "use_cache", "return_dict", "logits_to_keep", "mm_token_type_ids")
 _VISUAL_MASK = "visual_pos_masks"
+_TEXT = ("input_ids", "position_ids", "attention_mask", "inputs_embeds", "token_type_ids")
+_ADAPTER = "docs/adding-a-model.md says what an adapter names"
 
 
 class Chunk(NamedTuple):
@@ -130,6 +132,12 @@ class _Reached(Exception):
 def _at_the_door(parts: Parts, model_inputs: dict[str, Any]) -> dict[str, Any]:
     """The keywords with which the base model calls its language model."""
     if parts.reads_text_only:
+        lost = [name for name in _holding_rows(model_inputs) if name not in _TEXT]
+        if lost:
+            raise NotImplementedError(
+                f"target must have its language model under a name that an adapter knows, got"
+                f" {lost[0]} for {type(parts.base).__name__} ({_ADAPTER})"
+            )
         return {name: model_inputs.get(name) for name in ("input_ids", "position_ids")}
     taken: dict[str, Any] = {}
 
@@ -161,16 +169,34 @@ def _at_the_door(parts: Parts, model_inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_unknown(parts: Parts, taken: dict[str, Any]) -> None:
-    known = (*_PASSED, *_OURS, *parts.family.per_visual_token, parts.cache_keyword)
-    for name, value in without_cache(taken).items():
-        holds_rows = isinstance(value, Tensor) or (
-            isinstance(value, (list, tuple)) and any(isinstance(each, Tensor) for each in value)
+    known = (*_PASSED, *_OURS, *parts.family.per_visual_token)
+    unknown = [name for name in _holding_rows(taken) if name not in known]
+    if unknown:
+        raise NotImplementedError(
+            f"target must call its language model with what an adapter names, got {unknown[0]} from"
+            f" {type(parts.base).__name__} ({_ADAPTER})"
         )
-        if holds_rows and name not in known:
-            raise NotImplementedError(
-                f"target must call its language model with what an adapter names, got {name} from"
-                f" {type(parts.base).__name__} (docs/adding-a-model.md says how to name it)"
-            )
+    mask = taken.get("attention_mask")
+    masks = mask.values() if isinstance(mask, Mapping) else [mask]
+    if any(isinstance(each, Tensor) and each.dim() > 2 for each in masks):
+        raise NotImplementedError(
+            f"target must let each token see all tokens to its left and no others, got a mask of"
+            f" {type(parts.base).__name__}'s own, as families make whose image tokens see one"
+            f" another ({_ADAPTER})"
+        )
+
+
+def _holding_rows(keywords: dict[str, Any]) -> list[str]:
+    """Names of tensors, and of what holds them, but for a cache."""
+    return [name for name, value in without_cache(keywords).items() if _holds_tensor(value)]
+
+
+def _holds_tensor(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_tensor, value))
+    return isinstance(value, Tensor)
 
 
 def _starts(attention_mask: Tensor | None, batch: int, length: int) -> list[int]:
@@ -208,6 +234,11 @@ def _positions(
         device = model_inputs["input_ids"].device
         firsts = torch.tensor(starts, device=device)[:, None]
         positions = (torch.arange(length, device=device) - firsts).clamp_min(0)
+    if positions.dim() != 2 and not axes:
+        raise NotImplementedError(
+            f"target must have one position a token, got {list(positions.shape)} from"
+            f" {type(parts.base).__name__} ({_ADAPTER})"
+        )
     if axes and positions.dim() == 2:
         positions = positions.expand(axes, *positions.shape)
     if axes:

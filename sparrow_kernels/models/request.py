@@ -14,6 +14,7 @@ from sparrow_kernels.models.bridge.names import without_cache
 from sparrow_kernels.models.emission import Emission, Stops, Streamer
 from sparrow_kernels.models.families import Parts, VidLLM
 from sparrow_kernels.models.outputs import Recorder, SparrowOutput
+from sparrow_kernels.models.parallel import Agreement
 from sparrow_kernels.models.prompt import take_prompts
 from sparrow_kernels.models.selection import TokenChooser, reads_history
 from sparrow_kernels.models.target import Prefill, TargetState
@@ -30,6 +31,7 @@ class Request:
         generator: what samples; None for torch's own, a list for one a request.
         workspace: buffers of an earlier call, to be used again.
         earlier: a target whose cache may hold what prompts begin with.
+        compiled: whether steps run compiled layers.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Request:
         generator: Generators = None,
         workspace: Workspace | None = None,
         earlier: TargetState | None = None,
+        compiled: bool = False,
     ) -> None:
         batch, length = input_ids.shape
         refuse_unsupported(input_ids, generation_config, model_kwargs, streamer, generator)
@@ -59,7 +62,10 @@ class Request:
         self.coins = self.workspace.coins_of(tree_nodes, input_ids.device, generator)
         mask = model_kwargs.get("attention_mask")
         padding = [0] * batch if mask is None else (mask == 0).sum(dim=1).tolist()
-        self.stops = Stops(stopping_criteria, generation_config.max_length)
+        self.agree = Agreement(self.parts.model)
+        self.agree.on_coins(generator, input_ids.device)
+        criteria = self.agree.on_stops(stopping_criteria)
+        self.stops = Stops(criteria, generation_config.max_length)
         self.emission = Emission(
             input_ids,
             padding,
@@ -74,11 +80,13 @@ class Request:
             self.emission.sequences,
             self.coins if generation_config.do_sample else None,
             max_path,
+            self.agree,
         )
         self.recorder = Recorder(generation_config, self.chooser, self.emission)
         slots = self.emission.slots_for(1 + max_path) + tree_nodes
-        self.target = self.workspace.target_of(self.parts, slots)
-        self._earlier = earlier if earlier is not None and earlier.fits(self.parts) else None
+        self.target = self.workspace.target_of(self.parts, slots, compiled)
+        fits = earlier is not None and earlier.fits(self.parts, compiled)
+        self._earlier = earlier if fits else None
         self._mask = mask
         self._model_inputs = self.parts.model.prepare_inputs_for_generation(
             input_ids, is_first_iteration=True, **without_cache(model_kwargs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, NoReturn, cast
 
 import torch
@@ -12,6 +12,7 @@ from transformers import LogitsProcessorList
 from transformers.generation import logits_process
 
 from sparrow_kernels.decoding import Coins, Tree
+from sparrow_kernels.decoding.step import alone
 from sparrow_kernels.models.emission import NoToken, Sequence
 from sparrow_kernels.ops.accept import sample_tokens
 
@@ -50,6 +51,7 @@ class TokenChooser:
         sequences: each request's ids, for processors that read them.
         coins: what samples; None to take the best.
         max_path: S, the most nodes a walk takes.
+        agree: see `Step`.
     """
 
     def __init__(
@@ -58,9 +60,10 @@ class TokenChooser:
         sequences: list[Sequence],
         coins: Coins | None,
         max_path: int = 1,
+        agree: Callable[..., None] = alone,
     ) -> None:
         self._processors = processors
-        self._coins, self._max_path = coins, max_path
+        self._coins, self._max_path, self._agree = coins, max_path, agree
         self.scores: Tensor | None = None
         """`[B, T, V]` what tokens were last chosen from, at the nodes that were reached."""
         self.reads_history = reads_history(processors)
@@ -122,9 +125,13 @@ class TokenChooser:
     def _choose(self, scores: Tensor) -> Tensor:
         """`[B, n]` tokens from `[B, n, V]`."""
         if self._coins is None:
-            return scores.argmax(dim=-1)
-        probs = torch.softmax(scores.float(), dim=-1)
-        return sample_tokens(probs, self._coins.uniform[:, : probs.shape[1]].contiguous())
+            tokens = scores.argmax(dim=-1)
+        else:
+            probs = torch.softmax(scores.float(), dim=-1)
+            coins = self._coins.uniform[:, : probs.shape[1]].contiguous()
+            tokens = sample_tokens(probs, coins)
+        self._agree(tokens)
+        return tokens
 
     def _walk(self, tree: Tree, logits: Tensor) -> Tensor:
         """Call the processors node by node along the path being accepted, with the ids up to it.
@@ -151,6 +158,7 @@ class TokenChooser:
                 else:
                     coin = coins[request, node][None]
                     token = sample_tokens(torch.softmax(row.float(), dim=-1), coin)
+                self._agree(token)
                 chosen[request, node] = token[0]
                 token_id = int(token)
                 if token_id < 0:

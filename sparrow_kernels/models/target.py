@@ -11,6 +11,7 @@ from torch import Tensor
 from sparrow_kernels.decoding import Verification
 from sparrow_kernels.models.bridge.attention import Nodes, check_attended
 from sparrow_kernels.models.bridge.cache import PreallocatedCache
+from sparrow_kernels.models.bridge.compiled import compile_elementwise
 from sparrow_kernels.models.families import Parts
 from sparrow_kernels.models.kept import KeptPrompt, marks_of
 from sparrow_kernels.models.prompt import RequestPrompt
@@ -42,9 +43,10 @@ class TargetState:
         parts: a private view's, so that the language model attends as we do.
         batch: requests.
         capacity: cache slots a request to begin with.
+        compiled: whether steps run compiled layers; prompts, whose lengths differ, never do.
     """
 
-    def __init__(self, parts: Parts, batch: int, capacity: int) -> None:
+    def __init__(self, parts: Parts, batch: int, capacity: int, compiled: bool = False) -> None:
         device = parts.embedding.weight.device
         self.cache = PreallocatedCache(parts.text_config.num_hidden_layers, batch, capacity, device)
         self.prefix_lens = self.cache.prefix_lens
@@ -53,14 +55,18 @@ class TargetState:
         axes = parts.family.position_axes
         shape = (axes, batch, 1) if axes else (batch, 1)
         self._position_offset = torch.zeros(shape, dtype=torch.int64, device=device)
-        self._made_for = _identity(parts)
+        self._made_for = (_identity(parts), compiled)
+        self._compiled: Parts | None = None
+        if compiled:
+            self._compiled = parts.private(again=True)
+            compile_elementwise(self._compiled.language_model)
         self.kept: list[KeptPrompt | None] = [None] * batch
         """What the cache holds of each request's prompt, where a call was asked to keep it."""
         self.begin(parts)
 
-    def fits(self, parts: Parts) -> bool:
+    def fits(self, parts: Parts, compiled: bool = False) -> bool:
         """Whether these buffers serve another call's parts: same weights where they were."""
-        return self._made_for == _identity(parts)
+        return self._made_for == (_identity(parts), compiled)
 
     def begin(self, parts: Parts) -> None:
         """Serve a call, through its own view of the target."""
@@ -168,14 +174,15 @@ class TargetState:
     def verify(self, tokens: Tensor, layout: TreeLayout) -> Verification:
         """See `sparrow_kernels.decoding.Target.verify`."""
         positions = self._position_offset + (self.prefix_lens[:, None] + layout.depth.clamp_min(0))
-        hidden = self._parts.language_model(
-            inputs_embeds=self._parts.embedding(tokens),
+        parts = self._compiled or self._parts
+        hidden = parts.language_model(
+            inputs_embeds=parts.embedding(tokens),
             position_ids=positions,
             attention_mask=None,
             **self._cached,
             nodes=Nodes(layout.ancestors, self.prefix_lens),
         ).last_hidden_state
-        return Verification(hidden, self._parts.lm_head(hidden))
+        return Verification(hidden, parts.lm_head(hidden))
 
     def enlarge(self, slots: int) -> bool:
         """See `sparrow_kernels.decoding.Target.enlarge`."""

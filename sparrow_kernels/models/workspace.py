@@ -45,10 +45,10 @@ class Workspace:
         """Nothing is known of the buffers any more: begin anew in the next call."""
         self.target = self.draft = self.step = self.graphs = self.made_for = None
 
-    def target_of(self, parts: Parts, slots: int) -> TargetState:
+    def target_of(self, parts: Parts, slots: int, compiled: bool = False) -> TargetState:
         """The target with room for `slots` cache slots a request."""
-        if self.target is None or not self.target.fits(parts):
-            self.target = TargetState(parts, self.batch, slots)
+        if self.target is None or not self.target.fits(parts, compiled):
+            self.target = TargetState(parts, self.batch, slots, compiled)
             self.made_for = None
             return self.target
         self.target.begin(parts)

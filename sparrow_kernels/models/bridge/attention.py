@@ -7,17 +7,23 @@ cache then returns whole buffers, and lengths and ancestor bits say what is seen
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import causal_mask_function
 
 from sparrow_kernels.models.bridge.names import installed
 from sparrow_kernels.ops.attention import tree_attention
 
 ATTENTION_NAME = "sparrow"
+_CHANGE_SCORES = ("softcap", "sliding_window")
+"""Numbers that layers hand to their attention, and that change what it computes."""
+_NO_SCORES = ("position_ids",)
+"""Tensors that they hand on, and that do not."""
 _MARK = "_sparrow_attended"  # on modules of a private view, gone with it
 
 
@@ -38,7 +44,7 @@ def _attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     nodes: Nodes | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention signature: query `[B, Hq, T, D]` -> `[B, T, Hq, D]`, no weights.
 
@@ -50,6 +56,7 @@ def _attention(
     if not torch.compiler.is_compiling():
         module.__dict__[_MARK] = True
     if nodes is None:
+        _refuse_other_attention(module, attention_mask, others)
         if attention_mask is not None or key.shape[2] != query.shape[2]:
             raise RuntimeError(
                 "sparrow attention: a prefill must come without a mask and attend to its own rows,"
@@ -64,8 +71,31 @@ def _attention(
     return out.transpose(1, 2).contiguous(), None
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
+def _refuse_other_attention(module: nn.Module, mask: Any, keywords: dict[str, Any]) -> None:
+    """Raise `NotImplementedError` where a layer wants more than causal softmax attention."""
+    asked = [name for name, value in keywords.items() if isinstance(value, Tensor)]
+    asked = [name for name in asked if name not in _NO_SCORES]
+    asked += [name for name in _CHANGE_SCORES if keywords.get(name) is not None]
+    if isinstance(mask, _OtherMask):
+        asked.append("a mask that is not causal")
+    if not getattr(module, "is_causal", True):
+        asked.append("is_causal=False")
+    if asked:
+        raise NotImplementedError(
+            f"target must attend with causal softmax alone, got {', '.join(asked)} from"
+            f" {type(module).__name__} (see docs/adding-a-model.md for what a target needs)"
+        )
+
+
+class _OtherMask:
+    """Stands for a mask that is not causal. Models make them also where no layer uses them."""
+
+
+def _no_mask(
+    *_: Any, mask_function: Callable[..., Any] = causal_mask_function, **__: Any
+) -> _OtherMask | None:
     """No mask is ever built: causality and tree are known from lengths and ancestor bits."""
+    return None if mask_function is causal_mask_function else _OtherMask()
 
 
 def check_attended(language_model: nn.Module, layers: int) -> None:

@@ -19,6 +19,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 _Module = TypeVar("_Module", bound=nn.Module)
+_MARK = "_sparrow_view"
 _BOUND = (types.MethodType, types.FunctionType, functools.partial)
 
 
@@ -55,8 +56,9 @@ def _viewed(
         children[name] = child
     if not is_copied:
         return module, False
-    view = _shallow_copy(module)
+    view = shallow_copy(module)
     view.__dict__["_modules"] = children
+    view.__dict__[_MARK] = True
     if below:
         # Checkpointed layers drop their cache. Nothing is differentiated here, so nothing is lost.
         if view.__dict__.get("gradient_checkpointing"):
@@ -66,6 +68,11 @@ def _viewed(
     elif "generation_config" in view.__dict__:
         view.generation_config = copy.deepcopy(view.generation_config)
     return view, True
+
+
+def is_private(module: nn.Module) -> bool:
+    """Whether a view has copied this module, so that nobody else sees what is set on it."""
+    return _MARK in module.__dict__
 
 
 def uncompiled(module: Any) -> Any:
@@ -81,7 +88,8 @@ def _private_config(config: Any, attention: str, configs: dict[int, Any]) -> Any
     return configs[id(config)]
 
 
-def _shallow_copy(module: Any) -> Any:
+def shallow_copy(module: Any) -> Any:
+    """A module that shares parameters, children and hooks, and is its own in all else."""
     view = module.__class__.__new__(module.__class__)
     view.__dict__.update(module.__dict__)
     # A forward may store its own, such as rotary frequencies that follow the length.
