@@ -1,0 +1,130 @@
+"""A target split over two processes by tensor parallelism emits the text of one process.
+
+This file is also what each process runs: `torchrun test_decoder_parallel.py FOLDER FAMILY`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from family_cases import draft_for, prompts, tiny, turns
+from transformers import AutoModelForImageTextToText
+from transformers.distributed import DistributedConfig
+
+from sparrow_kernels.decoding import TreeConfig
+from sparrow_kernels.models import SparrowDecoder
+from sparrow_kernels.models.parallel import QWEN3_VL_PLAN
+
+PROCESSES = 2
+NEW_TOKENS = 12
+BATCHES = {
+    "one": [turns(4, "What happens?")],
+    "ragged two": [turns("Why?"), turns(4, "What happens in the clip?")],
+}
+TREES = ("6-5-1", "30-4-8")
+GREEDY = {"do_sample": False}
+SAMPLED = {"do_sample": True, "temperature": 1.3, "top_k": 0}
+# By name: batch, tree, arguments of `generate`.
+CASES: dict[str, tuple[str, str | TreeConfig, dict[str, Any]]] = {
+    f"{way}, {batch}, {tree}": (batch, tree, settings)
+    for way, settings in (("greedy", GREEDY), ("sampled", SAMPLED))
+    for batch in BATCHES
+    for tree in TREES
+}
+CASES["drawn"] = ("ragged two", "2x2x1", SAMPLED)
+CASES["drawn at once"] = ("ragged two", TreeConfig(branching=[3]), SAMPLED)
+# Processors that read the ids before a token are called node by node.
+CASES["walked"] = ("ragged two", "6-5-1", {**SAMPLED, "repetition_penalty": 1.2})
+PLAINEST = "greedy, one, 6-5-1"
+
+
+def decoded(target: Any, name: str, seed: int, case: str, **more: Any) -> Any:
+    batch, tree, settings = CASES[case]
+    settings = settings | more
+    inputs = prompts(tiny(name).processor, *BATCHES[batch])
+    decoder = SparrowDecoder(target, draft_for(name), tree)
+    torch.manual_seed(seed)
+    return decoder.generate(**inputs, max_new_tokens=NEW_TOKENS, **settings)
+
+
+class StopsAt:
+    """A clock that stands at another time in each process."""
+
+    def __init__(self, new_tokens: int) -> None:
+        self._left = new_tokens
+
+    def __call__(self, ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        self._left -= 1
+        return torch.full((ids.shape[0],), self._left <= 0)
+
+
+def work(folder: Path, name: str) -> None:
+    """What a process of the group does: every case, and what it has held."""
+    # Nothing of accelerate is used where all of a model lies on one device.
+    import transformers.integrations.accelerate as gate
+
+    gate.is_accelerate_available = lambda *_, **__: True
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    plan = QWEN3_VL_PLAN if name == "qwen3_vl" else "auto"
+    config = DistributedConfig(tp_plan=plan, tp_size=PROCESSES)
+    target = AutoModelForImageTextToText.from_pretrained(folder / name, distributed_config=config)
+    target.eval()
+    texts = {}
+    for case, (_, _, settings) in CASES.items():
+        # What the first process chooses counts. (Draws of several levels gather in between.)
+        unlike = {"temperature": 1.3 + rank} if settings != GREEDY and case != "drawn" else {}
+        texts[case] = decoded(target, name, 7 + rank, case, **unlike)
+    heads = texts[PLAINEST].cache.keys[0].shape[1]
+    found = {case: result.sequences for case, result in texts.items()}
+    clock = StopsAt(5 + 6 * rank)
+    stopped = decoded(target, name, 7, PLAINEST, stopping_criteria=[clock])
+    found["clocks that differ"] = stopped.sequences
+    with torch.no_grad():  # as rounding may make them, and much more
+        for parameter in draft_for(name).parameters():
+            parameter.add_(0.1 * rank * torch.randn(parameter.shape))
+    found["drafts that differ"] = decoded(target, name, 7, PLAINEST).sequences
+    torch.save({"heads": heads, "texts": found}, folder / f"{name}-{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "llava_onevision"])
+def test_two_processes_emit_the_text_of_one(name: str, tmp_path: Path) -> None:
+    target = tiny(name).target
+    target.save_pretrained(tmp_path / name)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}"]
+    done = subprocess.run(
+        [sys.executable, *torchrun, __file__, str(tmp_path), name],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [torch.load(tmp_path / f"{name}-{rank}.pt") for rank in range(PROCESSES)]
+    whole = target.config.get_text_config().num_key_value_heads
+    assert [found["heads"] for found in ranks] == [whole // PROCESSES] * PROCESSES
+    expected = {case: decoded(target, name, 7, case).sequences for case in CASES}
+    expected["clocks that differ"] = expected[PLAINEST][:, : -NEW_TOKENS + 5]
+    expected["drafts that differ"] = expected[PLAINEST]
+    for case, text in expected.items():
+        for found in ranks:
+            assert torch.equal(found["texts"][case], text), case
+    for batch in BATCHES:
+        inputs = prompts(tiny(name).processor, *BATCHES[batch])
+        plain = target.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+        for tree in TREES:
+            assert torch.equal(expected[f"greedy, {batch}, {tree}"], plain)
+
+
+if __name__ == "__main__":
+    work(Path(sys.argv[1]), sys.argv[2])
