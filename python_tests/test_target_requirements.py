@@ -1,0 +1,187 @@
+"""Targets whose text speculation would change are refused, in words that say what is needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from family_cases import draft_for, prompts, text_only, tiny, turns
+from tiny_parts import text_settings, tokenizer
+
+from sparrow_kernels.drafting import SparrowDraft
+from sparrow_kernels.models import SparrowDecoder, families
+from sparrow_kernels.models.families import Parts
+from sparrow_kernels.models.prompt import take_prompts
+
+import transformers as hf  # isort: skip  (after sparrow_kernels: the shim must come first)
+
+FULL = {"layer_types": ["full_attention"] * 3}
+ONE = torch.ones(1)
+PAGE = r"docs/adding-a-model\.md"
+
+
+def decoded(target: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    draft = SparrowDraft.for_target(target, initializer_range=0.1)
+    settings = {"max_new_tokens": 8, "do_sample": False}
+    return SparrowDecoder(target.eval(), draft, "6-5-1").generate(**inputs, **settings).sequences
+
+
+def question() -> dict[str, Any]:
+    return prompts(tiny("Llama").processor, turns("Why?"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("Gemma2", {}, "got sliding_attention layers in Gemma2ForCausalLM of family 'gemma2'"),
+        ("Mistral", {}, r"got sliding_window=4096 in Mistral.*sliding_window=None"),
+        ("Phi3", {"sliding_window": 8}, "got sliding_window=8"),
+        ("Mamba", {}, "full attention in every layer, got linear_attention layers"),
+        ("Qwen3Next", {"num_hidden_layers": 4}, "got linear_attention layers"),
+        ("Lfm2", {"layer_types": ["conv", "full_attention", "conv"]}, "got conv layers"),
+        ("Falcon", {}, "attention from transformers' AttentionInterface, got attention of its own"),
+        ("Gemma2", FULL, "its logits from its LM head unaltered, got final_logit_softcapping=30"),
+        ("Cohere", {}, "got logit_scale=0.0625"),
+        (
+            "Llama",
+            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+            "rotate a token by its own position alone, got rope_type='dynamic'",
+        ),
+    ],
+)
+def test_a_model_that_says_what_it_is(kind: str, settings: dict[str, Any], message: str) -> None:
+    target = text_only(kind, **settings).target
+    with pytest.raises(ValueError, match=f"^target must .*{message}"):
+        SparrowDecoder(target, draft_for("Llama"))
+
+
+def test_a_state_that_cannot_be_taken_back() -> None:
+    """Where layers have kinds by another name."""
+    target = text_only("Llama").target
+    type(target)._is_stateful, before = True, type(target)._is_stateful
+    try:
+        with pytest.raises(ValueError, match="got a recurrent state, which no step can take back"):
+            Parts(target)
+    finally:
+        type(target)._is_stateful = before
+
+
+def test_encoders_with_decoders() -> None:
+    config = hf.T5Config(vocab_size=320, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    target = hf.T5ForConditionalGeneration(config)
+    with pytest.raises(ValueError, match="have a decoder only, got an encoder and a decoder in T5"):
+        SparrowDecoder(target, draft_for("Llama"))
+
+
+def test_a_model_without_an_lm_head() -> None:
+    target = hf.LlamaModel(hf.LlamaConfig(**text_settings()))
+    with pytest.raises(ValueError, match=f"an LM head over a base model, got LlamaModel.*{PAGE}"):
+        Parts(target)
+
+
+def test_positions_of_an_unknown_family() -> None:
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
+    target = hf.PaddleOCRVLForConditionalGeneration(
+        hf.PaddleOCRVLConfig(
+            text_config=text_settings(rope_parameters=rope, head_dim=16),
+            vision_config={
+                **{"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1},
+                **{"num_attention_heads": 2, "image_size": 56},
+            },
+        )
+    )
+    with pytest.raises(ValueError, match=f"axes are known, got 'paddleocr_vl'.*qwen2_vl.*{PAGE}"):
+        Parts(target)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "asked"),
+    [
+        ("Gemma2", {**FULL, "final_logit_softcapping": None}, "softcap from Gemma2Attention"),
+        (
+            "GptOss",
+            {**FULL, "head_dim": 16, "num_local_experts": 2, "num_experts_per_tok": 1},
+            "s_aux from GptOssAttention",
+        ),
+        ("Gemma", {"use_bidirectional_attention": True}, "is_causal=False from GemmaAttention"),
+        ("Llama", {"is_causal": False}, "a mask that is not causal from LlamaAttention"),
+    ],
+)
+def test_attention_of_another_kind(kind: str, settings: dict[str, Any], asked: str) -> None:
+    target = text_only(kind, **settings).target
+    message = f"^target must attend with causal softmax alone, got {asked}.*{PAGE}"
+    with pytest.raises(NotImplementedError, match=message):
+        decoded(target, question())
+
+
+def test_masks_that_no_layer_uses_do_no_harm() -> None:
+    """Gemma 2 makes one of each kind, whatever kinds of layers it has."""
+    settings = {**FULL, "final_logit_softcapping": None, "attn_logit_softcapping": None}
+    torch.manual_seed(0)
+    target = text_only("Gemma2", **settings).target.eval()
+    expected = target.generate(**question(), max_new_tokens=8, do_sample=False)
+    assert torch.equal(decoded(target, question()), expected)
+
+
+def _vision() -> Any:
+    return hf.SiglipVisionConfig(
+        **{"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1},
+        **{"num_attention_heads": 2, "image_size": 28, "patch_size": 14, "vision_use_head": False},
+    )
+
+
+def _with_an_image(target: Any, image_rows: int = 4) -> dict[str, Any]:
+    image = tokenizer().convert_tokens_to_ids("<image>")
+    ids = torch.tensor([[image] * image_rows + list(range(20, 26))])
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "token_type_ids": (ids == image).long(),
+        "pixel_values": torch.randn(1, 3, 28, 28),
+    }
+
+
+def test_image_tokens_that_see_one_another() -> None:
+    config = hf.PaliGemmaConfig(
+        vision_config=_vision(),
+        text_config=hf.GemmaConfig(**text_settings(head_dim=16)),
+        image_token_index=tokenizer().convert_tokens_to_ids("<image>"),
+        projection_dim=64,
+    )
+    target = hf.PaliGemmaForConditionalGeneration(config)
+    with pytest.raises(NotImplementedError, match=f"got a mask of PaliGemmaModel's own.*{PAGE}"):
+        decoded(target, _with_an_image(target))
+
+
+def test_placeholders_that_no_configuration_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(families, "_PLACEHOLDERS", ("clip_token_id",))
+    message = rf"must name the ids .*\(clip_token_id\), got none for 'internvl'.*{PAGE}"
+    with pytest.raises(ValueError, match=message):
+        Parts(tiny("internvl").target)
+
+
+def test_what_an_adapter_does_not_name_at_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, processor = tiny("qwen3_vl")
+    family = Parts(target).family
+    unnamed = {**vars(family), "per_visual_token": ()}
+    monkeypatch.setattr(families, "FAMILIES", {"qwen3_vl": type(family)(**unnamed)})
+    inputs = prompts(processor, turns(4, "What?"))
+    message = f"what an adapter names, got deepstack_visual_embeds from Qwen3VLModel.*{PAGE}"
+    with pytest.raises(NotImplementedError, match=message):
+        decoded(target, inputs)
+
+
+def test_a_language_model_by_an_unknown_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model would be taken for one of text, and its images be lost."""
+    target, processor = tiny("internvl")
+    monkeypatch.setattr(families, "_LANGUAGE_MODELS", ("brain",))
+    message = f"call its language model brain, got neither in InternVLModel beside.*{PAGE}"
+    with pytest.raises(ValueError, match=message):
+        Parts(target)
+    monkeypatch.setattr(families, "_TOWERS", ())
+    parts, inputs = Parts(target), prompts(processor, turns(None, "What?"))
+    for images in ({"pixel_values": inputs.pop("pixel_values")}, {"features": {"image": (ONE,)}}):
+        message = f"name that an adapter knows, got {next(iter(images))} for InternVLModel.*{PAGE}"
+        with pytest.raises(NotImplementedError, match=message):
+            take_prompts(parts, {**inputs, **images}, None)
