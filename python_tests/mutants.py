@@ -129,7 +129,7 @@ MUTANTS = {
         "cuda/select.cu",
         "visit(node, place);\n    __syncthreads();",
         "visit(node, place);",
-        "tree_select native_sampling_rows native_tree",
+        "native_tree",
     ),
     "topk: ranked before all keys are there": Mutant(
         "cuda/topk.cu",
