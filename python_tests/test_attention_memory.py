@@ -61,7 +61,7 @@ def test_anchors_and_a_window_allocate_what_they_see(backend):
 
 
 def test_the_scratch_of_triton_does_not_grow_with_the_prefix(monkeypatch):
-    """Splits are bounded by the GPU; each holds a result and a log-sum-exp."""
+    """Splits are bounded by one pass of the merge; each holds a result and a log-sum-exp."""
     pytest.importorskip("triton")
     from sparrow_kernels.ops.attention.triton import tree_launch
 
@@ -82,7 +82,8 @@ def test_the_scratch_of_triton_does_not_grow_with_the_prefix(monkeypatch):
                 None,
             )
             splits.append(tree_launch.plan.__wrapped__(shape).num_splits)
-        assert splits[0] == splits[1]
+        assert max(splits) <= 32
+        assert splits[1] <= 2 * splits[0] or batch > 1  # long ones are split more in any company
         assert splits[0] * rows * HEADS * (2 * HEAD_DIM + 4) < max(rows, 8) * PREFIX
 
 

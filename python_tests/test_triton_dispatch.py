@@ -157,11 +157,23 @@ def test_the_table_of_tiles(dtype, head_dim, arch):
             assert -(-rows // rows_of(rows)) == fewest
             assert not any(rows <= fewest * each.rows < fewest * rows_of(rows) for each in table)
         assert len({rows_of(rows, fixed=True) for rows in (1, 56, 420)}) == 1
+
+
+def test_splits_fill_the_gpu_evenly():
     wide = configurations.choose(90, torch.bfloat16, 128, False, 210, False)
-    assert (wide.block_m0, wide.block_m1) == (128, 128)
-    assert configurations.split_count(wide, 4, 132, 26_000) == 33
-    assert configurations.split_count(wide, 400, 132, 26_000) == 1
-    assert configurations.split_count(wide, 4, 132, 600) == 4
+    narrow = configurations.choose(90, torch.bfloat16, 128, False, 7, False)
+    # What was fastest on an H200: 16 splits of two row tiles, 8 of four.
+    assert configurations.split_count(wide, 8, 132, 25_664) == 16
+    assert configurations.split_count(wide, 16, 132, 25_664) == 8
+    assert configurations.split_count(wide, 8, 132, 256) == 1
+    # One pass of the merge, and nothing to divide by.
+    assert configurations.split_count(narrow, 4, 132, 1_000_000) == configurations.MOST_SPLITS
+    assert configurations.split_count(wide, 0, 132, 25_664) >= 1
+    # 272 programs are two waves and a bit: in one split, the bit takes a whole wave.
+    waves = 272 * configurations.split_count(wide, 272, 132, 4_096) / 132
+    assert waves / -(-waves // 1) > 0.7
+    # A long request is not left to the few programs that a large batch gives each.
+    assert configurations.split_count(wide, 256, 132, 25_664) >= 25_664 / 128 / 32
 
 
 @pytest.mark.gpu

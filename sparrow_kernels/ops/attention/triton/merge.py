@@ -18,16 +18,20 @@ Not handled: float64.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparrow_kernels.ops.attention.triton.configurations import padded_head_dim
+from sparrow_kernels.ops.attention.triton.configurations import MOST_SPLITS, padded_head_dim
+from sparrow_kernels.ops.attention.triton.launch import aligned, launch
 
-BLOCK_S = 32
+BLOCK_S = MOST_SPLITS  # one pass, unless the caller asked for more
 BLOCK_R = 16
+ANY_ALIGNMENT = ["lses_ptr", "lse_ptr"]
+_ANY_VALUE = ["lse_stride_b", "lse_stride_h", "lse_stride_t", "num_splits", "rows", "heads", "T"]
 
 
 @triton.jit
@@ -36,7 +40,7 @@ def _finite(highest):
     return tl.where(highest == -float("inf"), 0.0, highest)
 
 
-@triton.jit(do_not_specialize=["num_splits", "rows", "heads", "T"])
+@triton.jit(do_not_specialize=_ANY_VALUE, do_not_specialize_on_alignment=ANY_ALIGNMENT)
 def splits_kernel(
     parts_ptr,  # [num_splits, B, Hq, T, D], contiguous
     lses_ptr,  # [num_splits, B, Hq, T] float32, contiguous
@@ -131,14 +135,22 @@ def merge_splits(
 
     `dependent`: start before the kernel that writes the splits has ended, and wait for it there.
     """
-    num_splits, batch, heads, nodes, head_dim = parts.shape
-    rows = batch * heads * nodes
-    options = {"launch_pdl": True} if dependent else {}
-    splits_kernel[(rows,)](
-        parts, lses, out, lse, *out.stride()[:3], *((0, 0, 0) if lse is None else lse.stride()),
-        num_splits, rows, heads, nodes, D=head_dim, BLOCK_D=padded_head_dim(head_dim),
-        BLOCK_S=BLOCK_S, DEPENDENT=dependent, num_warps=4, **options,
+
+    def prepare() -> tuple[int, tuple[Any, ...], dict[str, Any]]:
+        num_splits, batch, heads, nodes, head_dim = parts.shape
+        rows = batch * heads * nodes
+        arguments = (
+            *out.stride()[:3], *((0, 0, 0) if lse is None else lse.stride()), num_splits, rows,
+            heads, nodes, head_dim, padded_head_dim(head_dim), BLOCK_S, dependent,
+        )  # fmt: skip
+        options = {"launch_pdl": True} if dependent else {}
+        return rows, arguments, {"num_warps": 4, **options}
+
+    key = (
+        out.device, out.dtype, parts.shape, out.stride(),
+        None if lse is None else lse.stride(), dependent, aligned(parts, out),
     )  # fmt: skip
+    launch(splits_kernel, key, (parts, lses, out, lse), prepare)
 
 
 def merge_attention(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

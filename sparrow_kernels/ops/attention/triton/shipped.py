@@ -7,10 +7,12 @@ padded head dims; float32.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from sparrow_kernels.ops.attention.triton import merge, tree
 from sparrow_kernels.ops.attention.triton.anchors import BLOCK, anchor_kernel
 from sparrow_kernels.ops.attention.triton.configurations import (
     Configuration,
@@ -50,12 +52,14 @@ def shipped(arch: int) -> list[Shipped]:
         table = configurations(arch, _DTYPES[dtype], head_dim, anchored)
         if (dtype, head_dim) in (("fp16", 128), ("bf16", 96)):
             table = table[-1:]  # the tightest
-        found += [_tree(dtype, head_dim, anchored, each) for each in dict.fromkeys(table)]
+        found += [_tree(dtype, head_dim, anchored, each, arch) for each in dict.fromkeys(table)]
     found += [_merge(dtype, arch >= 90) for dtype in ("bf16", "fp32")]
     return [*found, _parts("bf16"), _anchors()]
 
 
-def _tree(dtype: str, head_dim: int, anchored: bool, configuration: Configuration) -> Shipped:
+def _tree(
+    dtype: str, head_dim: int, anchored: bool, configuration: Configuration, arch: int
+) -> Shipped:
     second = f"+{configuration.block_m1}" if configuration.block_m1 else ""
     name = f"tree_attention D{head_dim} {dtype} M{configuration.block_m0}{second}"
     tensors = dict.fromkeys(("query_ptr", "key_ptr", "value_ptr", "out_ptr"), f"*{dtype}")
@@ -73,7 +77,7 @@ def _tree(dtype: str, head_dim: int, anchored: bool, configuration: Configuratio
         "BLOCK_M1": configuration.block_m1,
         "BLOCK_N": configuration.block_n,
         "BLOCK_T": configuration.block_t,
-        "ancestors_stride_t": 1,
+        "DEPENDENT": arch >= 90,
     }
     return Shipped(
         name + (" anchors" if anchored else ""),
@@ -83,6 +87,7 @@ def _tree(dtype: str, head_dim: int, anchored: bool, configuration: Configuratio
             tensors | {"scale_log2": "fp32"},
             constants,
             aligned=("query_stride", "key_stride", "value_stride", "out_stride"),
+            any_alignment=tree.ANY_ALIGNMENT,
         ),
         configuration.num_warps,
         configuration.num_stages,
@@ -94,7 +99,7 @@ def _merge(dtype: str, dependent: bool) -> Shipped:
     tensors = {"parts_ptr": f"*{dtype}", "out_ptr": f"*{dtype}"}
     tensors |= {"lses_ptr": "*fp32", "lse_ptr": "*fp32"}
     constants = {"D": 128, "BLOCK_D": 128, "BLOCK_S": BLOCK_S, "DEPENDENT": dependent}
-    sorted_out = _arguments(splits_kernel, tensors, constants, aligned=("out_stride",))
+    sorted_out = _arguments(splits_kernel, tensors, constants, ("out_stride",), merge.ANY_ALIGNMENT)
     return Shipped(f"merge of splits D128 {dtype}", splits_kernel, *sorted_out, 4, 3, False)
 
 
@@ -126,7 +131,11 @@ def _anchors() -> Shipped:
 
 
 def _arguments(
-    kernel: Any, types: dict[str, Any], constants: dict[str, Any], aligned: tuple[str, ...] = ()
+    kernel: Any,
+    types: dict[str, Any],
+    constants: dict[str, Any],
+    aligned: tuple[str, ...] = (),
+    any_alignment: Sequence[str] = (),
 ) -> tuple[dict[str, Any], dict[str, Any], dict[tuple[int, ...], list[list[Any]]]]:
     """Signature, constexprs and attrs. Tensors not named are None, other arguments int32."""
     signature: dict[str, Any] = {}
@@ -138,6 +147,8 @@ def _arguments(
             constexprs[name] = constants.get(name)
             continue
         signature[name] = types.get(name, "i32")
+        if name in any_alignment:
+            continue
         if name.endswith("_ptr") or name.startswith(aligned or ("-",)):
             attrs[(place,)] = _ALIGNED
     return signature, constexprs, attrs

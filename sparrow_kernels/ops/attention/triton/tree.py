@@ -9,11 +9,12 @@ would, and one subtile's exponentials can run beside the other's products.
 
 Grid: row tile (fastest: programs that share K and V run together) x split x KV head x request.
 Loads: Q once; K and V by asynchronous copies, num_stages tiles deep; words once, by the split that
-holds the tree. The lengths are read here: split i takes a run of ceil(tiles / num_splits) whole
-tiles of the prefix, without a mask; the rest of it and the tree, which lies right behind, are the
-masked tiles of the first split with room. With anchors a split takes each num_splits-th tile of
-the anchor list, then of the window, counted from the end of the prefix: where tiles lie depends on
-the request alone, and a row masks what it does not see, which changes none of its bits.
+holds the tree. The lengths are read here: of the whole tiles of the prefix, which carry no mask,
+split i takes those from i * tiles / num_splits on; the rest of it and the tree, which lies right
+behind, are masked tiles of split 0, which has no more whole ones than any other. A split without a
+tile loads nothing. With anchors a split takes each num_splits-th tile of the anchor list, then of
+the window, counted from the end of the prefix: where tiles lie depends on the request alone, and a
+row masks what it does not see, which changes none of its bits.
 Bytes: 2 D itemsize a seen slot and KV head, from memory once (row tiles after the first find them
 in the L2), Q and out, and with several splits out and 4 bytes a row for each. Flops: 4 D a row and
 slot. Exponentials: 1 a row and slot. Bound: memory, up to about 256 rows a KV head in 16 bits.
@@ -40,10 +41,20 @@ from sparrow_kernels.ops.attention.triton.tree_tiles import (
     store_rows,
 )
 
+# A call that differs from one before in these alone is not compiled anew: neither gains by being
+# known to the compiler, and a graph may be captured of any.
+ANY_ALIGNMENT = [
+    "ancestors_ptr", "prefix_lens_ptr", "prefix_starts_ptr", "anchor_slots_ptr", "anchor_count_ptr",
+    "anchor_rank_ptr", "depth_ptr", "lse_ptr",
+]  # fmt: skip
+_ANY_VALUE = [
+    "ancestors_stride_b", "ancestors_stride_t", "slots_stride_b", "rank_stride_b", "depth_stride_b",
+    "lse_stride_s", "lse_stride_b", "lse_stride_h", "lse_stride_t",
+    "window", "T", "N", "W", "A", "num_splits", "row_tiles", "num_groups",
+]  # fmt: skip
 
-@triton.jit(
-    do_not_specialize=["window", "T", "N", "W", "A", "num_splits", "row_tiles", "num_groups"]
-)
+
+@triton.jit(do_not_specialize=_ANY_VALUE, do_not_specialize_on_alignment=ANY_ALIGNMENT)
 def tree_kernel(
     query_ptr,  # [B, Hq, T, D]
     key_ptr,  # [B, Hkv, N, D]
@@ -74,6 +85,7 @@ def tree_kernel(
     BLOCK_M1: tl.constexpr,  # 0: no second subtile
     BLOCK_N: tl.constexpr,
     BLOCK_T: tl.constexpr,  # of the tiles with tree slots, at most 64
+    DEPENDENT: tl.constexpr,  # the merge may be launched while splits are still at work
 ):  # fmt: skip
     program = tl.program_id(0)
     row_tile = program % row_tiles
@@ -96,24 +108,27 @@ def tree_kernel(
     cache = (key_ptr, value_ptr, key_stride_n, value_stride_n)
     query_steps = (query_stride_h, query_stride_t)
 
+    tiles = (length - start) // BLOCK_N
+    first_tile = (split.to(tl.int64) * tiles // num_splits).to(tl.int32)
+    end_tile = ((split + 1).to(tl.int64) * tiles // num_splits).to(tl.int32)
+    asked = T  # nodes whose queries are loaded
+    if anchor_slots_ptr is None:
+        asked = tl.where((first_tile < end_tile) | (split == 0), T, 0)
+
     first_row = row_tile * (BLOCK_M0 + BLOCK_M1)
     rows = row_numbers(first_row, BLOCK_M0, BLOCK_M1)
-    queries = (load_queries(query_ptr, rows[0], query_steps, T, G, SIGN, D, BLOCK_D),)
+    queries = (load_queries(query_ptr, rows[0], query_steps, asked, G, SIGN, D, BLOCK_D),)
     states = (begin(BLOCK_M0, BLOCK_D),)
     if BLOCK_M1 > 0:
-        second = load_queries(query_ptr, rows[1], query_steps, T, G, SIGN, D, BLOCK_D)
+        second = load_queries(query_ptr, rows[1], query_steps, asked, G, SIGN, D, BLOCK_D)
         queries = (queries[0], second)
         states = (states[0], begin(BLOCK_M1, BLOCK_D))
 
     if anchor_slots_ptr is None:
-        tiles = (length - start) // BLOCK_N
-        tiles_a_split = tl.cdiv(tiles, num_splits)
-        first_tile = split * tiles_a_split
-        last_tile = tl.minimum(first_tile + tiles_a_split, tiles)
         states = prefix_span(
-            queries, states, cache, start, first_tile, last_tile, scale_log2, D, BLOCK_D, BLOCK_N
+            queries, states, cache, start, first_tile, end_tile, scale_log2, D, BLOCK_D, BLOCK_N
         )
-        tree_split = tl.minimum(tiles // tl.maximum(tiles_a_split, 1), num_splits - 1)
+        tree_split = 0
         tree_begin = start + tiles * BLOCK_N
     else:
         anchors = (
@@ -138,6 +153,12 @@ def tree_kernel(
             scale_log2, G, D, BLOCK_D, BLOCK_T,
         )  # fmt: skip
 
+    if DEPENDENT:
+        # The merge waits for this whole kernel before it reads; so its programs only take the room
+        # that is free by now. What this kernel itself reads, earlier ones wrote (the lengths, K and
+        # V), and the merge of the call before may still read the memory of its parts: it is not
+        # launched early itself, or it would have to wait before its first load.
+        tl.extra.cuda.gdc_launch_dependents()
     rows = row_numbers(first_row + tl.program_id(2), BLOCK_M0, BLOCK_M1)
     out_steps, lse_steps = (out_stride_h, out_stride_t), (lse_stride_h, lse_stride_t)
     store_rows(

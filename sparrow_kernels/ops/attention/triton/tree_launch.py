@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sparrow_kernels.ops.attention.triton import configurations, tuning
 from sparrow_kernels.ops.attention.triton.configurations import Configuration
+from sparrow_kernels.ops.attention.triton.launch import aligned, current, launch
 from sparrow_kernels.ops.attention.triton.merge import merge_splits
 from sparrow_kernels.ops.attention.triton.tree import tree_kernel
 
@@ -175,37 +176,76 @@ def attend(
     chosen: Plan,
 ) -> None:
     """Launch the kernel as `chosen`, and the merge if there are several splits."""
+    num_splits = chosen.num_splits
+    target, target_lse = out, lse
+    if num_splits > 1:
+        # In the result's own dtype: parts are averages of values and cannot overflow it, and its
+        # rounding is that of the result. The log-sum-exps stay in float32.
+        shape = (num_splits, *out.shape)
+        target = torch.empty(shape, dtype=out.dtype, device=out.device)
+        target_lse = torch.empty(shape[:4], dtype=torch.float32, device=out.device)
+    key_of_call = (
+        chosen, query.device, query.dtype, query.shape, key.shape, ancestors.shape,
+        query.stride(), key.stride(), value.stride(), ancestors.stride(), target.stride(),
+        None if target_lse is None else target_lse.stride(),
+        *(None if each is None else (each.shape, each.stride())
+          for each in (prefix_starts, anchor_slots, anchor_rank, depth)),
+        window, scale, aligned(query, key, value, target),
+    )  # fmt: skip
+
+    def prepare() -> tuple[int, tuple[Any, ...], dict[str, Any]]:
+        return _arguments(
+            query, key, value, ancestors, anchor_slots, anchor_rank, depth, window, scale,
+            target, target_lse, chosen,
+        )  # fmt: skip
+
+    with current(query.device):
+        pointers = (
+            query, key, value, ancestors, prefix_lens, prefix_starts,
+            anchor_slots, anchor_count, anchor_rank, depth, target, target_lse,
+        )  # fmt: skip
+        launch(tree_kernel, key_of_call, pointers, prepare)
+        if num_splits > 1:
+            assert target_lse is not None
+            dependent = device_facts(query.device).dependent_launch
+            merge_splits(target, target_lse, out, lse, dependent)
+
+
+def _arguments(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    ancestors: Tensor,
+    anchor_slots: Tensor | None,
+    anchor_rank: Tensor | None,
+    depth: Tensor | None,
+    window: int | None,
+    scale: float,
+    target: Tensor,
+    target_lse: Tensor | None,
+    chosen: Plan,
+) -> tuple[int, tuple[Any, ...], dict[str, Any]]:
+    """The number of programs, what follows the pointers, and how the kernel is compiled."""
     configuration, num_splits = chosen
     batch, heads, nodes, head_dim = query.shape
     kv_heads, capacity = key.shape[1:3]
     group = heads // kv_heads
     row_tiles = -(-nodes * group // configuration.rows)
-    target, target_lse = out, lse
+    lse_strides = (0, 0, 0) if target_lse is None else target_lse.stride()[-3:]
     split_strides = (0, 0)
     if num_splits > 1:
-        # In the result's own dtype: parts are averages of values and cannot overflow it, and its
-        # rounding is that of the result. The log-sum-exps stay in float32.
-        target = torch.empty((num_splits, *out.shape), dtype=out.dtype, device=out.device)
-        target_lse = torch.empty(target.shape[:4], dtype=torch.float32, device=out.device)
+        assert target_lse is not None
         split_strides = (target.stride(0), target_lse.stride(0))
-    with torch.cuda.device_of(query):  # Triton launches on the current device
-        tree_kernel[(row_tiles * num_splits * batch * kv_heads,)](
-            query, key, value, ancestors, prefix_lens, prefix_starts,
-            anchor_slots, anchor_count, anchor_rank, depth, target, target_lse,
-            *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *ancestors.stride()[:2],
-            *(0 if each is None else each.stride(0) for each in (anchor_slots, anchor_rank, depth)),
-            split_strides[0], *target.stride()[-4:-1],
-            split_strides[1], *((0, 0, 0) if target_lse is None else target_lse.stride()[-3:]),
-            abs(scale) * math.log2(math.e) if scale else 1.0,
-            min(window or 0, _LARGEST_WINDOW), nodes, capacity, ancestors.shape[2],
-            0 if anchor_slots is None else anchor_slots.shape[1], num_splits, row_tiles, kv_heads,
-            G=group, SIGN=(scale > 0) - (scale < 0), D=head_dim,
-            BLOCK_D=configurations.padded_head_dim(head_dim),
-            BLOCK_M0=configuration.block_m0, BLOCK_M1=configuration.block_m1,
-            BLOCK_N=configuration.block_n, BLOCK_T=configuration.block_t,
-            num_warps=configuration.num_warps, num_stages=configuration.num_stages,
-        )  # fmt: skip
-        if num_splits > 1:
-            assert target_lse is not None
-            dependent = device_facts(query.device).dependent_launch
-            merge_splits(target, target_lse, out, lse, dependent)
+    arguments = (
+        *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *ancestors.stride()[:2],
+        *(0 if each is None else each.stride(0) for each in (anchor_slots, anchor_rank, depth)),
+        split_strides[0], *target.stride()[-4:-1], split_strides[1], *lse_strides,
+        abs(scale) * math.log2(math.e) if scale else 1.0,
+        min(window or 0, _LARGEST_WINDOW), nodes, capacity, ancestors.shape[2],
+        0 if anchor_slots is None else anchor_slots.shape[1], num_splits, row_tiles, kv_heads,
+        group, (scale > 0) - (scale < 0), head_dim, configurations.padded_head_dim(head_dim),
+        configuration.block_m0, configuration.block_m1, configuration.block_n,
+        configuration.block_t, device_facts(query.device).dependent_launch,
+    )  # fmt: skip
+    options = {"num_warps": configuration.num_warps, "num_stages": configuration.num_stages}
+    return row_tiles * num_splits * batch * kv_heads, arguments, options

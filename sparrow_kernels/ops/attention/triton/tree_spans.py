@@ -34,11 +34,11 @@ def _fold_slots(
 
 @triton.jit
 def prefix_span(
-    queries, states, cache, start, first_tile, last_tile, scale_log2,
+    queries, states, cache, start, first_tile, end_tile, scale_log2,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Whole tiles of the prefix, counted from its first slot."""
-    for tile in tl.range(first_tile, last_tile):
+    for tile in tl.range(first_tile, end_tile):
         slots = start + tile * BLOCK_N + tl.arange(0, BLOCK_N)
         states = _fold_slots(queries, states, cache, slots, None, None, scale_log2, D, BLOCK_D)
     return states
@@ -58,7 +58,7 @@ def tree_span(
         rows_words = (rows_words[0], words + (rows[1] // G).to(tl.int64) * words_stride)
         exist = (exist[0], rows[1] < T * G)
         extent = tl.maximum(extent, tree_extent(rows_words[1], exist[1], W))
-    for tile in tl.range(first, tl.minimum(length + extent, N), BLOCK_T, num_stages=2):
+    for tile in tl.range(first, tl.minimum(length + extent, N), BLOCK_T, num_stages=3):
         slots = tile + tl.arange(0, BLOCK_T)
         exists = slots < N
         bits = (tree_bits(rows_words[0], exist[0], tile - length, W),)
@@ -119,7 +119,7 @@ def anchored_span(
         slots = tl.minimum(tl.maximum(slots, start), last_slot)
         states = _fold_slots(queries, states, cache, slots, None, None, scale_log2, D, BLOCK_D)
     own = _next_own(whole, split, num_splits)
-    for tile in tl.range(own, tl.cdiv(for_some - begin, BLOCK_N), num_splits, num_stages=2):
+    for tile in tl.range(own, tl.cdiv(for_some - begin, BLOCK_N), num_splits, num_stages=3):
         listed = begin + tile * BLOCK_N + places
         seen = listed < for_some
         slots = tl.load(anchor_slots + listed, mask=seen, other=0)
@@ -134,7 +134,7 @@ def anchored_span(
         slots = length - (tile + 1) * BLOCK_N + places
         states = _fold_slots(queries, states, cache, slots, None, None, scale_log2, D, BLOCK_D)
     own = _next_own(whole, split, num_splits)
-    for tile in tl.range(own, tl.cdiv(length - lowest, BLOCK_N), num_splits, num_stages=2):
+    for tile in tl.range(own, tl.cdiv(length - lowest, BLOCK_N), num_splits, num_stages=3):
         slots = length - (tile + 1) * BLOCK_N + places
         seen = slots >= lowest
         visible = (slots[None, :] >= reaches[0][:, None],)
