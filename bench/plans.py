@@ -3,14 +3,15 @@
     python -m bench.plans                # on an H100: blocks, waves, balance of many calls
     python -m bench.plans --device A100
 
-    time = fixed + (blocks on the multiprocessors, in their order, each as free one by one) + merge
-    block = tiles of its run x tile  (+ masked tiles where the tree is)
-    tile = the larger of products and turn, and of its bytes at the bandwidth that the blocks share
+    time = fixed + max(the blocks, in their order, as multiprocessors come free; all keys and values
+           at the device's bandwidth) + merge
+    block = the tiles of its run, and masked tiles where the tree is
+    tile = its products, and a turn of the loop
 
 The constants were fitted to 40 graph replays with cold inputs on one H200 (triton 3.6; 1 to 60
-nodes, 28 query and 4 KV heads of 128, 25,600 slots, ten configurations, 8 to 132 splits): the error
-has an RMS of 5 % and is 15 % at most. For other GPUs they are scaled by clock and bandwidth, which
-nothing measured yet.
+nodes, 28 query and 4 KV heads of 128, 25,600 slots, ten configurations, 8 to 132 splits), when a
+split took a run of ceil(tiles / splits): the error has an RMS of 3 % and is 8 % at most. For other
+GPUs they are scaled by clock and bandwidth, which nothing measured yet.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from __future__ import annotations
 import argparse
 import heapq
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -28,19 +30,20 @@ from bench.table import print_table
 from sparrow_kernels.ops.attention.triton import configurations
 from sparrow_kernels.ops.attention.triton.configurations import Configuration
 
-_FIXED_US = 6.5
+_FIXED_US = 7.4
 """Launch, lengths, queries, the first tile, the result."""
-_PRODUCTS = 1.87
+_PRODUCTS = 1.84
 """Clocks of a tile over those its products take on tensor cores that are never idle,"""
-_TURN_US = 0.22
+_TURN_US = 0.20
 """and what a turn of the loop takes besides."""
-_NO_OVERLAP_US = 0.57
+_NO_OVERLAP_US = 0.53
 """More, where a turn waits for its own copies: two stages."""
-MASKED_US = 2.5
+MASKED_US = 3.0
 """A masked tile: words, keys and values wait for one another."""
-_MERGE_US, _MERGE_BYTES_A_US = 1.5, 1.9e6
+_MERGE_US, _MERGE_BYTES_A_US = 1.3, 1.87e6
 """The merge of splits: its launch, and parts written and read again."""
-_ONE_MERGE_PASS, _SECOND_PASS_US = 32, 0.8
+_MERGED_AT_ONCE, _PASS_US = 32, 1.9
+"""A program of the merge takes so many parts in its first pass, and each pass more as long."""
 _EMPTY_US = 0.5
 
 
@@ -80,6 +83,7 @@ class Cut(NamedTuple):
         return -(-rows // self.configuration.rows) * self.configuration.rows
 
 
+@cache
 def cut(device: Device, call: Call) -> Cut:
     """The table's choice, and its time."""
     batch, group = len(call.lengths), call.heads // call.kv_heads
@@ -91,51 +95,54 @@ def cut(device: Device, call: Call) -> Cut:
     return of_configuration(device, call, chosen, splits)
 
 
-def of_configuration(device: Device, call: Call, chosen: Configuration, splits: int) -> Cut:
+def shared_evenly(
+    length: int, nodes: int, chosen: Configuration, splits: int
+) -> Iterator[tuple[int, int]]:
+    """Tiles of each split of a request, and the masked ones of the first, which holds the tree."""
+    tiles = length // chosen.block_n
+    masked = -(-(length - tiles * chosen.block_n + nodes) // chosen.block_t)
+    for split in range(splits):
+        run = (split + 1) * tiles // splits - split * tiles // splits
+        yield run, 0 if split else masked
+
+
+Runs = Callable[[int, int, Configuration, int], Iterable[tuple[int, int]]]
+
+
+def of_configuration(
+    device: Device, call: Call, chosen: Configuration, splits: int, runs_of: Runs = shared_evenly
+) -> Cut:
     """The time of any choice."""
     rows = call.nodes * (call.heads // call.kv_heads)
     row_tiles = -(-rows // chosen.rows)
     runs = [
         (tiles, masked)
         for length in call.lengths
-        for tiles, masked in _runs(length, call.nodes, chosen, splits)
+        for tiles, masked in runs_of(length, call.nodes, chosen, splits)
     ]
     busy = [run for run in runs if run != (0, 0)]
     blocks = len(busy) * call.kv_heads * row_tiles
     room = device.multiprocessors * chosen.resident
-    tile = _tile_us(device, call, chosen, min(blocks, room), row_tiles)
+    tile = _tile_us(device, call, chosen, min(blocks, room))
     times = [_EMPTY_US + tiles * tile + masked * MASKED_US for tiles, masked in runs]
-    us = _FIXED_US + _scheduled(times, call.kv_heads * row_tiles, room)
+    # Row tiles of the same keys run together and read them from the L2.
+    slots = sum(call.lengths) * call.kv_heads
+    reading = 1e6 * 2 * slots * call.head_dim * call.dtype.itemsize / device.bandwidth
+    us = _FIXED_US + max(_scheduled(times, call.kv_heads * row_tiles, room), reading)
     if splits > 1:
         parts = splits * len(call.lengths) * call.heads * call.nodes * call.head_dim
         us += _MERGE_US + 2 * parts * call.dtype.itemsize / _MERGE_BYTES_A_US
-        us += _SECOND_PASS_US if splits > _ONE_MERGE_PASS else 0.0
+        us += _PASS_US * (-(-splits // _MERGED_AT_ONCE) - 1)
     turns = [tiles + masked for tiles, masked in busy]
     balance = sum(turns) / len(turns) / max(turns)
     return Cut(chosen, splits, blocks, blocks / room, balance, us - _EMPTY_US)
 
 
-def _runs(length: int, nodes: int, chosen: Configuration, splits: int) -> Iterator[tuple[int, int]]:
-    """Tiles of each split of a request, and the masked ones of the split with the tree."""
-    tiles = length // chosen.block_n
-    run = -(-tiles // splits)
-    masked = -(-(length - tiles * chosen.block_n + nodes) // chosen.block_t)
-    tree_split = min(tiles // max(run, 1), splits - 1)
-    for split in range(splits):
-        yield max(0, min(run, tiles - split * run)), masked if split == tree_split else 0
-
-
-def _tile_us(
-    device: Device, call: Call, chosen: Configuration, active: int, row_tiles: int
-) -> float:
+def _tile_us(device: Device, call: Call, chosen: Configuration, active: int) -> float:
     tensor = chosen.rows * chosen.block_n * call.head_dim * 4 / device.tensor_flops
     beside = min(chosen.resident, -(-active // device.multiprocessors))
-    alone = _PRODUCTS * tensor * beside / (1e3 * device.ghz) + _TURN_US
-    if chosen.num_stages <= 2:
-        alone += _NO_OVERLAP_US
-    # Row tiles of the same keys run together and read them from the L2.
-    num_bytes = active / row_tiles * 2 * chosen.block_n * call.head_dim * call.dtype.itemsize
-    return max(alone, 1e6 * num_bytes / device.bandwidth)
+    us = _PRODUCTS * tensor * beside / (1e3 * device.ghz) + _TURN_US
+    return us + (_NO_OVERLAP_US if chosen.num_stages <= 2 else 0.0)
 
 
 def _scheduled(times: Sequence[float], copies: int, room: int) -> float:

@@ -6,7 +6,7 @@
 Every row is predicted, not measured, and its column `basis` says from what:
 
   fitted      tree attention: the model of `bench.plans`, whose constants come from replays on an
-              H200; there the range is its largest error, 15 %, elsewhere 25 %
+              H200 to within 8 %; there the range is 10 %, elsewhere 25 %
   arithmetic  everything else: launches, memory round trips that wait for one another, and the
               bytes or operations at a share of the device's rates; the range is 35 %. An H200 has
               measured two of these: merge_attention (3.8 us) and anchor_index (27.5 us, where one
@@ -109,7 +109,7 @@ def rows() -> Iterator[dict[str, str]]:
                 continue
             seen.add(key)
             middle, basis = microseconds(case, device)
-            error = 0.35 if basis == _ARITHMETIC else 0.15 if device is H200 else 0.25
+            error = 0.35 if basis == _ARITHMETIC else 0.10 if device is H200 else 0.25
             floor = floors.floor(case, device.rates(case.dtype)).microseconds
             values = (
                 *key, f"{middle * (1 - error):.3g}", f"{middle * (1 + error):.3g}", f"{floor:.3g}",

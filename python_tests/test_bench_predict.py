@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from sparrow_kernels.ops.attention.triton.configurations import Configuration
 MEASURED = (
     (1, (16, 0, 64, 32, 4, 4, 2), 33, 20.7),
     (1, (16, 0, 64, 32, 4, 4, 2), 66, 23.8),
+    (1, (16, 0, 64, 32, 4, 4, 2), 132, 29.8),
     (8, (64, 0, 64, 32, 4, 3, 1), 16, 31.3),
     (8, (64, 0, 64, 32, 4, 3, 1), 32, 22.5),
     (8, (64, 0, 64, 32, 4, 5, 1), 32, 22.6),
@@ -33,19 +35,34 @@ MEASURED = (
 )
 
 
+def in_whole_runs(
+    length: int, nodes: int, chosen: Configuration, splits: int
+) -> Iterator[tuple[int, int]]:
+    """As the kernel that was measured shared its tiles."""
+    tiles = length // chosen.block_n
+    run = -(-tiles // splits)
+    masked = -(-(length - tiles * chosen.block_n + nodes) // chosen.block_t)
+    tree_split = min(tiles // run, splits - 1)
+    for split in range(splits):
+        yield max(0, min(run, tiles - split * run)), masked if split == tree_split else 0
+
+
 @pytest.mark.parametrize(("nodes", "tiles", "splits", "us"), MEASURED, ids=str)
 def test_the_model_says_what_was_measured(
     nodes: int, tiles: tuple[int, ...], splits: int, us: float
 ) -> None:
-    found = plans.of_configuration(H200, Call(nodes, (25_600,)), Configuration(*tiles), splits)
-    assert found.us == pytest.approx(us, rel=0.15)
+    chosen = Configuration(*tiles)
+    found = plans.of_configuration(H200, Call(nodes, (25_600,)), chosen, splits, in_whole_runs)
+    assert found.us == pytest.approx(us, rel=0.09)
 
 
 ROWS_128 = Configuration(128, 0, 64, 32, 8, 3, 1)
+UNBOUND = H100._replace(bandwidth=1e15)
+"""With it, what blocks do is all that counts."""
 
 
 def of_splits(splits: int, *lengths: int) -> Cut:
-    return plans.of_configuration(H100, Call(8, lengths), ROWS_128, splits)
+    return plans.of_configuration(UNBOUND, Call(8, lengths), ROWS_128, splits)
 
 
 def test_blocks_waves_and_balance() -> None:
@@ -54,8 +71,8 @@ def test_blocks_waves_and_balance() -> None:
     assert (whole.blocks, whole.waves, whole.balance) == (4, 4 / 132, 1.0)
     four = of_splits(4, 25_600)  # a masked tile of the tree behind 100 others
     assert (four.blocks, four.balance) == (16, pytest.approx(401 / 4 / 101))
-    uneven = of_splits(33, 25_600)  # runs of 13: 30 of them, the rest with the tree, two empty
-    assert uneven.blocks == 4 * 31
+    uneven = of_splits(33, 25_600)  # the tree behind 12, and 13 for four of the others
+    assert (uneven.blocks, uneven.balance) == (4 * 33, pytest.approx(401 / 33 / 13))
     ragged = of_splits(1, 25_600, *[512] * 31)
     assert ragged.blocks == 128 and ragged.balance < 0.1
 
@@ -65,51 +82,48 @@ def test_a_second_wave_takes_as_long_again() -> None:
     assert one.waves == 1 and 1.9 < two.us / one.us < 2.0
     # Longer blocks first or last: what ends last counts.
     last, first = of_splits(1, *[512] * 33, 25_600), of_splits(1, 25_600, *[512] * 33)
-    assert last.us > first.us > of_splits(1, 25_600).us
+    assert last.us > first.us >= of_splits(1, 25_600).us
+
+
+def test_no_call_is_faster_than_its_bytes() -> None:
+    call = Call(8, (131_072,) * 64)
+    slow = H100._replace(bandwidth=1e11)
+    num_bytes = 2 * 64 * 131_072 * 4 * 128 * 2
+    us = plans.of_configuration(slow, call, ROWS_128, 4).us
+    assert us == pytest.approx(1e6 * num_bytes / 1e11, rel=0.01)
 
 
 def test_more_is_never_predicted_to_take_less_for_nothing() -> None:
     times = [of_splits(4, length).us for length in (512, 4_096, 25_600, 131_072)]
     assert times == sorted(times)
     two = ROWS_128._replace(num_stages=2)
-    assert plans.of_configuration(H100, Call(8, (25_600,)), two, 8).us > of_splits(8, 25_600).us
+    assert plans.of_configuration(UNBOUND, Call(8, (25_600,)), two, 8).us > of_splits(8, 25_600).us
 
 
-WORST = {4_096: 1.5, 25_600: plans.WORST, 131_072: plans.WORST}
-"""By prefix. At 512 slots a second wave of blocks is most of a call, at 4,096 it still tells."""
-BY_LENGTH_ALONE = pytest.mark.xfail(
-    strict=True,
-    reason="splits are as many as fill the GPU once, whatever waves and lengths there are",
-)
-
-
-@BY_LENGTH_ALONE
 @pytest.mark.parametrize("device", [H100, A100], ids=lambda device: device.name)
 def test_no_call_takes_much_longer_than_the_one_beside_it(device: Device) -> None:
+    """But at 512 slots, where a second wave of blocks is most of a call."""
     found = [(step.worse(device), step) for step in plans.steps()]
     assert len(found) > 2_500
-    worse = [
-        f"{times:.2f} x: {step}"
-        for times, step in found
-        if times > WORST.get(step.first.lengths[0], 2)
-    ]
-    assert worse == []
+    long = [(times, step) for times, step in found if step.first.lengths[0] > 512]
+    assert [f"{times:.2f} x: {step}" for times, step in long if times > plans.WORST] == []
+    assert max(times for times, _ in found) < 1.7
 
 
-@BY_LENGTH_ALONE
 def test_a_long_request_is_split_among_short_ones() -> None:
     """Beside one alone it has fewer blocks to itself, but not a thousand times fewer."""
     alone = plans.cut(H100, Call(30, (25_600,))).us
     for batch in (8, 32):
-        assert plans.cut(H100, plans.ragged(batch)).us < 4 * alone
+        assert plans.cut(H100, plans.ragged(batch)).us < 5 * alone
 
 
 def test_a_cliff_between_two_calls_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """136 blocks, one more than fit at once for each of the four KV heads."""
     monkeypatch.setattr(plans.configurations, "split_count", lambda *_: 1)
+    monkeypatch.setattr(plans, "cut", plans.cut.__wrapped__)  # what it remembers is not planted
     calls = [Call(9, (25_600,) * batch) for batch in (32, 33, 34)]
-    assert Step(calls[0], calls[1]).worse(H100) < plans.WORST
-    assert Step(calls[1], calls[2]).worse(H100) > plans.WORST
+    assert Step(calls[0], calls[1]).worse(UNBOUND) < plans.WORST
+    assert Step(calls[1], calls[2]).worse(UNBOUND) > plans.WORST
 
 
 def test_every_case_has_a_prediction_and_says_what_it_is() -> None:
