@@ -206,3 +206,12 @@ class TestAnEarlierCache:
         assert second.stats.reused_slots == 0
         fresh = decoder().generate(**inputs(self.OTHER), **SETTINGS)
         assert torch.equal(second.sequences, fresh.sequences)
+
+
+@pytest.mark.parametrize("new_tokens", [2, 3, 5])
+def test_a_walk_that_the_length_ends_in_mid_tree(new_tokens: int, free: Any) -> None:
+    """Processors that read the ids are asked no further than the text goes."""
+    settings = {**SETTINGS, "max_new_tokens": new_tokens, "no_repeat_ngram_size": 9}
+    plain = tiny(NAME).target.generate(**inputs(), **settings)
+    result = decoder().generate(**inputs(), **settings)
+    assert torch.equal(result.sequences, plain)

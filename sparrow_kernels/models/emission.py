@@ -192,9 +192,11 @@ class Emission:
 
     def _emit(self, request: int, tokens: list[int]) -> int:
         sequence = self.sequences[request]
-        if tokens[-1] < 0:
+        # A walk that was stopped has chosen nothing behind its stop.
+        chosen = tokens[: tokens.index(-1)] if -1 in tokens else tokens
+        kept = sequence.extend(chosen)
+        if len(chosen) < len(tokens) and not sequence.finished:
             raise NoToken(request, sequence.length)
-        kept = sequence.extend(tokens)
         if self._streamer is not None:
             self._streamer.put(torch.tensor(tokens[:kept], device="cpu"))
             if sequence.finished:
