@@ -30,6 +30,7 @@ from sparrow_kernels.models.bridge.names import cache_of
 from sparrow_kernels.models.emission import NoToken, Streamer
 from sparrow_kernels.models.families import VidLLM
 from sparrow_kernels.models.outputs import SparrowOutput
+from sparrow_kernels.models.parallel import is_split
 from sparrow_kernels.models.request import Request
 from sparrow_kernels.models.target import Prefill
 from sparrow_kernels.models.workspace import Workspaces, lent
@@ -256,15 +257,17 @@ def draft_state(
 ) -> DraftState:
     """The draft of a call, begun with its prompts' text rows; see `Prefill.text`."""
     parts, workspace = request.parts, request.workspace
-    weight = parts.embedding.weight
+    like = torch.empty(0, dtype=parts.embedding.weight.dtype, device=parts.device)
     banned = sorted(request.stops.ids | set(parts.placeholder_ids))
     banned = [token for token in banned if 0 <= token < draft.config.vocab_size]
-    network, vocabulary = draft.network_for(weight), draft.draft_vocabulary
+    # Of a head that is split or offloaded no rows can be taken.
+    is_whole = parts.lm_head.weight.device == parts.device and not is_split(parts.model)
+    network, vocabulary = draft.network_for(like), draft.draft_vocabulary if is_whole else None
     made_for = (id(network), tree.draft_slots, tree.max_path, tuple(banned), vocabulary)
     new_tokens = request.emission.new_token_room
     if workspace.draft is None or workspace.draft_made_for != made_for:
-        ids = None if vocabulary is None else torch.tensor(vocabulary, device=weight.device)
-        is_banned = torch.tensor(banned, dtype=torch.int64, device=weight.device)
+        ids = None if vocabulary is None else torch.tensor(vocabulary, device=like.device)
+        is_banned = torch.tensor(banned, dtype=torch.int64, device=like.device)
         head = DraftHead(parts.lm_head, is_banned, ids)
         workspace.draft = DraftState(
             network,

@@ -12,6 +12,7 @@ from sparrow_kernels.decoding import Verification
 from sparrow_kernels.models.bridge.attention import Nodes, check_attended
 from sparrow_kernels.models.bridge.cache import PreallocatedCache
 from sparrow_kernels.models.bridge.compiled import compile_elementwise
+from sparrow_kernels.models.bridge.wrapped import adapters_in_force
 from sparrow_kernels.models.families import Parts
 from sparrow_kernels.models.kept import KeptPrompt, marks_of
 from sparrow_kernels.models.prompt import RequestPrompt
@@ -47,7 +48,7 @@ class TargetState:
     """
 
     def __init__(self, parts: Parts, batch: int, capacity: int, compiled: bool = False) -> None:
-        device = parts.embedding.weight.device
+        device = parts.device
         self.cache = PreallocatedCache(parts.text_config.num_hidden_layers, batch, capacity, device)
         self.prefix_lens = self.cache.prefix_lens
         self.keys: list[Tensor] = []
@@ -193,10 +194,10 @@ class TargetState:
 
 
 def _identity(parts: Parts) -> tuple[Any, ...]:
-    """What graphs and caches of a target depend on: where its weights are, and their dtype."""
+    """What graphs and caches of a target depend on: where its weights are, as what, adapters."""
     weights = tuple((p.data_ptr(), p.dtype) for p in parts.model.parameters())
-    autocast = torch.is_autocast_enabled(parts.embedding.weight.device.type)
-    return (type(parts.model), weights, autocast)
+    autocast = torch.is_autocast_enabled(parts.device.type)
+    return (type(parts.model), weights, autocast, adapters_in_force(parts.model))
 
 
 def _text_rows(prompt: RequestPrompt, slice_clip: bool) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,54 @@
+"""What others wrap around a target: PEFT's adapters, accelerate's hooks that bring weights along.
+
+Neither package is imported: both are known by what they leave on the modules.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def without_adapter(model: Any) -> Any:
+    """The model of transformers in a PEFT model: adapters lie in its layers, and stay in force.
+
+    Raises:
+        NotImplementedError: the adapter is none of layers, such as a learned prompt.
+    """
+    if not hasattr(model, "get_base_model") or not hasattr(model, "peft_config"):
+        return model
+    for config in model.peft_config.values():
+        if getattr(config, "is_prompt_learning", False):
+            raise NotImplementedError(
+                f"target must have an adapter in its layers, such as LoRA, got"
+                f" {type(config).__name__}, which puts learned rows before the prompt"
+            )
+    return model.get_base_model()
+
+
+def adapters_in_force(model: Any) -> tuple[Any, ...]:
+    """What adapters add, as far as their layers decide it in Python: a graph would not see it."""
+    return tuple(
+        (
+            tuple(layer.active_adapters),
+            tuple(layer.merged_adapters),
+            layer.disable_adapters,
+            tuple(getattr(layer, "scaling", {}).items()),
+        )
+        for layer in model.modules()
+        if hasattr(layer, "merged_adapters") and hasattr(layer, "active_adapters")
+    )
+
+
+def runs_on(module: Any) -> torch.device:
+    """The device a module with a `weight` runs on: offloaded weights are brought there in a call.
+
+    Meanwhile such a weight is on the device `meta`.
+    """
+    hook = module.__dict__.get("_hf_hook")
+    for one in (hook, *getattr(hook, "hooks", ())):
+        device = getattr(one, "execution_device", None)
+        if device is not None:
+            return torch.empty(0, device=device).device
+    return module.weight.device
