@@ -80,7 +80,7 @@ def work(folder: Path, name: str) -> None:
     texts = {}
     for case, (_, _, settings) in CASES.items():
         # What the first process chooses counts. (Draws of several levels gather in between.)
-        unlike = {"temperature": 1.3 + rank} if settings != GREEDY and case != "drawn" else {}
+        unlike = {"temperature": 1.3 - 1.1 * rank} if settings != GREEDY and case != "drawn" else {}
         texts[case] = decoded(target, name, 7 + rank, case, **unlike)
     heads = texts[PLAINEST].cache.keys[0].shape[1]
     found = {case: result.sequences for case, result in texts.items()}
