@@ -164,30 +164,56 @@ def steps(family: str, model: Any, scale: Scale, slots: int) -> Iterator[dict[st
     plain = as_it_comes(model, slots, scale.repeats)
     yield {**row, "way": "plain, as it comes", "step_ms": plain}
     draft = SparrowDraft.for_target(model).eval()
-    capacity = slots + 64 + 64
-    target = filled(model, slots, capacity)
-    ways: list[tuple[str, str | None, int | None]] = [("plain", None, None)]
-    ways += [(f"speculative {tree}", tree, None) for tree in scale.trees]
-    reduced = min(REDUCED_VOCABULARY, model.config.get_text_config().vocab_size // 4)
-    ways += [(f"speculative {scale.trees[-1]}, {reduced} draft ids", scale.trees[-1], reduced)]
-    baseline: dict[bool, float] = {}
-    for name, tree, vocabulary in ways:
+    targets = {fused: filled(model, slots, slots + 128, fused) for fused in (False, True)}
+    baseline: dict[tuple[bool, bool], float] = {}
+    for way in _ways(model, scale):
         for graphed in (False, True) if graphs else (False,):
-            parts = step_of(target, model, draft, tree, vocabulary, graphed)
+            if way.compiled and graphs and not graphed:
+                continue
+            target = targets[way.compiled]
+            parts = step_of(target, model, draft, way, graphed)
             times = phases(parts, target, slots, scale.repeats)
             total = sum(times.values())
-            found = {**row, "way": f"{name}{', graphs' if graphed else ''}", "step_ms": total}
+            found = {**row, "way": f"{way.name}{', graphs' if graphed else ''}", "step_ms": total}
             found |= {f"{phase}_ms": ms for phase, ms in times.items()}
-            if tree is None:
-                baseline[graphed] = total
+            if way.tree is None:
+                baseline[way.compiled, graphed] = total
             else:
-                tau = PAPER_TAU.get(slots)
-                found["breaks_even_at_tau"] = total / baseline[graphed]
-                if tau is not None:
+                alike = baseline[way.compiled, graphed]
+                found["breaks_even_at_tau"] = total / alike
+                if (tau := PAPER_TAU.get(slots)) is not None:
                     found["assumed_tau"] = tau
-                    found["x_plain"] = tau * baseline[graphed] / total
+                    found["x_plain"] = tau * alike / total
                     found["x_as_it_comes"] = tau * plain / total
             yield found
+
+
+class Way(NamedTuple):
+    """A way to decode."""
+
+    name: str
+    tree: str | None = None
+    """None: plainly."""
+    vocabulary: int | None = None
+    """Ids that may be drafted, None for all."""
+    int8: bool = False
+    """Whether the draft's weights have 8 bits."""
+    compiled: bool = False
+    """Whether the target's layers are compiled."""
+
+
+def _ways(model: Any, scale: Scale) -> list[Way]:
+    tree = scale.trees[min(1, len(scale.trees) - 1)]
+    reduced = min(REDUCED_VOCABULARY, model.config.get_text_config().vocab_size // 4)
+    return [
+        Way("plain"),
+        *(Way(f"speculative {each}", each) for each in scale.trees),
+        Way(f"speculative {tree}, {reduced} draft ids", tree, vocabulary=reduced),
+        Way(f"speculative {tree}, 8-bit draft", tree, int8=True),
+        Way("plain, compiled", compiled=True),
+        Way(f"speculative {tree}, compiled", tree, compiled=True),
+        Way(f"speculative {tree}, compiled, {reduced} draft ids", tree, reduced, compiled=True),
+    ]
 
 
 def as_it_comes(model: Any, slots: int, repeats: int) -> float:
@@ -217,10 +243,10 @@ def as_it_comes(model: Any, slots: int, repeats: int) -> float:
     return _median_ms([step], repeats, weight.device)[0]
 
 
-def filled(model: Any, slots: int, capacity: int) -> TargetState:
+def filled(model: Any, slots: int, capacity: int, compiled: bool) -> TargetState:
     """A target whose cache holds `slots` slots of noise."""
     parts = Parts(model).private()
-    target = TargetState(parts, 1, capacity)
+    target = TargetState(parts, 1, capacity, compiled)
     ids = torch.zeros(2, dtype=torch.int64, device=model.device)
     axes = parts.family.position_axes
     positions = torch.arange(2, device=model.device)[None]
@@ -236,24 +262,24 @@ def step_of(
     target: TargetState,
     model: Any,
     draft: SparrowDraft,
-    tree: str | None,
-    vocabulary: int | None,
+    way: Way,
     graphed: bool,
 ) -> StepParts:
-    """A step, ready to run; without a tree it is plain decoding's."""
+    """A step, ready to run."""
+    tree = way.tree
     weight = model.get_input_embeddings().weight
     shape = ROOT_ALONE if tree is None else TreeConfig.parse(tree)
     max_path = 1 if tree is None else shape.max_path
     state = None
     if tree is not None:
         ids = None
-        if vocabulary is not None:
-            ids = torch.arange(vocabulary, device=weight.device)
+        if way.vocabulary is not None:
+            ids = torch.arange(way.vocabulary, device=weight.device)
         head = DraftHead(model.lm_head, torch.tensor([0], device=weight.device), ids)
         text = torch.zeros(TEXT_ROWS, dtype=torch.int64, device=weight.device)
         hidden = _noise((TEXT_ROWS, weight.shape[1]), weight)
         state = DraftState(
-            draft.network_for(weight),
+            draft.lighter(int8=way.int8).network_for(weight),
             model.get_input_embeddings(),
             head,
             draft.config.rope_theta,

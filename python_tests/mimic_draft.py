@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.drafting.state import DraftState
-from sparrow_kernels.models import generate as generate_module
+from sparrow_kernels.models import draft as draft_module
 
 
 class MimicState(DraftState):
@@ -47,4 +47,4 @@ def mimic(monkeypatch: pytest.MonkeyPatch, texts: Tensor, vocabulary: int) -> No
         for place, (token, following) in enumerate(zip(text, text[1:], strict=False)):
             followers[token, 1 if place % 4 == 3 else 0] = following
     monkeypatch.setattr(MimicState, "followers", followers.to(texts.device), raising=False)
-    monkeypatch.setattr(generate_module, "DraftState", MimicState)
+    monkeypatch.setattr(draft_module, "DraftState", MimicState)

@@ -1,5 +1,6 @@
 """The decoding loop: draft, verify, accept, commit, emit, over any target and draft."""
 
+from sparrow_kernels.decoding.auto import AutoTree
 from sparrow_kernels.decoding.coins import Coins
 from sparrow_kernels.decoding.growth import grow_tree
 from sparrow_kernels.decoding.loop import Cut, decode
@@ -16,6 +17,7 @@ from sparrow_kernels.decoding.step import Step, first_committed, next_root
 from sparrow_kernels.decoding.tree_config import TreeConfig
 
 __all__ = [
+    "AutoTree",
     "Choose",
     "Coins",
     "Committed",

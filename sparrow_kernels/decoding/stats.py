@@ -35,6 +35,8 @@ class DecodeStats:
     """
 
     requests: int = 1
+    tree: str | None = None
+    """What was drafted, as in `30-4-8`; None for plain decoding."""
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     """Of each phase, all requests together."""
     cache_bytes: int = 0

@@ -6,12 +6,18 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import index
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparrow_kernels.decoding.auto import AutoTree
 
 MOST_NODES = 4096
 """The largest tree, and the most levels and children a node."""
 MOST_GROWN = 2**20
 """The most nodes that levels may grow, of which `total - 1` are kept."""
+
+_USUAL = ("4-3-1", "12-4-3", "30-4-8")
+"""What `TreeConfig.auto` chooses from."""
 
 _NUMBER = "[0-9]{1,99}"  # ASCII digits, and no more than Python reads
 
@@ -93,6 +99,19 @@ class TreeConfig:
             f"tree must be total-depth-width such as 30-4-8, or children a level such as 4x2x1,"
             f" got {_shown(text)}"
         )
+
+    @staticmethod
+    def auto(*candidates: TreeConfig | str, patience: int = 32) -> AutoTree:
+        """A tree chosen call by call, or none, from what steps have cost and emitted so far.
+
+        Args:
+            candidates: trees to choose from; a chain, a narrow and a wide tree where none is given.
+            patience: every so many calls what was tried longest ago is tried again.
+        """
+        from sparrow_kernels.decoding.auto import AutoTree
+
+        trees = [TreeConfig.parse(c) if isinstance(c, str) else c for c in candidates or _USUAL]
+        return AutoTree(trees, patience)
 
     def __str__(self) -> str:
         if self.branching is not None:

@@ -31,7 +31,7 @@ from sparrow_kernels.decoding import (
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.embedded.clips import ClipScript, make_clip
 from sparrow_kernels.models.decoder import SparrowDecoder
-from sparrow_kernels.models.generate import draft_state
+from sparrow_kernels.models.draft import draft_state
 from sparrow_kernels.models.pair import load_draft, load_target
 from sparrow_kernels.models.request import Request
 from sparrow_kernels.models.target import TargetState
@@ -147,6 +147,7 @@ def evaluate_draft(
         `mean_emitted` and its `histogram` over all steps of all captions, and with `control`
         `mean_emitted_other_clip`, the draft being fed the next clip's states.
     """
+    tree = tree or TreeConfig(**draft.config.tree)
     decoder = SparrowDecoder(target, draft, tree)
     scripts = [make_clip(visual_tokens, seed) for seed in seeds]
     runs: list[DecodeStats] = []
@@ -157,14 +158,12 @@ def evaluate_draft(
         stats = decoder.generate(**inputs, max_new_tokens=MAX_ANSWER_TOKENS).stats
         runs.append(cast(DecodeStats, stats))
         if control:
-            control_runs.append(
-                emitted_with_states_of(target, draft, decoder.tree, inputs, following)
-            )
+            control_runs.append(emitted_with_states_of(target, draft, tree, inputs, following))
             following = inputs
     result: dict[str, Any] = {
         "visual_tokens": scripts[0].visual_tokens,
         "clips": len(scripts),
-        "tree": str(decoder.tree),
+        "tree": str(tree),
         "mean_emitted": mean_emitted(runs),
         "histogram": _summed([run.histogram for run in runs]),
     }

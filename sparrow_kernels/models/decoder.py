@@ -11,15 +11,12 @@ from transformers import GenerationConfig, StoppingCriteriaList
 from transformers.generation import StopStringCriteria
 
 from sparrow_kernels.decoding import TreeConfig
+from sparrow_kernels.decoding.auto import AutoTree
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.models.bridge.cache import PreallocatedCache
+from sparrow_kernels.models.draft import check_draft, tree_for
 from sparrow_kernels.models.families import Parts, VidLLM
-from sparrow_kernels.models.generate import (
-    check_draft,
-    plain_generate,
-    sparrow_generate,
-    tree_for,
-)
+from sparrow_kernels.models.generate import plain_generate, sparrow_generate
 from sparrow_kernels.models.outputs import SparrowOutput
 from sparrow_kernels.models.parallel import is_split
 from sparrow_kernels.models.workspace import Workspaces
@@ -37,7 +34,8 @@ class SparrowDecoder:
     Args:
         target: a Vid-LLM of transformers; nothing of it is changed, during a call or after it.
         draft: a draft made for it; it runs in the target's dtype and on its device.
-        tree: how much to draft, also as in `"30-4-8"`; None for the draft's own default.
+        tree: how much to draft, also as in `"30-4-8"`; None for the draft's own default;
+            `TreeConfig.auto()` to have it chosen from call to call, in `stats.tree`.
         cuda_graph: replay the parts of a step as CUDA graphs, captured in the second step and kept
             from call to call. None: on a GPU, where the target lies on one.
         compile: fuse the elementwise work of the target's layers with `torch.compile`, in the
@@ -52,7 +50,7 @@ class SparrowDecoder:
         self,
         target: VidLLM,
         draft: SparrowDraft,
-        tree: TreeConfig | str | None = None,
+        tree: TreeConfig | AutoTree | str | None = None,
         *,
         cuda_graph: bool | None = None,
         compile: bool = False,

@@ -20,17 +20,17 @@ from transformers import (
 )
 
 from sparrow_kernels.decoding import Committed, Step, TreeConfig, decode, first_committed
+from sparrow_kernels.decoding.auto import AutoTree
 from sparrow_kernels.decoding.coins import Generators
 from sparrow_kernels.decoding.graphs import GraphedStep
 from sparrow_kernels.decoding.loop import Parts
 from sparrow_kernels.drafting import SparrowDraft
-from sparrow_kernels.drafting.head import DraftHead
 from sparrow_kernels.drafting.state import DraftState
 from sparrow_kernels.models.bridge.names import cache_of
+from sparrow_kernels.models.draft import check_draft, draft_state, tree_for
 from sparrow_kernels.models.emission import NoToken, Streamer
 from sparrow_kernels.models.families import VidLLM
 from sparrow_kernels.models.outputs import SparrowOutput
-from sparrow_kernels.models.parallel import is_split
 from sparrow_kernels.models.request import Request
 from sparrow_kernels.models.target import Prefill
 from sparrow_kernels.models.workspace import Workspaces, lent
@@ -50,7 +50,7 @@ def sparrow_generate(
     synced_gpus: bool = False,
     streamer: Streamer | None = None,
     draft: SparrowDraft | None = None,
-    tree: TreeConfig | str | None = None,
+    tree: TreeConfig | AutoTree | str | None = None,
     generator: Generators = None,
     workspaces: Workspaces | None = None,
     cuda_graph: bool = False,
@@ -68,7 +68,8 @@ def sparrow_generate(
         input_ids: `[B, n]` int64, padded on the left where requests differ in length; each accepts
             its own number of tokens a step, and idles once it is finished.
         draft: the trained draft; it must have been made for this target.
-        tree: how much to draft, also as in `"30-4-8"`; None for the draft's own default.
+        tree: how much to draft, also as in `"30-4-8"`; None for the draft's own default;
+            `TreeConfig.auto()` to have it chosen from call to call.
         streamer: transformers does not forward one to a callable; bind it with
             `functools.partial`, or use `SparrowDecoder`.
         generator: what samples, on the target's device; None for torch's own. Calls that overlap
@@ -96,13 +97,19 @@ def sparrow_generate(
             " plain_generate)"
         )
     check_draft(draft, model)
-    tree = tree_for(draft, tree)
+    asked = tree_for(draft, tree)
+    chosen = asked.choose(*input_ids.shape) if isinstance(asked, AutoTree) else asked
+    shape = ROOT_ALONE if chosen is None else chosen
+    sizes = (1, 1) if chosen is None else (shape.total, shape.max_path)
     handed = (logits_processor, stopping_criteria, generation_config, streamer, model_kwargs)
-    sizes = (tree.total, tree.max_path, generator)
     earlier = earlier or cache_of(model_kwargs)
     with lent(workspaces or Workspaces(), len(input_ids), earlier) as buffers:
-        request = Request(model, input_ids, *handed, *sizes, *buffers, compiled)
-        return _decode(request, draft, tree, cuda_graph)
+        request = Request(model, input_ids, *handed, *sizes, generator, *buffers, compiled)
+        request.stats.tree = None if chosen is None else str(chosen)
+        output = _decode(request, draft if chosen is not None else None, shape, cuda_graph)
+    if isinstance(asked, AutoTree):
+        asked.learn(chosen, input_ids.shape[1], request.stats)
+    return output
 
 
 @torch.no_grad()
@@ -216,70 +223,3 @@ def _draw_temperature(request: Request, tree: TreeConfig) -> float | None:
     if not drawn or request.chooser.reads_history:
         return None
     return float(request.config.temperature or 1.0)
-
-
-def check_draft(draft: SparrowDraft, target: VidLLM) -> None:
-    """Raise `TypeError` where `draft` is none, `ValueError` where it is another target's."""
-    if not isinstance(draft, SparrowDraft):
-        raise TypeError(
-            f"draft must be a SparrowDraft, got {type(draft).__name__}"
-            " (load one with SparrowDraft.from_pretrained)"
-        )
-    draft.check_fits(target)
-
-
-def tree_for(draft: SparrowDraft, tree: TreeConfig | str | None) -> TreeConfig:
-    """The tree asked for, written or made; the draft's own where none is.
-
-    Raises:
-        TypeError: `tree` is neither.
-        ValueError: it is written in no notation that `TreeConfig.parse` reads, or a node would have
-            more children than there are tokens.
-    """
-    if tree is None:
-        tree = TreeConfig(**draft.config.tree)
-    elif isinstance(tree, str):
-        tree = TreeConfig.parse(tree)
-    elif not isinstance(tree, TreeConfig):
-        raise TypeError(
-            f"tree must be a TreeConfig, or text such as '30-4-8', got {type(tree).__name__}"
-        )
-    size = len(draft.draft_vocabulary or range(draft.config.vocab_size))
-    if tree.width > size:
-        raise ValueError(
-            f"tree must have at most {size} children a node, the draft's vocabulary, got {tree}"
-        )
-    return tree
-
-
-def draft_state(
-    request: Request, draft: SparrowDraft, tree: TreeConfig, text: list[tuple[Tensor, Tensor]]
-) -> DraftState:
-    """The draft of a call, begun with its prompts' text rows; see `Prefill.text`."""
-    parts, workspace = request.parts, request.workspace
-    like = torch.empty(0, dtype=parts.embedding.weight.dtype, device=parts.device)
-    banned = sorted(request.stops.ids | set(parts.placeholder_ids))
-    banned = [token for token in banned if 0 <= token < draft.config.vocab_size]
-    # Of a head that is split or offloaded no rows can be taken.
-    is_whole = parts.lm_head.weight.device == parts.device and not is_split(parts.model)
-    network, vocabulary = draft.network_for(like), draft.draft_vocabulary if is_whole else None
-    made_for = (id(network), tree.draft_slots, tree.max_path, tuple(banned), vocabulary)
-    new_tokens = request.emission.new_token_room
-    if workspace.draft is None or workspace.draft_made_for != made_for:
-        ids = None if vocabulary is None else torch.tensor(vocabulary, device=like.device)
-        is_banned = torch.tensor(banned, dtype=torch.int64, device=like.device)
-        head = DraftHead(parts.lm_head, is_banned, ids)
-        workspace.draft = DraftState(
-            network,
-            parts.embedding,
-            head,
-            draft.config.rope_theta,
-            text,
-            new_tokens,
-            tree_slots=tree.draft_slots,
-            max_path=tree.max_path,
-        )
-        workspace.draft_made_for, workspace.made_for = made_for, None
-    elif workspace.draft.begin(text, new_tokens) and workspace.graphs is not None:
-        workspace.graphs.moved()
-    return workspace.draft
