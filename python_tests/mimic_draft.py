@@ -37,7 +37,8 @@ class MimicState(DraftState):
     def logits(self, hidden: Tensor) -> Tensor:
         known = self.followers[hidden[..., 0].long()]
         flat = hidden.new_zeros((*hidden.shape[:-1], len(self.followers)))
-        return flat.scatter_(-1, known, (5.0 - torch.arange(3, device=hidden.device)).expand(known.shape))
+        liking = 5.0 - torch.arange(3, device=hidden.device)
+        return flat.scatter_(-1, known, liking.expand(known.shape))
 
 
 def mimic(monkeypatch: pytest.MonkeyPatch, texts: Tensor, vocabulary: int) -> None:

@@ -1,4 +1,4 @@
-"""Between the prefill and the end, the host looks at the device in one place: what a step emitted."""
+"""Behind the prefill the host looks at the device in one place only: what a step emitted."""
 
 from __future__ import annotations
 

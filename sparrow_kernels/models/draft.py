@@ -10,6 +10,7 @@ from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.drafting.head import DraftHead
 from sparrow_kernels.drafting.state import DraftState
 from sparrow_kernels.models.families import VidLLM
+from sparrow_kernels.models.parallel import is_split
 from sparrow_kernels.models.request import Request
 
 
