@@ -14,6 +14,7 @@ from sparrow_kernels.decoding import TreeConfig
 from sparrow_kernels.decoding.auto import AutoTree
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.models.bridge.cache import PreallocatedCache
+from sparrow_kernels.models.bridge.names import leave_the_tower_to_us
 from sparrow_kernels.models.draft import check_draft, tree_for
 from sparrow_kernels.models.families import Parts, VidLLM
 from sparrow_kernels.models.generate import plain_generate, sparrow_generate
@@ -88,6 +89,7 @@ class SparrowDecoder:
     def _run(self, custom: Callable[..., Any], way: str, kwargs: dict[str, Any]) -> SparrowOutput:
         """`generate` of a private view, whose generation config is ours to change."""
         view = Parts(self.target).private().model
+        leave_the_tower_to_us(view)
         configs = [view.generation_config]
         if kwargs.get("generation_config") is not None:
             kwargs["generation_config"] = copy.deepcopy(kwargs["generation_config"])

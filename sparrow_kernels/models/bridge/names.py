@@ -59,6 +59,14 @@ def cache_of(keywords: Mapping[str, Any]) -> Cache | None:
     return next((value for value in keywords.values() if isinstance(value, Cache)), None)
 
 
+def leave_the_tower_to_us(view: Any) -> None:
+    """Have `generate` of a private view hand pixels on, and not run the vision tower itself.
+
+    Releases from 5.18 on run it first, and hold its features until they return.
+    """
+    view._supports_mm_encoder_outputs = lambda: False
+
+
 def not_handed_on(*names: str) -> dict[str, Any]:
     """Arguments of the running `generate` that it keeps from a custom decoding function.
 
