@@ -134,19 +134,14 @@ class TestTrain:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         pytest.importorskip("transformers")
-        import sparrow_kernels.models.pair
-        import sparrow_kernels.training.draft
-        import sparrow_kernels.training.target.run  # noqa: F401
-
         calls: list[Any] = []
-        models = "sparrow_kernels.models"
+        for trainer in ("target.run.train_target", "draft.train_draft"):
+            monkeypatch.setattr(
+                f"sparrow_kernels.training.{trainer}", lambda *a, **k: calls.append((a, k))
+            )
         monkeypatch.setattr(
-            f"{models}.target_training.run.train_target", lambda *a, **k: calls.append((a, k))
+            "sparrow_kernels.models.pair.load_target", lambda where: (where, "processor")
         )
-        monkeypatch.setattr(
-            f"{models}.draft_training.train_draft", lambda *a, **k: calls.append((a, k))
-        )
-        monkeypatch.setattr(f"{models}.pair.load_target", lambda where: (where, "processor"))
         out = tmp_path / "out"
         assert main(["train", "target", "--out", str(out), "--fresh"]) == 0
         assert main(["train", "draft", "--out", str(out), "--target", "t", "--seed", "3"]) == 0
@@ -170,7 +165,6 @@ class TestEvaluate:
     ) -> None:
         pytest.importorskip("transformers")
         import sparrow_kernels.measuring.evaluation  # noqa: F401
-        import sparrow_kernels.training.evaluation
 
         asked: list[Any] = []
 
