@@ -99,6 +99,38 @@ def test_temperatures_that_are_taken(word: str, value: float) -> None:
     assert arguments.temperature(word) == value
 
 
+@pytest.mark.parametrize("word", ["auto", "cpu", "cuda", "cuda:0", "cuda:11"])
+def test_devices_that_are_taken(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parsed(monkeypatch, *GENERATE, "--device", word).device == word
+
+
+@pytest.mark.parametrize("word", ["", "gpu", "cuda:", "cuda:-1", "cuda:1234", "CPU", "cuda:٣"])
+def test_what_names_no_device_is_refused(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, *GENERATE, f"--device={word}")
+    assert message == f"--device: must be auto, cpu, cuda or cuda:N, got {word!r}"
+
+
+@pytest.mark.parametrize(
+    "argument, choices",
+    [
+        ("--dtype", ["auto", "float32", "bfloat16", "float16"]),
+        ("--attn", ["auto", "native", "triton", "torch", "reference"]),
+    ],
+)
+def test_choices(
+    argument: str,
+    choices: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    message = refused(capsys, *GENERATE, argument, "half")
+    assert message.startswith(f"{argument}: invalid choice: 'half' (choose from ")
+    assert all(choice in message for choice in choices)
+    for choice in choices:
+        given = parsed(monkeypatch, *GENERATE, argument, choice)
+        assert getattr(given, argument.strip("-")) == choice
+
+
 @pytest.mark.parametrize("word", ["3", "0", "nan", "1/0", "²", "1e-99", "1e99999999", "9" * 5000])
 def test_a_rate_is_refused_in_the_words_of_those_who_sample(
     word: str, capsys: pytest.CaptureFixture[str]
@@ -175,6 +207,7 @@ def test_a_question_is_utf8_in_every_locale() -> None:
     [
         (["generate", "", "why"], "CLIP.mp4"),
         ([*GENERATE, "--target", ""], "--target"),
+        ([*GENERATE, "--batch", "b.mp4", ""], "--batch"),
         ([*GENERATE, "--draft", ""], "--draft"),
         (["clip", ""], "OUT.mp4"),
         (["evaluate", "--target", ""], "--target"),

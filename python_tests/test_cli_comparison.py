@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 pytest.importorskip("transformers")
 pytest.importorskip("PIL")
 
-from decoding_cases import prompt, random_pair
+from decoding_cases import prompt, random_pair, video
 
 from sparrow_kernels import SparrowDecoder
 from sparrow_kernels.decoding.stats import PHASES
@@ -23,8 +24,10 @@ from sparrow_kernels.measuring.comparison import (
     first_difference,
 )
 from sparrow_kernels.measuring.near_tie import is_near_tie
+from sparrow_kernels.models.inputs import build_batch
 from sparrow_kernels.models.progress import prefill_progress
 from sparrow_kernels.models.target import TargetState
+from sparrow_kernels.video.clip import Clip
 
 NEW = 9
 
@@ -193,6 +196,15 @@ class TestProgress:
             decoder.generate(**inputs, max_new_tokens=3, do_sample=False)
         # Two vision blocks, two decoder layers, each once although three tokens were decoded.
         assert seen == [(done, 4) for done in range(5)]
+
+    def test_a_batch_is_done_when_its_last_prompt_is(self, decoder: SparrowDecoder) -> None:
+        clips = [Clip(torch.from_numpy(video(frames)), Fraction(2)) for frames in (4, 8)]
+        inputs = build_batch(random_pair()[2], "describe the video", clips)
+        seen: list[tuple[int, int]] = []
+        with prefill_progress(decoder.target, lambda *now: seen.append(now), prompts=2):
+            decoder.generate(**inputs, max_new_tokens=3, do_sample=False)
+            assert not any(module._forward_hooks for module in decoder.target.modules())
+        assert seen == [(done, 6) for done in range(7)]
 
     def test_hooks_go_when_the_prefill_is_cut_short(
         self, decoder: SparrowDecoder, inputs: dict[str, Any]

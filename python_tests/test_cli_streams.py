@@ -19,6 +19,7 @@ from sparrow_kernels import __version__
 from sparrow_kernels.cli import environment, generate, main
 from sparrow_kernels.cli.streams import guarded_streams
 from sparrow_kernels.cli.terminal import ProgressBar, WordStream
+from sparrow_kernels.decoding.stats import DecodeStats, RequestStats
 
 ROOT = Path(__file__).resolve().parents[1]
 CLI = [sys.executable, "-m", "sparrow_kernels.cli"]
@@ -149,11 +150,9 @@ class Console(io.TextIOWrapper):
 @pytest.fixture
 def answered(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """A `generate` whose models answer `ANSWER`; gives its words."""
-    stats = SimpleNamespace(
-        new_tokens=3, target_calls=1, mean_emitted=2.0, histogram=[0, 0, 1], seconds={"draft": 0.5}
-    )
-    prepared = SimpleNamespace(text=lambda _: ANSWER, visual_tokens=8)
-    result = SimpleNamespace(sequences=[None], stats=stats)
+    row = RequestStats(new_tokens=3, target_calls=1, histogram=[0, 0, 1])
+    prepared = SimpleNamespace(texts=lambda _: [ANSWER], visual_tokens=[8])
+    result = SimpleNamespace(stats=DecodeStats(seconds={"draft": 0.5}, rows=[row]))
     monkeypatch.setattr(generate, "_prepare", lambda *_: prepared)
     monkeypatch.setattr(generate, "_decode", lambda *_: result)
     yield ["generate", str(ROOT / "pyproject.toml"), "why"]

@@ -80,6 +80,13 @@ def clip(text: str) -> str:
     return text
 
 
+def device(text: str) -> str:
+    """A device torch knows by this name; whether it is there is asked when torch is loaded."""
+    if not re.fullmatch("auto|cpu|cuda(:[0-9]{1,3})?", text):
+        _refuse("auto, cpu, cuda or cuda:N", text)
+    return text
+
+
 def fps(text: str) -> Fraction:
     """A rate at which frames can be sampled, such as 2, 1 or 2/3."""
     from sparrow_kernels.video.sampling_rate import sampling_rate

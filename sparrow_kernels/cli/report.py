@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sparrow_kernels.cli.errors import one_line
+
 if TYPE_CHECKING:
-    from sparrow_kernels.decoding.stats import DecodeStats
+    from sparrow_kernels.decoding.stats import DecodeStats, RequestStats
     from sparrow_kernels.measuring.comparison import Comparison
 
 
-def as_object(text: str, visual_tokens: int, stats: DecodeStats) -> dict[str, Any]:
-    """The object of `--json`."""
+def as_object(
+    text: str, visual_tokens: int, stats: RequestStats, seconds: dict[str, float]
+) -> dict[str, Any]:
+    """The object of `--json`; one of those in its list, where there are several clips."""
     return {
         "text": text,
         "visual_tokens": visual_tokens,
@@ -18,7 +22,7 @@ def as_object(text: str, visual_tokens: int, stats: DecodeStats) -> dict[str, An
         "target_calls": stats.target_calls,
         "mean_emitted": stats.mean_emitted,
         "histogram": stats.histogram,
-        "seconds": stats.seconds,
+        "seconds": seconds,
     }
 
 
@@ -38,17 +42,33 @@ def comparison_as_object(comparison: Comparison, baseline_text: str) -> dict[str
 
 def lines(visual_tokens: int, stats: DecodeStats, comparison: Comparison | None) -> list[str]:
     """The same for a person."""
-    phases = ", ".join(
-        f"{name.replace('_', ' ')} {seconds:.2f} s" for name, seconds in stats.seconds.items()
-    )
-    mean = "" if stats.mean_emitted is None else f", {stats.mean_emitted:.2f} a call"
-    summary = [
-        f"{visual_tokens} visual tokens; {_counted(stats.new_tokens, 'token')} in"
-        f" {_counted(stats.target_calls, 'target call')}{mean}; {phases}"
-    ]
+    summary = [f"{_counts(visual_tokens, stats.rows[0])}; {_phases(stats)}"]
     if comparison is not None:
         summary += [_same_text(comparison), _speedups(comparison)]
     return summary
+
+
+def batch_lines(clips: list[str], visual_tokens: list[int], stats: DecodeStats) -> list[str]:
+    """The same of several clips, a line each; their time is that of all together."""
+    each = zip(clips, visual_tokens, stats.rows, strict=True)
+    return [
+        *(f"{one_line(clip)}: {_counts(tokens, row)}" for clip, tokens, row in each),
+        f"all together: {_phases(stats)}",
+    ]
+
+
+def _counts(visual_tokens: int, row: RequestStats) -> str:
+    mean = "" if row.mean_emitted is None else f", {row.mean_emitted:.2f} a call"
+    return (
+        f"{visual_tokens} visual tokens; {_counted(row.new_tokens, 'token')} in"
+        f" {_counted(row.target_calls, 'target call')}{mean}"
+    )
+
+
+def _phases(stats: DecodeStats) -> str:
+    return ", ".join(
+        f"{name.replace('_', ' ')} {seconds:.2f} s" for name, seconds in stats.seconds.items()
+    )
 
 
 def _same_text(comparison: Comparison) -> str:

@@ -30,7 +30,33 @@ def build_inputs(
     Raises:
         ValueError: no clip, an empty question, no chat template, and what `read_clip` raises.
     """
-    if not clips:
+    return _processed(processor, question, [clips], fps)
+
+
+def build_batch(
+    processor: Any,
+    question: str,
+    clips: Sequence[Clip | str | os.PathLike[str] | BinaryIO],
+    *,
+    fps: float | str | Fraction = 2.0,
+) -> dict[str, Any]:
+    """The same for the same question about each of several clips: a prompt a clip, left-padded.
+
+    Raises:
+        ValueError: what `build_inputs` raises, and clips of several lengths where the processor
+            stacks them.
+    """
+    return _processed(processor, question, [[clip] for clip in clips], fps)
+
+
+def _processed(
+    processor: Any,
+    question: str,
+    prompts: Sequence[Sequence[Clip | str | os.PathLike[str] | BinaryIO]],
+    fps: float | str | Fraction,
+) -> dict[str, Any]:
+    """Outputs for a question about the clips of each of `prompts`."""
+    if not prompts or not all(prompts):
         raise ValueError("clips must hold at least one clip, got none")
     if not question.strip():
         raise ValueError("question must not be empty")
@@ -46,15 +72,13 @@ def build_inputs(
         clip
         if isinstance(clip, Clip)
         else read_clip(clip, fps, temporal_patch_size=merged, max_frames=most)
+        for clips in prompts
         for clip in clips
     ]
-    content: list[dict[str, str]] = [{"type": "video"} for _ in read]
-    content.append({"type": "text", "text": question})
-    prompt = processor.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-    )
+    if len(prompts) > 1:
+        _check_stack(processor, read)
     inputs = processor(
-        text=[prompt],
+        text=[_chat(processor, question, len(clips)) for clips in prompts],
         videos=[clip.frames for clip in read],
         video_metadata=[
             VideoMetadata(
@@ -69,9 +93,30 @@ def build_inputs(
         ],
         do_sample_frames=False,
         return_tensors="pt",
+        **({"padding": True, "padding_side": "left"} if len(prompts) > 1 else {}),
     )
     outputs = dict(inputs)
     if "second_per_grid_ts" in outputs:
         # Computed from float rates by the processor: 2 / (2 / 49) is not 49.
         outputs["second_per_grid_ts"] = torch.tensor([float(merged / clip.fps) for clip in read])
     return outputs
+
+
+def _chat(processor: Any, question: str, clips: int) -> str:
+    content: list[dict[str, str]] = [{"type": "video"} for _ in range(clips)]
+    content.append({"type": "text", "text": question})
+    return processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+
+
+def _check_stack(processor: Any, clips: Sequence[Clip]) -> None:
+    """Raise where clips differ in length that a processor, like LLaVA-OneVision's, stacks."""
+    lengths = [len(clip.frames) for clip in clips]
+    packs = getattr(processor.video_processor, "temporal_patch_size", None) is not None
+    if not packs and len(set(lengths)) > 1:
+        raise ValueError(
+            f"clips of a batch must have one number of frames for"
+            f" {type(processor.video_processor).__name__}, got {', '.join(map(str, lengths))}"
+            " (ask about them one by one)"
+        )

@@ -22,15 +22,20 @@ class Pair(NamedTuple):
     processor: Any
 
 
-def load_target(directory: str | Path | None = None) -> tuple[VidLLM, Any]:
-    """A target in float32 and its processor; None for the embedded one.
+def load_target(
+    directory: str | Path | None = None, *, dtype: torch.dtype | str = torch.float32
+) -> tuple[VidLLM, Any]:
+    """A target and its processor; None for the embedded one.
+
+    Args:
+        dtype: also by name; "auto" for the one that the target was saved in.
 
     Raises:
         ValueError: the directory holds no transformers model.
     """
     path = EMBEDDED_WEIGHTS / "target" if directory is None else Path(directory)
     _check_holds_model("target", path, "train one with `sparrow train target`")
-    target = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32).eval()
+    target = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype).eval()
     return target, AutoProcessor.from_pretrained(path)
 
 

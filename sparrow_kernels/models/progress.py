@@ -16,14 +16,18 @@ Report = Callable[[int, int], None]
 
 
 @contextmanager
-def prefill_progress(target: PreTrainedModel, report: Report) -> Iterator[None]:
-    """Call `report` as the layers of the next forward of `target` finish.
+def prefill_progress(
+    target: PreTrainedModel, report: Report, *, prompts: int = 1
+) -> Iterator[None]:
+    """Call `report` as the layers of the next prefill of `target` finish.
 
-    The hooks are gone once the last layer has run, so that decoding steps never meet them, and in
-    any case when the block ends: normally, by an error, or by Ctrl-C.
+    A vision block runs once for all `prompts`, a decoder layer once for each. The hooks are gone
+    once the last layer has run, so that decoding steps never meet them, and in any case when the
+    block ends: normally, by an error, or by Ctrl-C.
     """
-    layers = _layers(target)
-    waiting = set(range(len(layers)))
+    blocks, layers = _layers(target)
+    total = len(blocks) + prompts * len(layers)
+    done = 0
     handles: list[Any] = []
 
     def remove() -> None:
@@ -31,30 +35,32 @@ def prefill_progress(target: PreTrainedModel, report: Report) -> Iterator[None]:
             handle.remove()
         handles.clear()
 
-    def hook_of(number: int) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            waiting.discard(number)
-            # A tower may leave out its last blocks; the last decoder layer ends the prefill.
-            if number == len(layers) - 1:
-                waiting.clear()
-            report(len(layers) - len(waiting), len(layers))
-            if not waiting:
-                remove()
+    def has_done(layers: int) -> None:
+        nonlocal done
+        done = layers
+        report(done, total)
+        if done == total:
+            remove()
 
-        return hook
+    def block_hook(number: int) -> Callable[..., None]:
+        # A tower may leave out its last blocks.
+        return lambda *_: has_done(max(done, number + 1))
 
     try:
-        for number, layer in enumerate(layers):
-            handles.append(layer.register_forward_hook(hook_of(number)))
-        report(0, len(layers))
+        for number, block in enumerate(blocks):
+            handles.append(block.register_forward_hook(block_hook(number)))
+        for layer in layers:
+            count = layer.register_forward_hook(lambda *_: has_done(max(done, len(blocks)) + 1))
+            handles.append(count)
+        report(0, total)
         yield
     finally:
         remove()
 
 
-def _layers(target: PreTrainedModel) -> list[nn.Module]:
-    """Blocks of the vision tower, then decoder layers, in the order they run."""
+def _layers(target: PreTrainedModel) -> tuple[list[nn.Module], list[nn.Module]]:
+    """Blocks of the vision tower, and decoder layers, each in the order they run."""
     parts = Parts(target)
     towers = [m for m in (parts.visual or nn.Module()).modules() if isinstance(m, nn.ModuleList)]
     blocks = max(towers, key=len, default=nn.ModuleList())
-    return [*blocks, *parts.language_model.layers]
+    return list(blocks), list(parts.language_model.layers)

@@ -1,0 +1,92 @@
+"""A question ready to be decoded: models loaded, clips read, all of it where it is to run."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, NamedTuple
+
+import torch
+
+from sparrow_kernels import SparrowDecoder
+from sparrow_kernels.cli.terminal import ProgressBar
+from sparrow_kernels.models.families import Parts
+from sparrow_kernels.models.inputs import build_batch
+from sparrow_kernels.models.pair import load_draft, load_target
+from sparrow_kernels.models.quiet import quiet_transformers
+
+
+class Question(NamedTuple):
+    """A question about each of some clips."""
+
+    decoder: SparrowDecoder
+    processor: Any
+    inputs: dict[str, Any]
+    settings: dict[str, Any]
+    """Further keywords of `generate`."""
+    visual_tokens: list[int]
+    """Of each clip."""
+
+    def text(self, sequence: Any) -> str:
+        """The new text of a sequence `[prompt + new]`."""
+        tokens = sequence[self.inputs["input_ids"].shape[1] :]
+        return self.processor.tokenizer.decode(tokens, skip_special_tokens=True)
+
+    def texts(self, result: Any) -> list[str]:
+        """The answers of a `SparrowOutput`, without what stands behind the shorter ones."""
+        prompt = self.inputs["input_ids"].shape[1]
+        each = zip(result.sequences, result.stats.rows, strict=True)
+        return [self.text(sequence[: prompt + row.new_tokens]) for sequence, row in each]
+
+
+def prepare(arguments: argparse.Namespace, clips: list[str], bar: ProgressBar) -> Question:
+    """Load the models and read the clips."""
+    device = _device(arguments.device)
+    bar.note("loading the models")
+    target: Any
+    with quiet_transformers():
+        dtype = _dtype(arguments.dtype, arguments.target is None, device)
+        target, processor = load_target(arguments.target, dtype=dtype)
+        target.to(device)
+        decoder = SparrowDecoder(target, load_draft(target, arguments.draft), arguments.tree)
+        bar.note("reading the clip" if len(clips) == 1 else f"reading {len(clips)} clips")
+        inputs = build_batch(processor, arguments.question, clips, fps=arguments.fps)
+    inputs = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
+    visual_tokens = Parts(target).visual_mask(inputs["input_ids"]).sum(dim=1).tolist()
+    settings = _settings(arguments, target, inputs["input_ids"].shape[1])
+    return Question(decoder, processor, inputs, settings, visual_tokens)
+
+
+def _device(asked: str) -> torch.device:
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if asked == "auto":
+        return torch.device("cuda" if available else "cpu")
+    device = torch.device(asked)
+    if device.type == "cuda" and (device.index or 0) >= available:
+        seen = "no GPU" if available == 0 else f"{available} of them, cuda:0 first"
+        raise ValueError(
+            f"--device must be one that torch sees, got {asked}, and it sees {seen}"
+            " (sparrow env lists them; --device cpu is always there)"
+        )
+    return device
+
+
+def _dtype(asked: str, embedded: bool, device: torch.device) -> str:
+    """The embedded target is saved in float16 to be small, and made to run in float32."""
+    if asked != "auto":
+        return asked
+    return "float32" if embedded or device.type == "cpu" else "auto"
+
+
+def _settings(arguments: argparse.Namespace, target: Any, prompt_length: int) -> dict[str, Any]:
+    """Keywords for `generate`, after checking that the prompt and some text fit the context."""
+    context = target.config.get_text_config().max_position_embeddings
+    if prompt_length >= context:
+        raise ValueError(
+            f"prompt must be shorter than the model's context of {context} tokens, got"
+            f" {prompt_length} (a shorter clip, or fewer frames: --fps {arguments.fps / 2})"
+        )
+    new_tokens = min(arguments.max_new_tokens, context - prompt_length)
+    settings: dict[str, Any] = {"max_new_tokens": new_tokens, "do_sample": False}
+    if arguments.temperature > 0:
+        settings |= {"do_sample": True, "temperature": arguments.temperature}
+    return settings
