@@ -123,6 +123,36 @@ def llava_onevision() -> Tiny:
     return Tiny(hf.LlavaOnevisionForConditionalGeneration(config), processor)
 
 
+def glm4v() -> Tiny:
+    """Rotates half of a head, and has one placeholder for images and clips."""
+    tokens = tokenizer()
+    ids = tokens.convert_tokens_to_ids
+    config = hf.Glm4vConfig(
+        text_config=text_settings(**_mrope([1, 1, 2], partial_rotary_factor=0.5)),
+        vision_config={
+            **{"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2},
+            **{"out_hidden_size": 64, "patch_size": 14, "image_size": 56},
+        },
+        image_token_id=ids("<|image|>"),
+        video_token_id=ids("<|video|>"),
+        **{
+            f"{kind}_{end}_token_id": ids(f"<|{word}_of_{kind}|>")
+            for kind in ("image", "video")
+            for end, word in (("start", "begin"), ("end", "end"))
+        },
+    )
+    chat = CHAT.replace("VIDEO", "<|begin_of_video|><|video|><|end_of_video|>").replace(
+        "IMAGE", "<|begin_of_image|><|image|><|end_of_image|>"
+    )
+    processor = hf.Glm4vProcessor(
+        hf.Glm4vImageProcessor(size={"shortest_edge": 28 * 28, "longest_edge": 2 * 56 * 56}),
+        tokens,
+        hf.Glm4vVideoProcessor(size={"shortest_edge": 28 * 28, "longest_edge": 56**3}),
+        chat_template=chat,
+    )
+    return Tiny(hf.Glm4vForConditionalGeneration(config), processor)
+
+
 def text_only(kind: str, **settings: Any) -> Tiny:
     """A causal model without a vision tower."""
     tokens = tokenizer()
@@ -136,6 +166,7 @@ FAMILIES: dict[str, Callable[[], Tiny]] = {
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
     "llava_onevision": llava_onevision,
+    "glm4v": glm4v,
 }
 TEXT_ONLY: dict[str, Callable[[], Tiny]] = {
     "Llama": partial(text_only, "Llama"),
@@ -148,13 +179,13 @@ TEXT_ONLY: dict[str, Callable[[], Tiny]] = {
 
 @cache
 def tiny(family: str) -> Tiny:
-    """A target whose texts do not repeat themselves at once, in float32."""
+    """A target whose texts do not repeat themselves at once and follow what is seen, in float32."""
     torch.manual_seed(len(family))
     made = {**FAMILIES, **GENERIC, **TEXT_ONLY}[family]()
     made.target.eval().requires_grad_(False)
     with torch.no_grad():
-        for name, parameter in made.target.get_decoder().named_parameters():
-            if parameter.dim() == 2:
+        for name, parameter in made.target.named_parameters():
+            if parameter.dim() >= 2 and not name.startswith("lm_head"):
                 parameter.mul_(12)
             elif "q_norm" in name:  # which undoes what was done to the product before it
                 parameter.mul_(6)
@@ -184,24 +215,35 @@ def turns(*parts: str | int | None) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content}]
 
 
+def _parts(chats: Any, kind: str) -> list[dict[str, Any]]:
+    contents = [turn["content"] for chat in chats for turn in chat]
+    parts = [part for content in contents if not isinstance(content, str) for part in content]
+    return [part for part in parts if part["type"] == kind]
+
+
+def _without_images(turn: dict[str, Any]) -> Any:
+    content = turn["content"]
+    if isinstance(content, str):
+        return content
+    return [part for part in content if part["type"] != "image"]
+
+
 def prompts(processor: Any, *chats: list[dict[str, Any]]) -> dict[str, Any]:
     """Processor output for a batch of chats, padded on the left.
 
-    Where a processor wants clips of one length all take that of the first.
+    Where a processor wants clips of one length all take that of the first; where a model has one
+    placeholder for clips and images, which it cannot tell apart, images beside clips are left out.
     """
+    if isinstance(processor, hf.Glm4vProcessor) and _parts(chats, "video"):
+        chats = tuple(
+            [{**turn, "content": _without_images(turn)} for turn in chat] for chat in chats
+        )
     render = getattr(processor, "apply_chat_template")  # noqa: B009
     texts = [render(chat, add_generation_prompt=True, tokenize=False) for chat in chats]
-    parts = [
-        part
-        for chat in chats
-        for turn in chat
-        if not isinstance(turn["content"], str)
-        for part in turn["content"]
-    ]
-    clips = [part["frames"] for part in parts if part["type"] == "video"]
+    clips = [part["frames"] for part in _parts(chats, "video")]
     if isinstance(processor, (hf.LlavaOnevisionProcessor, ByHand)):
         clips = clips[:1] * len(clips)
-    images = sum(part["type"] == "image" for part in parts)
+    images = len(_parts(chats, "image"))
     arguments: dict[str, Any] = {}
     if clips:
         arguments["videos"] = [pixels(frames, seed=frames) for frames in clips]

@@ -6,8 +6,10 @@ What reaches the model is the same: placeholder ids, one for each row of feature
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,9 +83,11 @@ def _stacked(images: list[list[torch.Tensor]]) -> torch.Tensor:
     return torch.stack([each for row in images for each in row])
 
 
-def _a_tensor_of_images(images: list[Any], clips: list[Any]) -> dict[str, torch.Tensor]:
+def _a_tensor_of_images(
+    images: list[Any], clips: list[Any], name: str = "pixel_values"
+) -> dict[str, torch.Tensor]:
     """`[images, 3, H, W]`, and `[clips, frames, 3, H, W]`."""
-    named = {"pixel_values": images, "pixel_values_videos": clips}
+    named = {name: images, "pixel_values_videos": clips}
     return {name: _stacked(each) for name, each in named.items() if any(each)}
 
 
@@ -117,7 +121,7 @@ def smolvlm() -> Tiny:
     config = hf.SmolVLMConfig(
         text_config=hf.LlamaConfig(**text_settings()),
         vision_config=_VISION,
-        **_ids(image_token_id="<image>"),
+        **_ids(image_token_id="<image>", pad_token_id="<|endoftext|>"),
     )
     target = hf.SmolVLMForConditionalGeneration(config)
     return Tiny(target, ByHand(PATCHES // 4, 0, _images_of_each_text))
@@ -127,20 +131,23 @@ def idefics3() -> Tiny:
     config = hf.Idefics3Config(
         text_config=hf.LlamaConfig(**text_settings()),
         vision_config=_VISION,
-        **_ids(image_token_id="<image>"),
+        **_ids(image_token_id="<image>", pad_token_id="<|endoftext|>"),
     )
     target = hf.Idefics3ForConditionalGeneration(config)
     return Tiny(target, ByHand(PATCHES // 4, 0, _images_of_each_text))
 
 
 def video_llava() -> Tiny:
+    """Its forward calls images another name before transformers 5.23."""
     config = hf.VideoLlavaConfig(
         text_config=hf.LlamaConfig(**text_settings()),
         vision_config=hf.CLIPVisionConfig(**_VISION),
         **_ids(image_token_index="<image>", video_token_index="<video>"),
     )
     target = hf.VideoLlavaForConditionalGeneration(config)
-    return Tiny(target, ByHand(PATCHES, PATCHES + 1, _a_tensor_of_images))
+    names = inspect.signature(target.forward).parameters
+    name = "pixel_values" if "pixel_values" in names else "pixel_values_images"
+    return Tiny(target, ByHand(PATCHES, PATCHES + 1, partial(_a_tensor_of_images, name=name)))
 
 
 GENERIC: dict[str, Callable[[], Tiny]] = {

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
-from family_cases import FAMILIES, TEXT_ONLY, draft_for, prompts, tiny, turns
+from family_cases import FAMILIES, GENERIC, TEXT_ONLY, draft_for, prompts, tiny, turns
 
 from sparrow_kernels.models import SparrowDecoder
+from sparrow_kernels.models.prompt import Chunk, RequestPrompt
 
 NEW_TOKENS = 20
 SETTINGS = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
@@ -42,21 +45,62 @@ def compared(name: str, inputs: dict[str, Any], tree: str, **settings: Any) -> l
     return [plain, ours, decoder.generate_plainly(**inputs, **settings).sequences]
 
 
-@pytest.mark.parametrize("chats", PROMPTS.values(), ids=PROMPTS.keys())
-@pytest.mark.parametrize("name", FAMILIES)
-def test_every_prompt_keeps_the_text(name: str, chats: list[Any]) -> None:
-    plain, ours, plainly = compared(name, prompts(tiny(name).processor, *chats), "9-2-4")
+# What no adapter names is the same code with other names: fewer cases show as much.
+CASES = [(name, chats) for name in FAMILIES for chats in PROMPTS]
+CASES += [(name, chats) for name in GENERIC for chats in ("image", "clips", "two turns")]
+GROWN = [(name, tree) for name in FAMILIES for tree in TREES]
+GROWN += [(name, tree) for name in GENERIC for tree in ("6-5-1", "30-4-8")]
+
+
+@pytest.mark.parametrize(("name", "chats"), CASES)
+def test_every_prompt_keeps_the_text(name: str, chats: str) -> None:
+    inputs = prompts(tiny(name).processor, *PROMPTS[chats])
+    plain, ours, plainly = compared(name, inputs, "9-2-4")
     assert torch.equal(plain, ours)
     assert torch.equal(plain, plainly)
     assert len(plain[:, -NEW_TOKENS:].unique()) > 5, "a text that repeats itself shows little"
 
 
-@pytest.mark.parametrize("tree", TREES)
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(("name", "tree"), GROWN)
 def test_every_tree_keeps_the_text(name: str, tree: str) -> None:
     inputs = prompts(tiny(name).processor, *PROMPTS["ragged batch"])
     plain, ours, _ = compared(name, inputs, tree)
     assert torch.equal(plain, ours)
+
+
+@pytest.mark.parametrize("size", [5, 17])
+@pytest.mark.parametrize("name", [*FAMILIES, *GENERIC, "Llama"])
+def test_prefills_in_chunks_keep_the_text(name: str, size: int) -> None:
+    """Chunks begin and end within clips, and some hold none of them."""
+    chats = [turns("Why?")]
+    if name not in TEXT_ONLY:
+        chats.append(turns("First", 8, "then", 4, "and", None, "?"))
+    target, processor = tiny(name)
+    inputs = prompts(processor, *chats)
+    plain = target.generate(**inputs, **SETTINGS)
+    with recorded_chunks() as chunks:
+        ours = SparrowDecoder(target, draft_for(name), "6-5-1").generate(
+            **inputs, **SETTINGS, prefill_chunk_size=size
+        )
+    assert torch.equal(plain, ours.sequences)
+    assert max(chunks) == size
+    assert sum(chunks) == int(inputs["attention_mask"].sum())
+
+
+@contextmanager
+def recorded_chunks() -> Iterator[list[int]]:
+    """Rows of each chunk that a prompt is split into."""
+    rows: list[int] = []
+    real = RequestPrompt.chunks
+
+    def chunks(self: RequestPrompt, begin: int, size: int) -> Iterator[Chunk]:
+        for chunk in real(self, begin, size):
+            rows.append(chunk.end - chunk.begin)
+            yield chunk
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RequestPrompt, "chunks", chunks)
+        yield rows
 
 
 @pytest.mark.parametrize("name", TEXT_ONLY)

@@ -15,6 +15,11 @@ _SPECIAL = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
     *("<|image_pad|>", "<|video_pad|>", "<image>", "<video>"),
 )
+# Behind the bytes, so that one more moves no other id.
+_MORE_SPECIAL = (
+    *("<|image|>", "<|video|>", "<|begin_of_image|>", "<|end_of_image|>"),
+    *("<|begin_of_video|>", "<|end_of_video|>"),
+)
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
     "{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}"
@@ -36,10 +41,12 @@ def tokenizer() -> Any:
     vocabulary = {token: number for number, token in enumerate(_SPECIAL)}
     for byte in sorted(pre_tokenizers.ByteLevel.alphabet()):
         vocabulary[byte] = len(vocabulary)
+    for token in _MORE_SPECIAL:
+        vocabulary[token] = len(vocabulary)
     made = hf.Qwen2Tokenizer(
         vocab=vocabulary, merges=[], eos_token="<|im_end|>", pad_token="<|endoftext|>"
     )
-    made.add_special_tokens({"additional_special_tokens": list(_SPECIAL[1:])})
+    made.add_special_tokens({"additional_special_tokens": [*_SPECIAL[1:], *_MORE_SPECIAL]})
     made.padding_side = "left"
     return made
 

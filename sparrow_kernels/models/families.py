@@ -44,6 +44,7 @@ FAMILIES = {
         _QWEN, position_axes=3, visual="visual", per_visual_token=("deepstack_visual_embeds",)
     ),
     "llava_onevision": Family(("video_token_id", "image_token_id"), visual="vision_tower"),
+    "glm4v": Family(("image_token_id",), position_axes=3, visual="visual"),
 }
 
 # Names that other families use, for the generic adapter.
