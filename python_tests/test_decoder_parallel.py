@@ -87,6 +87,13 @@ def work(folder: Path, name: str) -> None:
     clock = StopsAt(5 + 6 * rank)
     stopped = decoded(target, name, 7, PLAINEST, stopping_criteria=[clock])
     found["clocks that differ"] = stopped.sequences
+    auto = TreeConfig.auto("6-5-1", "4-3-1")
+    auto.choose = lambda *_: auto.candidates[rank]
+    inputs = prompts(tiny(name).processor, *BATCHES["one"])
+    decoder = SparrowDecoder(target, draft_for(name), auto)
+    chosen = decoder.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+    assert chosen.stats.tree == "6-5-1"
+    found["trees that differ"] = chosen.sequences
     with torch.no_grad():  # as rounding may make them, and much more
         for parameter in draft_for(name).parameters():
             parameter.add_(0.1 * rank * torch.randn(parameter.shape))
@@ -115,7 +122,7 @@ def test_two_processes_emit_the_text_of_one(name: str, tmp_path: Path) -> None:
     assert [found["heads"] for found in ranks] == [whole // PROCESSES] * PROCESSES
     expected = {case: decoded(target, name, 7, case).sequences for case in CASES}
     expected["clocks that differ"] = expected[PLAINEST][:, : -NEW_TOKENS + 5]
-    expected["drafts that differ"] = expected[PLAINEST]
+    expected["drafts that differ"] = expected["trees that differ"] = expected[PLAINEST]
     for case, text in expected.items():
         for found in ranks:
             assert torch.equal(found["texts"][case], text), case

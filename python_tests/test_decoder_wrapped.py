@@ -144,6 +144,14 @@ def test_offloaded_weights_are_brought_along(name: str, where: str, tmp_path: Pa
     assert torch.equal(decoder.generate_plainly(**inputs, **SETTINGS).sequences, plain)
 
 
+def test_layers_on_several_devices_are_refused_by_name() -> None:
+    target = copy.deepcopy(tiny("Llama").target)
+    target.model.layers[1].to("meta")
+    said = r"one device, got cpu, meta \(of several GPUs .*DistributedConfig"
+    with pytest.raises(NotImplementedError, match=said):
+        SparrowDecoder(target, draft_for("Llama"))
+
+
 def lighter(name: str) -> SparrowDraft:
     """A draft of a reduced vocabulary, whose head is a slice of the target's where it can be."""
     draft = copy.deepcopy(draft_for(name))

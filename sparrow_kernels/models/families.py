@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sparrow_kernels.models.bridge.attention import ATTENTION_NAME
 from sparrow_kernels.models.bridge.names import cache_keyword
 from sparrow_kernels.models.bridge.view import private_view, uncompiled
-from sparrow_kernels.models.bridge.wrapped import runs_on, without_adapter
+from sparrow_kernels.models.bridge.wrapped import the_device_of, without_adapter
 from sparrow_kernels.models.requirements import NEEDED, check_target
 
 VidLLM = Any
@@ -73,7 +73,8 @@ class Parts:
         )
         self.lm_head: Any = model.get_output_embeddings()
         self.embedding: Any = model.get_input_embeddings()
-        self.device = runs_on(self.embedding)
+        layers = getattr(self.language_model, "layers", ())
+        self.device = the_device_of(self.embedding, *layers, self.lm_head)
         self.cache_keyword = cache_keyword(self.language_model)
         """What the language model, and the model around it, call their cache."""
         ids = (getattr(model.config, name, None) for name in self.family.placeholder_ids)

@@ -31,6 +31,7 @@ from sparrow_kernels.models.draft import check_draft, draft_state, tree_for
 from sparrow_kernels.models.emission import NoToken, Streamer
 from sparrow_kernels.models.families import VidLLM
 from sparrow_kernels.models.outputs import SparrowOutput
+from sparrow_kernels.models.parallel import Agreement
 from sparrow_kernels.models.request import Request
 from sparrow_kernels.models.target import Prefill
 from sparrow_kernels.models.workspace import Workspaces, lent
@@ -98,7 +99,7 @@ def sparrow_generate(
         )
     check_draft(draft, model)
     asked = tree_for(draft, tree)
-    chosen = asked.choose(*input_ids.shape) if isinstance(asked, AutoTree) else asked
+    chosen = _agreed(model, asked, input_ids) if isinstance(asked, AutoTree) else asked
     shape = ROOT_ALONE if chosen is None else chosen
     sizes = (1, 1) if chosen is None else (shape.total, shape.max_path)
     handed = (logits_processor, stopping_criteria, generation_config, streamer, model_kwargs)
@@ -134,6 +135,14 @@ def plain_generate(
     with lent(workspaces or Workspaces(), len(input_ids), earlier) as buffers:
         request = Request(model, input_ids, *handed, 1, 1, generator, *buffers, compiled)
         return _decode(request, None, ROOT_ALONE, cuda_graph)
+
+
+def _agreed(model: VidLLM, tree: AutoTree, input_ids: Tensor) -> TreeConfig | None:
+    """What `tree` chooses for a call; in the first of several processes, since clocks differ."""
+    choices = (*tree.candidates, None)
+    number = input_ids.new_tensor(choices.index(tree.choose(*input_ids.shape)))
+    Agreement(model)(number)
+    return choices[int(number)]
 
 
 def _decode(

@@ -41,14 +41,28 @@ def adapters_in_force(model: Any) -> tuple[Any, ...]:
     )
 
 
-def runs_on(module: Any) -> torch.device:
-    """The device a module with a `weight` runs on: offloaded weights are brought there in a call.
+def the_device_of(*modules: Any) -> torch.device:
+    """The one device that modules run on.
 
-    Meanwhile such a weight is on the device `meta`.
+    Raises:
+        NotImplementedError: they are several: a step commits all layers at once.
     """
-    hook = module.__dict__.get("_hf_hook")
-    for one in (hook, *getattr(hook, "hooks", ())):
-        device = getattr(one, "execution_device", None)
-        if device is not None:
-            return torch.empty(0, device=device).device
-    return module.weight.device
+    devices = {_runs_on(module) for module in modules}
+    if len(devices) > 1:
+        raise NotImplementedError(
+            "target must run its language model on one device, got"
+            f" {', '.join(sorted(map(str, devices)))} (of several GPUs each holds a share of every"
+            " layer with DistributedConfig(tp_plan='auto') under torchrun)"
+        )
+    return devices.pop()
+
+
+def _runs_on(module: Any) -> torch.device:
+    """Offloaded weights are brought there in a call, and lie on `meta` meanwhile."""
+    for inner in module.modules():
+        hook = inner.__dict__.get("_hf_hook")
+        for one in (hook, *getattr(hook, "hooks", ())):
+            device = getattr(one, "execution_device", None)
+            if device is not None:
+                return torch.empty(0, device=device).device
+    return next(module.parameters()).device
