@@ -20,8 +20,12 @@ from sparrow_kernels.models.families import Parts
 from sparrow_kernels.models.target import TargetState
 
 SETTINGS = {"max_new_tokens": 20, "do_sample": False}
-# PEFT itself calls what transformers has renamed.
-pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+pytestmark = [
+    # PEFT itself calls what transformers has renamed.
+    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
+    # A `device_map` of weights is as good as one of modules.
+    pytest.mark.filterwarnings("ignore:The following device_map keys:UserWarning"),
+]
 
 
 def ragged(name: str) -> dict[str, Any]:
