@@ -10,8 +10,8 @@ import pytest
 import torch
 from family_cases import FAMILIES, GENERIC, TEXT_ONLY, draft_for, prompts, tiny, turns
 
-from sparrow_kernels.models import SparrowDecoder
-from sparrow_kernels.models.prompt import Chunk, RequestPrompt
+from sparrow_kernels.models import SparrowDecoder, request
+from sparrow_kernels.models.prompt import Chunk, RequestPrompt, take_prompts
 
 NEW_TOKENS = 20
 SETTINGS = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
@@ -85,6 +85,26 @@ def test_prefills_in_chunks_keep_the_text(name: str, size: int) -> None:
     assert torch.equal(plain, ours.sequences)
     assert max(chunks) == size
     assert sum(chunks) == int(inputs["attention_mask"].sum())
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *GENERIC])
+def test_placeholders_are_where_features_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text is right without, but a draft would read a clip's rows as text."""
+    target, processor = tiny(name)
+    found = []
+
+    def take(parts: Any, *given: Any) -> list[RequestPrompt]:
+        for each in (taken := take_prompts(parts, *given)):
+            text = (each.embeddings[0] == target.get_input_embeddings()(each.ids)).all(dim=-1)
+            found.append((each.visual, ~text))
+        return taken
+
+    monkeypatch.setattr(request, "take_prompts", take)
+    inputs = prompts(processor, *PROMPTS["ragged batch"])
+    SparrowDecoder(target, draft_for(name)).generate(**inputs, **{**SETTINGS, "max_new_tokens": 1})
+    for visual, features in found:
+        assert torch.equal(visual, features)
+    assert sum(bool(visual.any()) for visual, _ in found) >= 2
 
 
 @contextmanager

@@ -50,7 +50,7 @@ FAMILIES = {
 # Names that other families use, for the generic adapter.
 _PLACEHOLDERS = ("video_token_id", "image_token_id", "video_token_index", "image_token_index")
 _LANGUAGE_MODELS = ("language_model", "text_model")
-_TOWERS = ("visual", "vision_tower", "vision_model")
+_TOWERS = ("visual", "vision_tower", "vision_model", "video_tower")
 
 
 class Parts:
