@@ -14,6 +14,7 @@ _COMMANDS = {
     "cpu": "python -m bench.run --all --device cpu --quick --out bench/results",
     "cuda": "bench/gpu_suite.sh",
     "demo": "python -m bench.demo --json bench/results/demo.json",
+    "step": "python -m bench.step --json bench/results/step.json",
 }
 
 
@@ -95,6 +96,38 @@ def demo(results: Path) -> str:
     return table(columns, lines)
 
 
+def step(results: Path) -> str:
+    """What a step of a 7B target takes, and the speedups that follow."""
+    if not (results / "step.json").exists():
+        return _missing("step")
+    record = records.read(results / "step.json")
+    lines = [
+        [
+            f"{row['slots']:,}", row["way"],
+            *(_milliseconds(row.get(f"{phase}_ms")) for phase in ("draft", "verify", "commit")),
+            _milliseconds(row["step_ms"]), _times(row.get("breaks_even_at_tau")),
+            _times(row.get("assumed_tau")), _times(row.get("x_plain")),
+            _times(row.get("x_as_it_comes")),
+        ]
+        for row in record.rows
+    ]  # fmt: skip
+    columns = ["slots", "way", "draft ms", "verify ms", "commit ms", "step ms", "breaks even at τ",
+               "assumed τ", "× plain alike", "× as it comes"]  # fmt: skip
+    machine = record.machine
+    command = str(machine["command"]).split(" --json")[0]
+    made = [f"`{command}`", str(machine["device"]), f"torch {machine['torch']}"]
+    made += [f"transformers {machine['transformers']}", f"commit {machine['commit']}"]
+    return f"{'; '.join([*made, str(machine['time'])[:10]])}\n\n{table(columns, lines)}"
+
+
+def _milliseconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _times(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
 def decoding(results: Path) -> str:
     """The goals of decoding: what the demo, the lossless run and the evaluation found."""
     lines = [[goal.name, *goal.judged(results)] for goal in decoder_goals.GOALS]
@@ -104,6 +137,7 @@ def decoding(results: Path) -> str:
 BLOCKS: dict[str, Callable[[Path], str]] = {
     "demo": demo,
     "decoding": decoding,
+    "step": step,
     "speed-goals": speed_goals,
     "ops-cpu": partial(ops, "cpu"),
     "ops-cuda": partial(ops, "cuda"),

@@ -24,10 +24,16 @@ class Record(NamedTuple):
     rows: Sequence[Mapping[str, Any]]
 
 
-def write(path: Path, module: str, found: Sequence[Mapping[str, Any]]) -> None:
-    """Write what `python -m module`, run with this process's arguments, has found."""
+def write(
+    path: Path,
+    module: str,
+    found: Sequence[Mapping[str, Any]],
+    device: torch.device | None = None,
+) -> None:
+    """Write what `python -m module`, run with this process's arguments, has found on `device`, by
+    default the CPU."""
     command = shlex.join(["python", "-m", module, *sys.argv[1:]])
-    machine = asdict(rows.machine(command, torch.device("cpu")))
+    machine = asdict(rows.machine(command, device or torch.device("cpu")))
     machine["transformers"] = version("transformers")
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {"machine": machine, "rows": list(found)}

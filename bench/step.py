@@ -117,7 +117,7 @@ def main() -> int:
         " transformers' own step."
     )
     if arguments.json is not None:
-        records.write(arguments.json, "bench.step", found)
+        records.write(arguments.json, "bench.step", found, device)
     return 0
 
 

@@ -5,6 +5,8 @@ A draft decides nothing, so its rounding costs acceptance at most and never chan
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,13 +40,17 @@ class Int8Linear(nn.Module):
 
 
 def _has_kernel(rows: Tensor) -> bool:
-    """Whether torch multiplies by int8 as it is; in float32 it is slower than converting."""
-    key = "CUDA" if rows.device.type == "cuda" else "CPU"
-    return rows.dtype == torch.bfloat16 and _registered(key)
+    """Whether torch multiplies by int8 sooner than by what it is converted to.
+
+    In float32 it does not, nor on a GPU: there a draft of a 7B target took 22.2 ms a step with
+    torch 2.11's kernel, and 2.0 ms in bfloat16 (H200).
+    """
+    return rows.dtype == torch.bfloat16 and rows.device.type == "cpu" and _registered()
 
 
-def _registered(key: str) -> bool:
-    return torch._C._dispatch_has_kernel_for_dispatch_key("aten::_weight_int8pack_mm", key)
+@cache
+def _registered() -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key("aten::_weight_int8pack_mm", "CPU")
 
 
 def in_int8(module: nn.Module) -> nn.Module:
