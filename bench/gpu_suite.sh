@@ -28,15 +28,16 @@
 #   PEER_WHEELS=wheels bench/gpu_suite.sh --within 570 build gpu-tests sanitizer compile peers
 #   PEER_WHEELS=wheels bench/gpu_suite.sh --within 570 build compile peers bench-attention
 #   PEER_WHEELS=wheels bench/gpu_suite.sh --within 570 build compile bench-trees bench-draft \
-#     bench-batches
+#     bench-batches bench-step
 #
 # and, with the CSV files of all three, python -m bench.summary *.csv; python -m bench.goals *.csv
 set -u
 cd "$(dirname "$0")/.."
 
-all=(build gpu-tests sanitizer compile peers bench-attention bench-trees bench-draft bench-batches)
+all=(build gpu-tests sanitizer compile peers bench-attention bench-trees bench-draft bench-batches
+  bench-step)
 declare -A limit=([build]=300 [gpu-tests]=480 [sanitizer]=480 [compile]=480 [peers]=480
-  [bench-attention]=540 [bench-batches]=540 [bench-trees]=480 [bench-draft]=480)
+  [bench-attention]=540 [bench-batches]=540 [bench-trees]=480 [bench-draft]=480 [bench-step]=300)
 declare -A quick_limit=([build]=120 [gpu-tests]=160 [compile]=160
   [bench-attention]=110 [bench-trees]=80 [bench-draft]=70)
 beside=" gpu-tests sanitizer compile peers " # these measure nothing

@@ -62,9 +62,8 @@ STACKS: tuple[Stack, ...] = ()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("--only", default="", help="kernels whose name this expression finds")
     parser.add_argument("--quick", action="store_true", help="a few Triton kernels of head dim 128")
     parser.add_argument("--check", action="store_true", help="compare the table; compile nothing")

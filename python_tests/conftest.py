@@ -16,6 +16,7 @@ import pytest
 import torch
 from emulation import library  # noqa: F401  (a fixture)
 from hypothesis import settings
+from suite_cases import planted  # noqa: F401  (a fixture)
 
 from sparrow_kernels.ops import native
 

@@ -101,12 +101,17 @@ def triton(source: Source) -> list[str]:
 
 def benches(source: Source) -> list[str]:
     """Benches and examples use the public API, the testing helpers and whole layers; no insides
-    of op families."""
+    of op families, but for the table of tiles, which `bench.plans` sweeps."""
     return [
         str(each)
         for each in source.imports("bench", "examples")
-        if is_inside(each.module, f"{PACKAGE}.ops") and len(each.module.split(".")) > 3
+        if is_inside(each.module, f"{PACKAGE}.ops")
+        and len(each.module.split(".")) > 3
+        and (each.file, each.module) != ("bench/plans.py", f"{PACKAGE}.ops.{_TILES}")
     ]
+
+
+_TILES = "attention.triton.configurations"
 
 
 def includes(source: Source) -> list[str]:

@@ -2,83 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 import torch
-from bench_cases import row
-
-from bench import rows, summary
-
-ROOT = Path(__file__).resolve().parents[1]
-SUITE = Path("bench/gpu_suite.sh")
-MOST_FILES = 8
-MOST_SECONDS = 600
+from suite_cases import (  # noqa: F401, E501
+    MOST_FILES,
+    MOST_SECONDS,
+    ROOT,
+    SUITE,
+    limits,
+    plant,
+    run,
+    run_planted,
+    words_of,
+)
 
 pytestmark = pytest.mark.skipif(shutil.which("timeout") is None, reason="no coreutils' timeout")
-
-
-def run(
-    root: Path, out: Path, *words: str, python: str = sys.executable, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if name != "PEER_WHEELS"}
-    return subprocess.run(
-        ["bash", root / SUITE, *words],
-        env=clean | {"PYTHON": python, "OUT": str(out), "OMP_NUM_THREADS": "1"} | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-@pytest.fixture
-def planted(tmp_path: Path) -> Path:
-    """A checkout of the frame alone, all of whose parts pass, and a Python that is quick."""
-    (tmp_path / "bench/suite").mkdir(parents=True)
-    shutil.copy(ROOT / SUITE, tmp_path / SUITE)
-    for part in limits():
-        plant(tmp_path, part, f"echo; echo all of {part} is well; echo")
-    stand_in = tmp_path / "python"
-    stand_in.write_text(
-        f"""#!/bin/sh
-case "$*" in
-  -) echo "no GPU in this test" ;;
-  "-m bench."*) echo "$*" ;;
-  *) exec {sys.executable} -S "$@" ;;
-esac
-"""
-    )
-    stand_in.chmod(0o755)
-    return tmp_path
-
-
-def plant(root: Path, part: str, script: str) -> None:
-    (root / f"bench/suite/{part}.sh").write_text(script)
-
-
-def run_planted(root: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return run(root, root / "out", *words, python=str(root / "python"), **environment)
-
-
-def limits(of: str = "") -> dict[str, int]:
-    """Each part's limit, or those of the parts of `--quick`."""
-    done = subprocess.run(
-        ["bash", ROOT / SUITE, "--list"], capture_output=True, text=True, check=True
-    )
-    lines = [line.split() for line in done.stdout.splitlines()]
-    column = 2 if of == "quick" else 1
-    return {line[0]: int(line[column]) for line in lines if line[column] != "-"}
-
-
-def words_of(summary: str) -> dict[str, str]:
-    """What the summary says of each part."""
-    lines = [line for line in summary.splitlines() if line.split(" ")[0] in limits()]
-    return {line[:16].strip(): line[17:28].strip() for line in lines}
 
 
 def test_every_part_fits_a_command_of_ten_minutes() -> None:
@@ -239,80 +181,3 @@ def test_a_library_made_from_these_sources_is_not_built_again(planted: Path) -> 
     assert nothing in says()
     (planted / library).write_text("one from elsewhere")
     assert nothing not in says()
-
-
-def test_rows_are_summed_up_at_the_end(planted: Path) -> None:
-    stale = planted / "out/bench-trees.csv"
-    stale.parent.mkdir()
-    stale.write_text("of an earlier run")
-    plant(planted, "bench-draft", 'echo rows >"$OUT/bench-draft.csv"')
-    done = run_planted(planted, "bench-trees", "bench-draft")
-    assert not stale.exists()
-    csv = planted / "out/bench-draft.csv"
-    tail = [f"-m bench.summary {csv}", "", f"-m bench.goals {csv}"]
-    assert done.stdout.splitlines()[-3:] == tail
-    assert (planted / "out/summary.txt").read_text().splitlines()[-3:] == tail
-
-
-def test_peers_wheels_are_found_and_not_installed(planted: Path) -> None:
-    wheels = planted / "wheels"
-    wheels.mkdir()
-    with zipfile.ZipFile(wheels / "a_peer-1.0-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("a_peer/__init__.py", "word = 'here'")
-    plant(planted, "peers", f"{sys.executable} -c 'import a_peer; print(a_peer.word)'")
-    done = run_planted(planted, "peers", PEER_WHEELS="wheels")
-    assert words_of(done.stdout) == {"peers": "passed"} and "here" in done.stdout
-    again = run_planted(planted, "peers")
-    assert words_of(again.stdout) == {"peers": "FAILED (1)"}
-
-
-def test_what_the_peers_compile_is_measured_only_once_it_is_compiled(planted: Path) -> None:
-    """With a GPU that is only said to be there."""
-    for part in ("peers", "measure", "bench-draft"):
-        shutil.copy(ROOT / f"bench/suite/{part}.sh", planted / f"bench/suite/{part}.sh")
-    python = planted / "python"
-    python.write_text(python.read_text().replace('echo "no GPU in this test"', "echo"))
-    run_planted(planted, "bench-draft")
-    first = (planted / "out/suite.log").read_text()
-    assert "bench.run --all" in first and first.rstrip().split("bench.run")[1].count("--no-compile")
-    run_planted(planted, "peers", "bench-draft")
-    log = (planted / "out/suite.log").read_text()
-    assert "bench.warm peers" in log and "--no-compile" not in log.split("bench.run")[1]
-
-
-def test_results_that_cannot_be_written_go_elsewhere(planted: Path) -> None:
-    (planted / "file").touch()
-    done = run(planted, planted / "file/out", "build", python=str(planted / "python"))
-    assert done.returncode == 0
-    assert done.stdout.startswith(f"cannot write to {planted / 'file/out'}, ")
-
-
-def test_a_python_without_torch_is_a_reason(planted: Path) -> None:
-    stand_in = planted / "python"
-    stand_in.write_text(stand_in.read_text().replace('echo "no GPU in this test"', "exit 1"))
-    plant(planted, "build", 'echo "$NO_GPU"')
-    assert "cannot import torch" in run_planted(planted, "build").stdout
-
-
-def test_the_summary_reads_several_files(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = {
-        "one": [row(us=10.0), row(backend="torch", ours=False, us=25.0)],
-        "two": [row(op="accept_tree", backend="torch", us=None, status=rows.NOT_RUN, reason="why")],
-        "bad": [row(op="accept_tree", us=None, status=rows.REFUSED, reason="wrong result")],
-    }
-    for name, of_file in found.items():
-        writer = rows.Writer(tmp_path / name, with_json=False)
-        writer.write(of_file)
-        writer.close()
-    files = [str(tmp_path / f"{name}.csv") for name in found]
-    assert summary.main(files[:2]) == 0
-    said = capsys.readouterr().out
-    assert "3 rows, a device" in said and "gate: green" in said
-    assert "2.50 x torch" in said and "not run: torch x1: why" in said
-    assert summary.main(files) == 1
-    assert "wrong result" in capsys.readouterr().out
-    assert sorted(tmp_path.iterdir()) == sorted(map(Path, files))
-    with pytest.raises(SystemExit, match="2"):
-        summary.main([str(tmp_path / "none.csv")])
