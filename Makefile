@@ -24,8 +24,8 @@ LOCK ?= requirements.lock
 TORCH ?= torch==2.13.0
 TORCHVISION ?= torchvision==0.28.0
 RELEASES ?= oldest locked newest
-RELEASE_TESTS ?= $(wildcard $(addprefix python_tests/test_, \
-	transformers_contract.py embedded_pair.py decoder_*.py cli_*.py video.py))
+RELEASE_TESTS ?= $(wildcard $(addprefix python_tests/, \
+	decoding models embedded cli video/test_video.py drafting/test_decoder_lighter.py))
 SPARROW_BUILD_NATIVE ?= auto
 SPARROW_BUILD_CUDA ?= auto
 export SPARROW_BUILD_NATIVE SPARROW_BUILD_CUDA

@@ -30,7 +30,7 @@ NO_NATIVE = native.unavailable()  # loads it
 
 collect_ignore_glob = []
 if NO_NATIVE is not None and os.environ.get("SPARROW_BUILD_NATIVE") == "0":
-    collect_ignore_glob.append("test_native_*.py")
+    collect_ignore_glob.append("native/test_native_*.py")
 
 
 def pytest_configure() -> None:

@@ -1,6 +1,6 @@
 """Runs tests on other releases of transformers than the installed one.
 
-    python python_tests/on_releases.py oldest newest 5.20.2 --tests python_tests/test_video.py
+    python python_tests/on_releases.py oldest newest 5.20.2 --tests python_tests/video/test_video.py
 
 A release, and of what it needs only what is not installed in that version already, lies in a
 folder under .overlays, which PYTHONPATH puts before the environment's own packages. So torch,

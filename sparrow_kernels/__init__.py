@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     )
     from sparrow_kernels.ops.types import Acceptance, AnchorIndex, TreeLayout
 
-# Where each public name lives; `python_tests/test_import.py` holds this table, `__all__` and the
+# Where each public name lives; `python_tests/package/test_import.py` holds this table, `__all__` and the
 # imports above to one another.
 _HOMES = {
     "Acceptance": "ops.types",

@@ -37,7 +37,7 @@ check() {
   processes+=($!)
 }
 
-tests() { printf "python_tests/test_native_%s.py " "$@"; }
+tests() { printf "python_tests/native/test_native_%s.py " "$@"; }
 # A capture cannot allocate without the pool.
 few="not captured and not capturing and not graph and not ten_thousand and not large"
 few+=" and not two_sizes and not repeated_calls"
@@ -57,7 +57,7 @@ check memcheck "trees" -k "$few and not every_number" $trees
 check memcheck "append" -k "$few and not every_number" $(tests append)
 check memcheck "gathering and commit" -k "$few and not every_number" $(tests gather gpu)
 check memcheck "two tables of tree attention" -k "table_s_own_tiles and (two or float16)" \
-  python_tests/test_triton_tree.py
+  python_tests/triton/test_triton_tree.py
 # Only what no torch kernel takes part in: those of torch read memory that they do not use.
 check initcheck "steps" -k "$few and (step or strided or wild_values)" $(tests walk gpu)
 

@@ -100,7 +100,7 @@ def test_tests_see_the_overlay_and_decide(
         return subprocess.CompletedProcess(command, code)
 
     monkeypatch.setattr(subprocess, "run", tests)
-    line, fine = on_releases.run("5.20.2", ["python_tests/test_video.py"])
+    line, fine = on_releases.run("5.20.2", ["python_tests/video/test_video.py"])
     assert line.startswith(f"transformers 5.20.2 {word} (")
     assert fine == (code == 0)
     assert paths == [str(overlays)]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(shutil.which("timeout") is None, reason="no coreutils' timeout")
 
 HAS_GPU_TESTS = r"^(pytestmark = pytest.mark.gpu|@pytest.mark.gpu|def test.*library: Library)"
@@ -53,7 +53,7 @@ def test_tools_run_side_by_side_over_every_native_test(tmp_path: Path) -> None:
     assert len(words) == len(asked.splitlines()) + 1 and all("passed" in w for w in words[:-1])
     with_gpu_tests = {
         path.name
-        for path in (ROOT / "python_tests").glob("test_native_*.py")
+        for path in (ROOT / "python_tests/native").glob("test_native_*.py")
         if re.search(HAS_GPU_TESTS, path.read_text(), re.MULTILINE)
     }
     checked = dict.fromkeys(("synccheck", "racecheck", "memcheck", "initcheck"), "")

@@ -114,7 +114,7 @@ def test_two_processes_emit_the_text_of_one(name: str, tmp_path: Path) -> None:
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}"]
     done = subprocess.run(
         [sys.executable, *torchrun, __file__, str(tmp_path), name],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         timeout=300,

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-STUB = Path(__file__).with_name("triton_stub.py")
+STUB = Path(__file__).resolve().parents[1] / "cases/triton_stub.py"
 
 
 def asked(name: str) -> Any:

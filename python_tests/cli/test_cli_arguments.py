@@ -12,7 +12,7 @@ import pytest
 
 from sparrow_kernels.cli import arguments, clip, evaluate, generate, main, train
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SEEDS, MANY = "0 to 18446744073709551615", "1 to 1000000000"
 GENERATE = ("generate", "a.mp4", "why")
 # Command, argument, range. Words go in front of each argument as the command needs them.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from bench_cases import CPU
-from test_readme import NOT_OPS
+from public_names import NOT_OPS
 
 import sparrow_kernels
 from bench import registry

@@ -13,7 +13,7 @@ import pytest
 
 from sparrow_kernels.cli import environment, main
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 INCOMPLETE = "(what was written so far is incomplete)"
 SLOW_CLIP = """
 import sys, time

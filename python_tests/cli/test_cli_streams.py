@@ -21,7 +21,7 @@ from sparrow_kernels.cli.streams import guarded_streams
 from sparrow_kernels.cli.terminal import ProgressBar, WordStream
 from sparrow_kernels.decoding.stats import DecodeStats, RequestStats
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CLI = [sys.executable, "-m", "sparrow_kernels.cli"]
 ANSWER = "né 中 🎈"
 FULL = "sparrow: error: No space left on device: stdout\n"

@@ -17,7 +17,7 @@ import pytest
 from bench import shipped, static
 from bench.shipped import ARCHITECTURES
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -23,7 +23,7 @@ from decoding_cases import random_pair, video  # noqa: E402
 
 from sparrow_kernels.cli import main  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 KEYS = {
     *("text", "visual_tokens", "new_tokens", "target_calls", "mean_emitted"),
     *("histogram", "seconds"),

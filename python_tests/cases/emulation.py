@@ -27,7 +27,7 @@ from typing import Any
 import pytest
 import torch
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 LIBRARIES = ("native", "emulated", pytest.param("cuda", marks=pytest.mark.gpu))
 
 

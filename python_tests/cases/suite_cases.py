@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SUITE = Path("bench/gpu_suite.sh")
 MOST_FILES = 8
 MOST_SECONDS = 600

@@ -13,7 +13,7 @@ import pytest
 from sparrow_kernels import __version__
 from sparrow_kernels.cli import environment, main
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def one_line_error(capsys: pytest.CaptureFixture[str]) -> str:

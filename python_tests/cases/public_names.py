@@ -1,0 +1,8 @@
+"""The public names, by kind."""
+
+from __future__ import annotations
+
+NOT_OPS = {
+    "Acceptance", "AnchorIndex", "SparrowDecoder", "SparrowDraft", "TreeConfig", "TreeLayout",
+    "__version__", "backend", "checks", "sparrow_generate",
+}  # fmt: skip
