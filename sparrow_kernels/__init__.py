@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     )
     from sparrow_kernels.ops.types import Acceptance, AnchorIndex, TreeLayout
 
-# Where each public name lives; `python_tests/package/test_import.py` holds this table, `__all__` and the
-# imports above to one another.
+# Where each public name lives; `python_tests/package/test_import.py` holds this table, `__all__`
+# and the imports above to one another.
 _HOMES = {
     "Acceptance": "ops.types",
     "AnchorIndex": "ops.types",

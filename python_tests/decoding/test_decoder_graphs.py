@@ -150,3 +150,31 @@ def test_another_dtype_or_weights_elsewhere_begin_anew(captured: list[Any]) -> N
         parameter.data = parameter.data * 1.5
     got = ours.generate(**inputs(CHATS[0]), **SETTINGS).sequences
     assert torch.equal(got, target.generate(**inputs(CHATS[0]), **SETTINGS))
+
+
+@pytest.mark.parametrize("part", ["draft", "verify", "commit"])
+def test_a_part_that_cannot_be_captured_runs_as_it_is(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def capture(captured: Callable[[], None]) -> graph_stand_in.RecordedGraph:
+        name = captured.__name__
+        if name == part:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        made.append(name)
+        return graph_stand_in.capture(captured)
+
+    honest = graphs_module.GraphedStep.__init__
+    monkeypatch.setattr(
+        graphs_module.GraphedStep,
+        "__init__",
+        lambda self, step, eager=(): honest(self, step, eager, capture),
+    )
+    wanted = decoder(cuda_graph=False).generate(**inputs(*CHATS[:2]), **SETTINGS)
+    ours = decoder(cuda_graph=True)
+    with pytest.warns(UserWarning, match=f"the {part} of a step cannot be a CUDA graph"):
+        got = ours.generate(**inputs(*CHATS[:2]), **SETTINGS)
+    assert torch.equal(got.sequences, wanted.sequences)
+    assert got.stats.histogram == wanted.stats.histogram
+    assert sorted(made) == sorted({"draft", "verify", "commit"} - {part})

@@ -7,14 +7,17 @@ lies in tensors that stay where they are. Where buffers have moved, it is captur
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-from sparrow_kernels.decoding.protocols import Tree
 from sparrow_kernels.decoding.step import Step
+
+_Made = TypeVar("_Made")
 
 
 class Graph(Protocol):
@@ -50,22 +53,25 @@ class GraphedStep:
         self._step, self._eager, self._capture = step, eager, capture
         self._graphs: dict[str, Graph] = {}
         self._warm: set[str] = set()
-        self._tree: Tree | None = None
+        self._kept: dict[str, Any] = {}
 
     def moved(self) -> None:
         """Buffers have moved: what was captured reads where they were."""
         self._graphs.clear()
         self._warm.clear()
+        self._kept.clear()
 
     def draft(self) -> None:
         """See `Step.draft`."""
         self._run("draft")
         if "draft" in self._eager:
-            self._keep_in_place()
+            self._step.drafted = self._in_place("draft", self._step.drafted)
 
     def verify(self) -> None:
         """See `Step.verify`."""
         self._run("verify")
+        if "verify" in self._eager:
+            self._step.verified = self._in_place("verify", self._step.verified)
 
     def commit(self) -> None:
         """See `Step.commit`."""
@@ -78,19 +84,31 @@ class GraphedStep:
             part()
             return
         if name not in self._graphs:
-            self._graphs[name] = self._capture(part)
+            try:
+                self._graphs[name] = self._capture(part)
+            except RuntimeError as error:
+                self._run_as_it_is(name, error)
+                return
         self._graphs[name].replay()
 
-    def _keep_in_place(self) -> None:
-        """Put an eager draft's tree where the graph of the verify looks for it."""
-        drafted = self._step.drafted
-        if self._tree is None:
-            self._tree = drafted
-            return
-        for own, new in zip(_tensors(self._tree), _tensors(drafted), strict=True):
-            own.copy_(new)
-        self._step.drafted = self._tree
+    def _run_as_it_is(self, name: str, error: RuntimeError) -> None:
+        """A part that cannot be captured: a hook or layer of the caller's waits for the device."""
+        warnings.warn(
+            f"the {name} of a step cannot be a CUDA graph and runs as it is, more slowly: {error}"
+            " (cuda_graph=False does not try)",
+            stacklevel=2,
+        )
+        self._eager = (*self._eager, name)
+        getattr(self._step, name)()
+
+    def _in_place(self, name: str, made: _Made) -> _Made:
+        """What an eager part has made, where the graphs of later parts look for it."""
+        kept = self._kept.setdefault(name, made)
+        if kept is not made:
+            for own, new in zip(_tensors(kept), _tensors(made), strict=True):
+                own.copy_(new)
+        return kept
 
 
-def _tensors(tree: Tree) -> list[Tensor]:
-    return [tree.tokens, *tree.layout, *([] if tree.draft_probs is None else [tree.draft_probs])]
+def _tensors(made: Any) -> list[Tensor]:
+    return [each for each in tree_leaves(made) if isinstance(each, Tensor)]

@@ -199,7 +199,8 @@ def _step(
     """The step of a call: an earlier call's, where nothing it depends on has changed."""
     workspace, chooser, coins = request.workspace, request.chooser, request.coins
     temperature = _draw_temperature(request, tree)
-    made_for = (tree, chooser.settings, temperature, coins.are_torchs_own, cuda_graph)
+    drafts = state is not None
+    made_for = (drafts, tree, chooser.settings, temperature, coins.are_torchs_own, cuda_graph)
     if workspace.made_for != made_for or chooser.settings is None:
         samples = bool(request.config.do_sample)
         workspace.step = Step(
