@@ -23,9 +23,15 @@ VENV ?= .venv
 LOCK ?= requirements.lock
 TORCH ?= torch==2.13.0
 TORCHVISION ?= torchvision==0.28.0
+# Processes that run tests, of one torch thread each: more threads than cores slow torch down a lot.
+WORKERS ?= 2
 RELEASES ?= oldest locked newest
-RELEASE_TESTS ?= $(wildcard $(addprefix python_tests/, \
-	decoding models embedded cli video/test_video.py drafting/test_decoder_lighter.py))
+RELEASE_TESTS ?= $(addprefix python_tests/, $(addprefix models/test_, transformers_contract.py \
+	decoder_families.py target_requirements.py decoder_arguments.py decoder_precision.py \
+	decoder_threads.py decoder_parallel.py) decoding/test_decoder_lossless.py \
+	decoding/test_decoder_batches.py decoding/test_decoder_behaviour.py \
+	embedded/test_embedded_pair.py cli/test_cli_generate.py cli/test_cli_targets.py \
+	video/test_video.py)
 SPARROW_BUILD_NATIVE ?= auto
 SPARROW_BUILD_CUDA ?= auto
 export SPARROW_BUILD_NATIVE SPARROW_BUILD_CUDA
@@ -70,7 +76,7 @@ demo: setup
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 test-releases: setup
 	@$(BIN)/python python_tests/on_releases.py $(RELEASES) --tests $(RELEASE_TESTS)
