@@ -25,6 +25,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 OVERLAYS = ROOT / ".overlays"
+_WORKERS = ["-n", os.environ.get("WORKERS", "2"), "--dist", "worksteal"]
+"""As in the Makefile: processes that run tests, of one torch thread each."""
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
 
 
@@ -117,6 +119,7 @@ def run(name: str, tests: list[str]) -> tuple[str, bool]:
         print(f"\n{name}: {reason}", flush=True)
         return f"not run: {reason}", name == "newest"
     environment = os.environ | ({"PYTHONPATH": str(folder)} if folder else {})
+    environment |= {"OMP_NUM_THREADS": "1"}
     ask = "import torch, transformers; print(transformers.__version__, torch.__version__)"
     versions = subprocess.check_output([sys.executable, "-c", ask], env=environment, text=True)
     release, torch = versions.split()
@@ -124,7 +127,7 @@ def run(name: str, tests: list[str]) -> tuple[str, bool]:
         return f"transformers {release} and all it needs are what is installed", True
     print(f"\n{name}: transformers {release}, torch {torch}, {folder or sys.prefix}", flush=True)
     began = time.monotonic()
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *_WORKERS, *tests]
     code = subprocess.run(command, env=environment, cwd=ROOT, check=False).returncode
     outcome = "FAILED" if code else "passed"
     return f"transformers {release} {outcome} ({time.monotonic() - began:.0f} s)", code == 0
