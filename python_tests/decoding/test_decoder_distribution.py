@@ -92,8 +92,14 @@ PENALTY = {"repetition_penalty": 1.3}
 
 @pytest.mark.parametrize(
     ("tree", "settings"),
-    [(BEST, COLD), (BEST, HOT), (DRAWN, COLD), (DRAWN, HOT | PENALTY)],
-    ids=["best-cold", "best-hot", "drawn-cold", "drawn-hot-penalty"],
+    [
+        (BEST, COLD | PENALTY),
+        (BEST, HOT),
+        (DRAWN, COLD),
+        (DRAWN, COLD | PENALTY),
+        (DRAWN, HOT | PENALTY),
+    ],
+    ids=["best-cold-penalty", "best-hot", "drawn-cold", "drawn-cold-penalty", "drawn-hot-penalty"],
 )
 def test_three_tokens_have_the_targets_distribution(tree: str, settings: dict[str, Any]) -> None:
     decoder = SparrowDecoder(target(), draft(), tree)
