@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -148,10 +149,10 @@ def read(path: Path) -> list[Row]:
 
 
 def machine(command: str, device: torch.device) -> Machine:
-    """What there is to say about this run."""
+    """What there is to say about this run. Of folders of this machine `command` keeps the names."""
     on_gpu = device.type == "cuda"
     return Machine(
-        command=command,
+        command=without_folders(command),
         device=torch.cuda.get_device_name(device) if on_gpu else _cpu_name(),
         driver=_driver() if on_gpu else "",
         cuda=torch.version.cuda or "" if on_gpu else "",
@@ -162,6 +163,19 @@ def machine(command: str, device: torch.device) -> Machine:
         dirty=bool(_git("status", "--porcelain", "--untracked-files=no")),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def without_folders(command: str) -> str:
+    """`command` with absolute paths cut: to what lies in the checkout, else to their last name."""
+    root = str(RESULTS.parents[1])
+
+    def cut(word: str) -> str:
+        if not word.startswith("/"):
+            return word
+        path = Path(word)
+        return str(path.relative_to(root) if path.is_relative_to(root) else path.name)
+
+    return shlex.join(cut(word) for word in shlex.split(command))
 
 
 def _parsed(table: Iterable[dict[str, Any]]) -> Iterator[Row]:

@@ -14,7 +14,7 @@ from transformers import DynamicCache
 
 from sparrow_kernels.decoding import Coins, Step, TreeConfig, first_committed
 from sparrow_kernels.decoding.graphs import GraphedStep
-from sparrow_kernels.decoding.loop import Parts as StepParts
+from sparrow_kernels.decoding.loop import StepParts
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.drafting.head import DraftHead
 from sparrow_kernels.drafting.state import DraftState

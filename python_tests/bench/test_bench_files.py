@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from bench_cases import row
 
 from bench import compare, plot, rows
@@ -199,3 +200,10 @@ class TestPlots:
         assert quantity(29.54e9, "B/s") == "29.5 GB/s" and quantity(0.05) == "0.05"
         shape = {"model": "embedded", "prefix": "25600", "T": "8", "B": "1"}
         assert short_case(shape, ("T",)) == "embedded, prefix 25,600"
+
+
+def test_a_command_keeps_no_folder_of_the_machine() -> None:
+    inside = rows.RESULTS / "bench-cpu.csv"
+    command = f"python -m bench.run --out /root/somewhere/out --name 'a b' {inside}"
+    expected = "python -m bench.run --out out --name 'a b' bench/results/bench-cpu.csv"
+    assert rows.machine(command, torch.device("cpu")).command == expected

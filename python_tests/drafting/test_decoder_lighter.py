@@ -92,6 +92,15 @@ def test_ids_that_are_none_are_refused() -> None:
         SparrowDecoder(target, draft.lighter(vocabulary=[1, 2, 3]), "9-2-4")
 
 
+def test_what_is_lighter_stays_so_when_it_gets_lighter_still() -> None:
+    draft = draft_for("Llama").lighter(int8=True).lighter(vocabulary=[3, 1])
+    assert draft.draft_vocabulary == (1, 3)
+    network = draft.network_for(torch.empty(0))
+    assert any(isinstance(module, Int8Linear) for module in network.modules())
+    whole = draft_for("Llama")
+    assert whole.draft_vocabulary is None and whole.network_for(torch.empty(0)) is whole.network
+
+
 def test_the_most_frequent_ids() -> None:
     assert frequent_ids([[5, 5, 1], [9, 5, 9, 2]], 2) == [5, 9]
     with pytest.raises(ValueError, match="corpus must hold an id"):

@@ -54,7 +54,7 @@ class Phases(Protocol):
     def phase(self, name: str) -> AbstractContextManager[None]: ...
 
 
-class Parts(Protocol):
+class StepParts(Protocol):
     """The parts of a step: a `Step`'s own, or graphs of them."""
 
     def draft(self) -> None: ...
@@ -69,7 +69,7 @@ def decode(
     draft: Draft | None,
     emission: Emission,
     phases: Phases,
-    parts: Parts | None = None,
+    parts: StepParts | None = None,
     observe: Callable[[Step], None] | None = None,
 ) -> None:
     """Decode until every request of `emission` is finished.

@@ -46,6 +46,7 @@ class DecodeStats:
 
     def __post_init__(self) -> None:
         self.rows = self.rows or [RequestStats() for _ in range(self.requests)]
+        self.requests = len(self.rows)
 
     @property
     def new_tokens(self) -> Any:

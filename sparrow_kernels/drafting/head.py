@@ -66,12 +66,7 @@ class DraftHead:
         self._banned = places[is_banned]
         self._weight = weight[self._ids]
         self._bias = None if bias is None else bias[self._ids]
-        self._full, self._size = weight.shape[0], len(vocabulary)
-
-    @property
-    def size(self) -> int | None:
-        """V' where the vocabulary is reduced."""
-        return None if self._ids is None else self._size
+        self._full = weight.shape[0]
 
     def best(self, hidden: Tensor, width: int) -> tuple[Tensor, Tensor]:
         """The best children of outputs `[..., H]`: log-probabilities and ids `[..., width]`."""

@@ -160,7 +160,7 @@ class SparrowDraft(PreTrainedModel):
         """
         lighter = copy.copy(self)
         lighter._converted = None
-        lighter._int8 = int8
+        lighter._int8 = self._int8 or int8
         if vocabulary is not None:
             ids = sorted({int(each) for each in vocabulary})
             if not ids or ids[0] < 0 or ids[-1] >= self.config.vocab_size:

@@ -49,7 +49,6 @@ class Sequence:
         self.new: list[int] = []
         self.finished = False
         self._stops, self._is_read = stops, is_read
-        self._prompt = prompt
         self._buffer = prompt[None]
         self._verdicts: dict[int, bool] = {}
 

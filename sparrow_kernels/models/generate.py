@@ -23,7 +23,7 @@ from sparrow_kernels.decoding import Committed, Step, TreeConfig, decode, first_
 from sparrow_kernels.decoding.auto import AutoTree
 from sparrow_kernels.decoding.coins import Generators
 from sparrow_kernels.decoding.graphs import GraphedStep
-from sparrow_kernels.decoding.loop import Parts
+from sparrow_kernels.decoding.loop import StepParts
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.drafting.state import DraftState
 from sparrow_kernels.models.bridge.names import cache_of
@@ -195,7 +195,7 @@ def _step(
     tree: TreeConfig,
     begun: Committed,
     cuda_graph: bool,
-) -> tuple[Step, Parts]:
+) -> tuple[Step, StepParts]:
     """The step of a call: an earlier call's, where nothing it depends on has changed."""
     workspace, chooser, coins = request.workspace, request.chooser, request.coins
     temperature = _draw_temperature(request, tree)

@@ -38,6 +38,7 @@ class Recorder:
 
     def __init__(self, config: GenerationConfig, chooser: TokenChooser, emission: Emission) -> None:
         self.chooser, self._emission = chooser, emission
+        chooser.keeps_scores = bool(config.output_scores)
         self._kept: dict[str, list[list[Tensor]]] = {}
         for name, asked in (("logits", config.output_logits), ("scores", config.output_scores)):
             if asked:
@@ -65,7 +66,7 @@ class Recorder:
             along = rows[name].take_along_dim(path[:, :, None], dim=1)
             for request, kept in enumerate(requests):
                 missing = len(self._emission.sequences[request].new) - len(kept)
-                kept.extend(along[request, :missing])
+                kept.extend(along[request, :missing].clone())  # not what was refused beside it
 
     def result(self) -> dict[str, Any]:
         """By name, a `[B, V]` for each new token."""

@@ -65,7 +65,10 @@ class TokenChooser:
         self._processors = processors
         self._coins, self._max_path, self._agree = coins, max_path, agree
         self.scores: Tensor | None = None
-        """`[B, T, V]` what tokens were last chosen from, at the nodes that were reached."""
+        """`[B, T, V]` what tokens were last chosen from, at the nodes that were reached; of a walk
+        None, unless it `keeps_scores`."""
+        self.keeps_scores = False
+        self._refused: Tensor | None = None
         self.reads_history = reads_history(processors)
         self._of_request = [_for_request(processors, number) for number in range(len(sequences))]
         self.begin(sequences)
@@ -144,7 +147,7 @@ class TokenChooser:
             for field in (tree.tokens, tree.layout.first_child, tree.layout.next_sibling)
         )
         chosen = torch.full_like(tree.tokens, -1)
-        scores = torch.zeros_like(logits, dtype=torch.float32)
+        scores = torch.zeros_like(logits, dtype=torch.float32) if self.keeps_scores else None
         coins = None if self._coins is None else self._coins.uniform
         for request, sequence in enumerate(self._sequences):
             if sequence.finished:
@@ -152,7 +155,8 @@ class TokenChooser:
             ids, node = sequence.ids, 0
             for _ in range(self._max_path):
                 row = self._process(request, ids, logits[request, node][None])
-                scores[request, node] = row[0]
+                if scores is not None:
+                    scores[request, node] = row[0]
                 if coins is None:
                     token = row.argmax(dim=-1)
                 else:
@@ -162,6 +166,7 @@ class TokenChooser:
                 chosen[request, node] = token[0]
                 token_id = int(token)
                 if token_id < 0:
+                    self._refused = row
                     break
                 ids = torch.cat([ids, token[:, None]], dim=1)
                 if sequence.stops_at(ids, token_id):
@@ -178,8 +183,10 @@ class TokenChooser:
     def explain(self, error: NoToken) -> NoReturn:
         """Raise `ValueError` with the reason why no token could be drawn."""
         cause = "its distribution has no mass"
-        if self.scores is not None:
+        scores = self._refused
+        if scores is None and self.scores is not None:
             scores = self.scores[error.request]
+        if scores is not None:
             if bool(scores.isnan().any()):
                 cause = "its scores hold NaN"
             elif bool((scores == float("inf")).any()):

@@ -128,6 +128,7 @@ class TargetState:
             reused.append(start)
             if keep and marks is not None:
                 self.kept[request] = KeptPrompt(marks, rows, text[-1][1], slice_clip)
+        check_attended(self._parts.language_model, len(self.cache.layers))
         self.keys, self.values = self.cache.keys, self.cache.values
         last_hidden = torch.cat(hidden)
         return Prefill(self._parts.lm_head(last_hidden), last_hidden, text, reused)
@@ -169,7 +170,6 @@ class TargetState:
             )
             hidden = output.last_hidden_state
         self.cache.check_prefilled(size)
-        check_attended(self._parts.language_model, len(self.cache.layers))
         return hidden
 
     def verify(self, tokens: Tensor, layout: TreeLayout) -> Verification:

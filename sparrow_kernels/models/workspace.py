@@ -49,7 +49,7 @@ class Workspace:
         """The target with room for `slots` cache slots a request."""
         if self.target is None or not self.target.fits(parts, compiled):
             self.target = TargetState(parts, self.batch, slots, compiled)
-            self.made_for = None
+            self.draft = self.made_for = None  # whose head may be a slice of other weights
             return self.target
         self.target.begin(parts)
         if slots > self.target.cache.capacity:

@@ -62,7 +62,7 @@ def cache_of(keywords: Mapping[str, Any]) -> Cache | None:
 def leave_the_tower_to_us(view: Any) -> None:
     """Have `generate` of a private view hand pixels on, and not run the vision tower itself.
 
-    Releases from 5.18 on run it first, and hold its features until they return.
+    5.23 runs it first, which 5.17 did not, and holds its features until it returns.
     """
     view._supports_mm_encoder_outputs = lambda: False
 
