@@ -145,6 +145,7 @@ def test_a_rate_is_refused_in_the_words_of_those_who_sample(
         ("1000000000-4-8", "total must be a whole number from 1 to 4096, got 1000000000"),
         ("30-4-9999", "width must be a whole number from 1 to 4096, got 9999"),
         ("30-4000-4000", "must grow at most 1048576 nodes, got 63984004000"),
+        ("9-2-2:marginals", "total must be at most 7 for depth 2 and width 2 with marginals"),
         ("64x64x64", "branching must make at most 4096 nodes, got [64, 64, 64]"),
         ("3٠-4-8", "must be total-depth-width such as 30-4-8"),
         ("9" * 5000 + "-4-8", "must be total-depth-width such as 30-4-8"),

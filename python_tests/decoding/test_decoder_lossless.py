@@ -11,7 +11,7 @@ from sparrow_kernels.decoding import TreeConfig
 from sparrow_kernels.models import SparrowDecoder, sparrow_generate
 from sparrow_kernels.models.generate import plain_generate
 
-TREES = ["6-5-1", "25-5-8", "30-4-8", "2-1-1", "9-2-4", "4x2x1"]
+TREES = ["6-5-1", "25-5-8", "30-4-8", "2-1-1", "9-2-4", "4x2x1", "64-5-8:marginals"]
 NEW_TOKENS = 24
 
 

@@ -28,6 +28,49 @@ def test_branching_counts_its_nodes() -> None:
     assert TreeConfig.parse("4x2x1") == tree
 
 
+@pytest.mark.parametrize(
+    "text, total, depth, width, grown, slots",
+    [
+        ("64-8-16:marginals", 64, 8, 16, 7, 9),
+        ("256-1-255:marginals", 256, 1, 255, 0, 2),
+        ("1-1-1:marginals", 1, 1, 1, 0, 2),
+    ],
+)
+def test_marginals_grow_a_chain(
+    text: str, total: int, depth: int, width: int, grown: int, slots: int
+) -> None:
+    tree = TreeConfig.parse(text)
+    assert tree == TreeConfig(total, depth, width, marginals=True) != TreeConfig(1, 1, 1)
+    assert str(tree) == text and TreeConfig.parse(str(tree)) == tree
+    assert TreeConfig.parse(f" {text}\n") == tree
+    assert (tree.grown_slots, tree.draft_slots, tree.max_path) == (grown, slots, depth + 1)
+
+
+def test_marginals_are_part_of_what_a_tree_is() -> None:
+    plain, marginals = TreeConfig(30, 4, 8), TreeConfig(30, 4, 8, marginals=True)
+    assert plain != marginals and len({plain, marginals}) == 2
+    assert not plain.marginals and not TreeConfig(branching=[4, 2]).marginals
+    with pytest.raises(ValueError, match="branching must be alone, got it with marginals"):
+        TreeConfig(branching=[4, 2, 1], marginals=True)
+
+
+@pytest.mark.parametrize(
+    "value, shown", [(1, r"1 \(int\)"), ("yes", r"'yes' \(str\)"), (None, "N")]
+)
+def test_marginals_are_true_or_false(value: Any, shown: str) -> None:
+    with pytest.raises(
+        TypeError, match=f"TreeConfig: marginals must be True or False, got {shown}"
+    ):
+        TreeConfig(marginals=value)
+
+
+def test_marginals_have_as_many_nodes_as_there_are_combinations() -> None:
+    assert TreeConfig(1 + 3 + 9 + 27, 3, 3, marginals=True).total == 40
+    said = "total must be at most 40 for depth 3 and width 3 with marginals, got 41"
+    with pytest.raises(ValueError, match=said):
+        TreeConfig(41, 3, 3, marginals=True)
+
+
 def test_whitespace_around_the_notation_is_left_out() -> None:
     assert TreeConfig.parse(" 30-4-8\n") == TreeConfig(30, 4, 8)
     assert TreeConfig.parse("4x2 ") == TreeConfig(branching=[4, 2])
@@ -37,6 +80,7 @@ def test_whitespace_around_the_notation_is_left_out() -> None:
     "text",
     [
         *("30-4", "", "a-b-c", "30-4-8-1", "-1-2-3", "4x", "30 - 4 - 8", "30-4-8\n30-4-8"),
+        *("30-4-8:", "30-4-8:marginal", "30-4:marginals", "4x2:marginals", "30-4-8 :marginals"),
         *("3٠-4-8", "²-1-1", "４x2", "\udcff", "9" * 5000 + "-4-8", "4x" + "9" * 5000),
     ],
 )
@@ -75,6 +119,12 @@ def test_the_largest_tree_is_allowed() -> None:
         ("30-4-4097", "width must be a whole number from 1 to 4096, got 4097"),
         ("4097-4096-1", "total must be a whole number from 1 to 4096, got 4097"),
         ("30-5-512", "at most 1048576 nodes, got 1049088 for depth 5 and width 512"),
+        ("4097-8-16:marginals", "total must be a whole number from 1 to 4096, got 4097"),
+        (
+            "7-5-1:marginals",
+            "total must be at most 6 for depth 5 and width 1 with marginals, got 7",
+        ),
+        ("4096-4096-2:marginals", r"at most 1048576 nodes with marginals, got \d+ for total 4096"),
         ("4096", "tree must be total-depth-width"),
         ("4095x1", r"branching must make at most 4096 nodes, got \[4095, 1\]"),
         ("x".join(["9"] * 1000), "branching must make at most 4096 nodes"),
@@ -90,6 +140,7 @@ def test_sizes_nobody_could_hold_are_refused(text: str, said: str) -> None:
 def test_the_limits_are_allowed() -> None:
     assert TreeConfig.parse("4096-4095-1").grown_slots == 4094
     assert TreeConfig.parse("4096-4-512").total == 4096
+    assert TreeConfig.parse("4096-256-4096:marginals").grown_slots == 255
     assert TreeConfig(branching=[4095]).total == 4096
     assert TreeConfig.parse("64x62").total == 1 + 64 + 64 * 62
 

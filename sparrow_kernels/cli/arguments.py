@@ -98,7 +98,7 @@ def fps(text: str) -> Fraction:
 
 
 def tree(text: str) -> TreeConfig:
-    """A tree such as 30-4-8 or 4x2x1."""
+    """A tree such as 30-4-8, 64-8-16:marginals or 4x2x1."""
     from sparrow_kernels import TreeConfig
 
     try:

@@ -93,7 +93,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tree",
         type=tree,
         metavar="30-4-8",
-        help="nodes-levels-children of the draft tree, or children a level such as 4x2x1"
+        help="nodes-levels-children of the draft tree; with :marginals, as in 64-8-16:marginals, of"
+        " one distribution a level; or children a level such as 4x2x1"
         " (default: the draft's own)",
     )
     parser.add_argument(

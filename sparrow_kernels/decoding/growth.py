@@ -1,5 +1,7 @@
 """Growing a draft tree: the best nodes level by level, or draws from the draft.
 
+The best tree of one distribution a depth is in `marginals.py`.
+
 Nothing here waits for the device: every size follows from the `TreeConfig`.
 """
 
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.decoding.coins import Coins
+from sparrow_kernels.decoding.marginals import grow_marginals
 from sparrow_kernels.decoding.protocols import Draft, Tree
 from sparrow_kernels.decoding.tree_config import TreeConfig
 from sparrow_kernels.ops.tree import build_tree, select_tree
@@ -36,6 +39,8 @@ def grow_tree(
         temperature: of the distribution a `branching` tree is drawn from; others ignore it.
         coins: what draws it.
     """
+    if tree.marginals:
+        return grow_marginals(draft, tree, root_tokens, root_hidden, active)
     if tree.branching is None:
         return _grow_best(draft, tree, root_tokens, root_hidden, active)
     return _grow_drawn(draft, tree, root_tokens, root_hidden, active, temperature, coins)

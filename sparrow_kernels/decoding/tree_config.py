@@ -16,6 +16,9 @@ MOST_NODES = 4096
 MOST_GROWN = 2**20
 """The most nodes that levels may grow, of which `total - 1` are kept."""
 
+_MARGINALS = ":marginals"
+"""What ends the notation of a tree of marginals."""
+
 _USUAL = ("4-3-1", "12-4-3", "30-4-8")
 """What `TreeConfig.auto` chooses from."""
 
@@ -33,17 +36,20 @@ class TreeConfig:
         branching: instead of the three above, the children of each node level by level, such as
             `[4, 2, 1]`. Such a tree is drawn from the draft's distribution and none of it is
             dropped, which is what sampling by residual acceptance needs.
+        marginals: run the draft along its greedy chain only, one row a level, and keep the best
+            `total - 1` combinations of the `width` best tokens of each depth (64-8-16:marginals).
 
     Raises:
-        TypeError: a size that is no whole number.
+        TypeError: a size that is no whole number, or `marginals` that is no bool.
         ValueError: a size below 1 or above `MOST_NODES`, more nodes than the levels can grow,
-            levels that grow more than `MOST_GROWN`, or both notations at once.
+            levels that grow more than `MOST_GROWN`, or `branching` with any of the others.
     """
 
     total: int = 30
     depth: int = 4
     width: int = 8
     branching: tuple[int, ...] | None = None
+    marginals: bool = False
 
     def __init__(
         self,
@@ -51,37 +57,43 @@ class TreeConfig:
         depth: int | None = None,
         width: int | None = None,
         branching: Sequence[int] | None = None,
+        marginals: bool = False,
     ) -> None:
+        if not isinstance(marginals, bool):
+            raise TypeError(
+                f"TreeConfig: marginals must be True or False, got {_shown(marginals)}"
+                f" ({type(marginals).__name__})"
+            )
         if branching is not None:
             if (total, depth, width) != (None, None, None):
                 raise ValueError(
                     "TreeConfig: branching must be alone, got it with total, depth or width"
                     " (it fixes all three)"
                 )
+            if marginals:
+                raise ValueError(
+                    "TreeConfig: branching must be alone, got it with marginals"
+                    " (its nodes are draws, not the best)"
+                )
             branching = _children(branching)
             width, depth, total = max(branching), len(branching), _nodes(branching)
         total = 30 if total is None else _size("total", total)
         depth = 4 if depth is None else _size("depth", depth)
         width = 8 if width is None else _size("width", width)
-        grown = width + (depth - 1) * width**2
-        if branching is None and total - 1 > grown:
-            raise ValueError(
-                f"TreeConfig: total must be at most {1 + grown} for depth"
-                f" {depth} and width {width}, got {total} (a level grows at most width^2 nodes)"
-            )
-        if branching is None and grown > MOST_GROWN:
-            raise ValueError(
-                f"TreeConfig: depth and width must grow at most {MOST_GROWN} nodes, got {grown}"
-                f" for depth {depth} and width {width} (a level grows width^2)"
-            )
+        if marginals:
+            _check_marginals(total, depth, width)
+        elif branching is None:
+            _check_levels(total, depth, width)
         object.__setattr__(self, "total", total)
         object.__setattr__(self, "depth", depth)
         object.__setattr__(self, "width", width)
         object.__setattr__(self, "branching", branching)
+        object.__setattr__(self, "marginals", marginals)
 
     @classmethod
     def parse(cls, text: str) -> TreeConfig:
-        """Read the paper's notation, such as `30-4-8`, or a branching such as `4x2x1`.
+        """Read the paper's notation, such as `30-4-8` or with marginals `64-8-16:marginals`, or a
+        branching such as `4x2x1`.
 
         Raises:
             TypeError: `text` is no text.
@@ -90,14 +102,15 @@ class TreeConfig:
         if not isinstance(text, str):
             raise TypeError(f"tree must be text such as '30-4-8', got {type(text).__name__}")
         words = text.strip()
-        if re.fullmatch(rf"{_NUMBER}-{_NUMBER}-{_NUMBER}", words):
-            total, depth, width = (int(part) for part in words.split("-"))
-            return cls(total, depth, width)
+        if re.fullmatch(rf"{_NUMBER}-{_NUMBER}-{_NUMBER}({_MARGINALS})?", words):
+            sizes = words.removesuffix(_MARGINALS)
+            total, depth, width = (int(part) for part in sizes.split("-"))
+            return cls(total, depth, width, marginals=sizes != words)
         if re.fullmatch(rf"{_NUMBER}(x{_NUMBER})+", words):
             return cls(branching=[int(part) for part in words.split("x")])
         raise ValueError(
-            f"tree must be total-depth-width such as 30-4-8, or children a level such as 4x2x1,"
-            f" got {_shown(text)}"
+            "tree must be total-depth-width such as 30-4-8 or 64-8-16:marginals, or children a"
+            f" level such as 4x2x1, got {_shown(text)}"
         )
 
     @staticmethod
@@ -116,7 +129,7 @@ class TreeConfig:
     def __str__(self) -> str:
         if self.branching is not None:
             return "x".join(str(children) for children in self.branching)
-        return f"{self.total}-{self.depth}-{self.width}"
+        return f"{self.total}-{self.depth}-{self.width}{_MARGINALS if self.marginals else ''}"
 
     @property
     def max_path(self) -> int:
@@ -133,7 +146,10 @@ class TreeConfig:
 
     @property
     def grown_slots(self) -> int:
-        """Nodes the draft is run on while a tree grows: all levels but the last."""
+        """Nodes the draft is run on while a tree grows: all levels but the last, of marginals the
+        best node of each."""
+        if self.marginals:
+            return self.depth - 1
         if self.branching is None:
             return (self.depth - 1) * self.width
         nodes, level = 0, 1
@@ -141,6 +157,40 @@ class TreeConfig:
             level *= children
             nodes += level
         return nodes
+
+
+def _check_levels(total: int, depth: int, width: int) -> None:
+    """Refuse a tree that levels of `width` nodes cannot grow, or not within bounds."""
+    grown = width + (depth - 1) * width**2
+    if total - 1 > grown:
+        raise ValueError(
+            f"TreeConfig: total must be at most {1 + grown} for depth"
+            f" {depth} and width {width}, got {total} (a level grows at most width^2 nodes)"
+        )
+    if grown > MOST_GROWN:
+        raise ValueError(
+            f"TreeConfig: depth and width must grow at most {MOST_GROWN} nodes, got {grown}"
+            f" for depth {depth} and width {width} (a level grows width^2)"
+        )
+
+
+def _check_marginals(total: int, depth: int, width: int) -> None:
+    """Refuse a tree of more nodes than there are combinations, or of too many kept on the way."""
+    level, combinations, grown = 1, 0, 0
+    for _ in range(depth):
+        level = min(level * width, MOST_NODES)  # no tree has more, and numbers stay short
+        combinations += level
+        grown += min(level, total - 1)
+    if total - 1 > combinations:
+        raise ValueError(
+            f"TreeConfig: total must be at most {1 + combinations} for depth {depth} and width"
+            f" {width} with marginals, got {total} (depth d has width^d combinations)"
+        )
+    if grown > MOST_GROWN:
+        raise ValueError(
+            f"TreeConfig: total and depth must grow at most {MOST_GROWN} nodes with marginals, got"
+            f" {grown} for total {total} and depth {depth} (a level keeps up to total - 1)"
+        )
 
 
 def _size(name: str, value: Any) -> int:
