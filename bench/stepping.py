@@ -17,6 +17,7 @@ from sparrow_kernels.decoding.graphs import GraphedStep
 from sparrow_kernels.decoding.loop import StepParts
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.drafting.head import DraftHead
+from sparrow_kernels.drafting.rows import PromptRows
 from sparrow_kernels.drafting.state import DraftState
 from sparrow_kernels.models.bridge.names import cache_keyword
 from sparrow_kernels.models.families import Parts
@@ -179,14 +180,15 @@ def step_of(
         if way.vocabulary is not None:
             ids = torch.arange(way.vocabulary, device=weight.device)
         head = DraftHead(model.lm_head, torch.tensor([0], device=weight.device), ids)
-        text = torch.zeros(TEXT_ROWS, dtype=torch.int64, device=weight.device)
-        hidden = _noise((TEXT_ROWS, weight.shape[1]), weight)
+        text = torch.arange(TEXT_ROWS, device=weight.device)
+        states = _noise((TEXT_ROWS, weight.shape[1]), weight)
+        prompt = PromptRows(torch.zeros_like(text), states, text, TEXT_ROWS)
         state = DraftState(
             draft.lighter(int8=way.int8).network_for(weight),
             model.get_input_embeddings(),
             head,
             draft.config.rope_theta,
-            [(text, hidden)],
+            [prompt],
             new_tokens=256,
             tree_slots=shape.draft_slots,
             max_path=max_path,

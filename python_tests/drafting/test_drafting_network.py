@@ -10,7 +10,8 @@ from family_cases import draft_for, tiny
 from torch import Tensor
 
 from sparrow_kernels.drafting import SparrowDraft, SparrowDraftConfig
-from sparrow_kernels.drafting.network import DraftNetwork, LayerShape, rotary_table, rotate
+from sparrow_kernels.drafting.network import DraftNetwork, LayerShape
+from sparrow_kernels.drafting.rotary import rotary_table, rotate
 from sparrow_kernels.drafting.self_feeding import self_fed_outputs
 
 SIZES = {"hidden": 24, "intermediate": 20, "heads": 4, "kv_heads": 2, "head_dim": 8}

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparrow_kernels.drafting.network import DraftNetwork, LayerShape, rotary_table, rotate
+from sparrow_kernels.drafting.network import DraftNetwork, LayerShape
+from sparrow_kernels.drafting.rotary import rotary_table, rotate
 from sparrow_kernels.drafting.self_feeding import self_fed_outputs
 from sparrow_kernels.testing import assert_close
 
@@ -87,6 +88,7 @@ def test_training_rows_are_the_rows_of_draft_state(prompt: int) -> None:
     pytest.importorskip("sparrow_kernels.ops.attention")
     from sparrow_kernels.decoding import first_committed
     from sparrow_kernels.drafting.head import DraftHead
+    from sparrow_kernels.drafting.rows import PromptRows
     from sparrow_kernels.drafting.state import DraftState
     from sparrow_kernels.ops.types import Acceptance
 
@@ -101,7 +103,8 @@ def test_training_rows_are_the_rows_of_draft_state(prompt: int) -> None:
     outputs = self_fed_outputs(exact, exact_embedding(tokens), hidden.double(), passes, THETA)
 
     head = DraftHead(nn.Identity(), banned=torch.tensor([0]))
-    before_root = (tokens[0, : prompt - 1], hidden[0, : prompt - 1])
+    places = torch.arange(prompt - 1)
+    before_root = PromptRows(tokens[0, places], hidden[0, places], places, prompt - 1)
     state = DraftState(
         network, embedding, head, THETA, [before_root], 16, tree_slots=passes, max_path=passes
     )
@@ -172,5 +175,5 @@ def test_bad_arguments_are_named() -> None:
         self_fed_outputs(network, rows, rows, 0, THETA)
     with pytest.raises(ValueError, match="first_row must be 0 … 2, got 3"):
         self_fed_outputs(network, rows, rows, 1, THETA, first_row=3)
-    with pytest.raises(ValueError, match=r"hidden must be \[B, R, H\]"):
+    with pytest.raises(ValueError, match=r"hidden must be \[B, R, state_width\]"):
         self_fed_outputs(network, rows, rows[:, :2], 1, THETA)

@@ -66,7 +66,7 @@ def test_another_clip_changes_what_the_draft_is_fed_and_not_the_text(
     def spy(self: OtherClipsStates, tokens: Any, layout: Any) -> Any:
         verified = original(self, tokens, layout)
         committed.append(int(tokens[0, 0]))
-        own_logits = target.lm_head(verified.hidden)
+        own_logits = target.lm_head(verified.states[0])
         differs.append(not torch.allclose(own_logits, verified.logits, atol=1e-3))
         return verified
 

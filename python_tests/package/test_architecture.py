@@ -83,10 +83,9 @@ def transformers(source: Source) -> list[str]:
     """Only models, what trains and measures it, and one file of drafting: the draft's
     PreTrainedModel shell."""
     found = [each for each in source.imports() if is_inside(each.module, "transformers")]
-    shells = {each.file for each in found if layer(each.file) == "drafting"}
-    allowed = "drafting" if len(shells) <= 1 else None
-    rooms = ("models", "training", "measuring", allowed)
-    return [str(each) for each in found if layer(each.file) not in rooms]
+    shell = [f"{PACKAGE}/drafting/{name}.py" for name in ("config", "pretrained")]
+    rooms = ("models", "training", "measuring")
+    return [str(each) for each in found if layer(each.file) not in rooms and each.file not in shell]
 
 
 def triton(source: Source) -> list[str]:
@@ -184,7 +183,7 @@ def test_a_breach_is_found(
         "sparrow_kernels/ops/tree/reference.py": "",
         "sparrow_kernels/ops/accept/__init__.py": "",
         "sparrow_kernels/ops/gather/__init__.py": "from sparrow_kernels.ops.accept import x",
-        "sparrow_kernels/drafting/shell.py": "from transformers import PreTrainedModel",
+        "sparrow_kernels/drafting/pretrained.py": "from transformers import PreTrainedModel",
         "sparrow_kernels/decoding/__init__.py": "from sparrow_kernels.ops.tree import build_tree",
         "csrc/bindings/tree.cpp": "#include <torch/csrc/stable/library.h>",
     }

@@ -56,8 +56,8 @@ def made() -> Made:
 def rows_of_a_prefill(target: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Text tokens `[R]` and their states `[R, H]`, and the last slot's state behind them."""
     prefill = prefilled(target, inputs)
-    tokens, hidden = prefill.text[0]
-    return tokens, torch.cat([hidden, prefill.hidden])
+    rows = prefill.rows[0]
+    return rows.tokens, torch.cat([rows.states, prefill.states])
 
 
 def exchanges_of(batch: ClipBatch, clip: int) -> list[tuple[list[int], int]]:

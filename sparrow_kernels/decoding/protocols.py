@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -23,8 +24,9 @@ class Tree(NamedTuple):
 class Verification(NamedTuple):
     """The target's answer to a tree."""
 
-    hidden: Tensor
-    """`[B, T, H]` top states (after the final norm)."""
+    states: Sequence[Tensor]
+    """What the draft reads: of each layer it reads `[B, T, H]`; the top one is after the final
+    norm."""
     logits: Tensor
     """`[B, T, V]`."""
 
@@ -34,7 +36,7 @@ class Committed(NamedTuple):
 
     acceptance: Acceptance
     path_hidden: Tensor
-    """`[B, S, H]` the target's top states along the accepted path, zeros behind it."""
+    """`[B, S, L*H]` the states that the draft reads along the accepted path, zeros behind it."""
 
 
 class Target(Protocol):
@@ -69,7 +71,8 @@ class Draft(Protocol):
         """Run one level of grown nodes; their outputs `[B, width, H]`."""
 
     def best(self, hidden: Tensor, width: int) -> tuple[Tensor, Tensor]:
-        """The best children of outputs `[..., H]`: log-probabilities and ids `[..., width]`."""
+        """The best children of outputs `[..., H]`, best first: log-probabilities and ids
+        `[..., width]`."""
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits `[..., V]` of draft outputs `[..., H]`; what must not be drafted is -inf."""

@@ -136,7 +136,7 @@ class Step:
             self._choose(tree, verified.logits),
             target.keys,
             target.values,
-            [verified.hidden],
+            verified.states,
             target.prefix_lens,
             max_path,
         )
@@ -156,14 +156,14 @@ class Step:
         )
         self._agree(*acceptance)
         path_hidden = commit_path_(
-            acceptance, target.keys, target.values, [verified.hidden], target.prefix_lens
+            acceptance, target.keys, target.values, verified.states, target.prefix_lens
         )
         return acceptance, path_hidden
 
 
 def first_committed(tokens: Tensor, hidden: Tensor, max_path: int) -> Committed:
-    """What a prefill leaves to the first step: `tokens` `[B]` it emitted, `hidden` `[B, H]` the
-    state each came from."""
+    """What a prefill leaves to the first step: `tokens` `[B]` it emitted, `hidden` `[B, L*H]` the
+    states that the draft reads where each came from."""
     batch = tokens.shape[0]
     acceptance = Acceptance(
         path=torch.full((batch, max_path), -1, dtype=torch.int32, device=tokens.device),

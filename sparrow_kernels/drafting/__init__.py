@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparrow_kernels.drafting.pretrained import SparrowDraft, SparrowDraftConfig
+    from sparrow_kernels.drafting.config import SparrowDraftConfig
+    from sparrow_kernels.drafting.pretrained import SparrowDraft
 
 __all__ = ["SparrowDraft", "SparrowDraftConfig"]
 

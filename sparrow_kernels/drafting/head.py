@@ -1,15 +1,16 @@
-"""From a draft's outputs to what it would emit: the target's LM head, or a slice of it."""
+"""From a draft's outputs to what it would emit: the target's LM head, a slice of it, or its own."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparrow_kernels.drafting.network import DraftNetwork
 from sparrow_kernels.ops.tree import topk_logprobs
 
 _ROWS = 64
@@ -32,41 +33,58 @@ def frequent_ids(corpus: Iterable[Sequence[int]], size: int) -> list[int]:
 class DraftHead:
     """The LM head as a draft uses it.
 
+    Log-probabilities are over what the draft can say, and ids are mapped afterwards.
+
     Args:
-        lm_head: the target's.
+        lm_head: the target's, or the draft's own.
         banned: `[K]` int64 ids never drafted: placeholders of clips and images, and the stop ids
             in force, so that a stop always arrives as the bonus token.
         vocabulary: `[V']` int64 the ids that may be drafted, ascending; None for all. A draft
-            without rare ids costs less and changes nothing but how much is accepted.
+            without rare ids costs less and changes nothing but how much is accepted. The head is
+            sliced to them.
+        own_ids: `[V']` int64 the target's id of each row of a head of the draft's own; such a head
+            is not sliced.
+        full_size: V, where `own_ids` are given.
+        norm: what outputs go through before.
 
     Raises:
         ValueError: every id of the vocabulary is banned.
     """
 
     def __init__(
-        self, lm_head: nn.Module, banned: Tensor, vocabulary: Tensor | None = None
+        self,
+        lm_head: nn.Module,
+        banned: Tensor,
+        vocabulary: Tensor | None = None,
+        *,
+        own_ids: Tensor | None = None,
+        full_size: int = 0,
+        norm: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self._lm_head = lm_head
-        self._banned = banned
-        self._ids: Tensor | None = None
-        if vocabulary is None:
+        self._lm_head, self._norm = lm_head, norm
+        self._banned, self._full = banned, full_size
+        self._ids: Tensor | None = own_ids
+        self._slice: tuple[Tensor, Tensor | None] | None = None
+        said = own_ids if own_ids is not None else vocabulary
+        if said is None:
             return
-        if bool(torch.isin(vocabulary, banned).all()):
+        if bool(torch.isin(said, banned).all()):
             raise ValueError(
-                f"draft vocabulary must hold an id that may be drafted, got {len(vocabulary)} ids,"
+                f"draft vocabulary must hold an id that may be drafted, got {len(said)} ids,"
                 " all of them stop ids or placeholders"
             )
-        weight: Tensor = lm_head.weight  # type: ignore[assignment]
-        bias: Tensor | None = getattr(lm_head, "bias", None)
-        # Products want rows by the 64; what fills up the last ones is banned like the others.
-        fill = -len(vocabulary) % _ROWS
-        self._ids = torch.cat([vocabulary, vocabulary[:1].expand(fill)])
-        places = torch.arange(len(self._ids), device=vocabulary.device)
-        is_banned = torch.isin(self._ids, banned) | (places >= len(vocabulary))
-        self._banned = places[is_banned]
-        self._weight = weight[self._ids]
-        self._bias = None if bias is None else bias[self._ids]
-        self._full = weight.shape[0]
+        fill = 0
+        if own_ids is None:
+            # Products want rows by the 64; what fills up the last ones is banned like the others.
+            fill = -len(said) % _ROWS
+            self._ids = torch.cat([said, said[:1].expand(fill)])
+            weight: Tensor = lm_head.weight  # type: ignore[assignment]
+            bias: Tensor | None = getattr(lm_head, "bias", None)
+            self._slice = weight[self._ids], None if bias is None else bias[self._ids]
+            self._full = weight.shape[0]
+        assert self._ids is not None
+        places = torch.arange(len(self._ids), device=said.device)
+        self._banned = places[torch.isin(self._ids, banned) | (places >= len(said))]
 
     def best(self, hidden: Tensor, width: int) -> tuple[Tensor, Tensor]:
         """The best children of outputs `[..., H]`: log-probabilities and ids `[..., width]`."""
@@ -86,8 +104,28 @@ class DraftHead:
         return full.scatter_reduce_(-1, self._ids.expand(scores.shape), scores, "amax")
 
     def _scores(self, hidden: Tensor) -> Tensor:
-        if self._ids is None:
-            scores = self._lm_head(hidden)
-        else:
-            scores = F.linear(hidden, self._weight, self._bias)
+        if self._norm is not None:
+            hidden = self._norm(hidden)
+        scores = self._lm_head(hidden) if self._slice is None else F.linear(hidden, *self._slice)
         return scores.index_fill_(-1, self._banned, float("-inf"))
+
+
+def draft_head(
+    network: DraftNetwork,
+    lm_head: nn.Module,
+    banned: Tensor,
+    vocabulary: Sequence[int] | None,
+    full_size: int,
+) -> DraftHead:
+    """The head of `network`: its own where it has one, else the target's `lm_head`.
+
+    Args:
+        banned, vocabulary: see `DraftHead`; the vocabulary is that of the target's head.
+        full_size: V of the target.
+    """
+    norm = network.headed if network.shape.final_norm else None
+    if network.shape.head_size:
+        own_ids = network.draft_ids
+        return DraftHead(network.head, banned, own_ids=own_ids, full_size=full_size, norm=norm)
+    ids = None if vocabulary is None else torch.tensor(vocabulary, device=banned.device)
+    return DraftHead(lm_head, banned, ids, norm=norm)

@@ -9,85 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparrow_kernels.drafting.adaptor import ClipAdaptor
+from sparrow_kernels.drafting.config import SparrowDraftConfig  # installs the shim
 from sparrow_kernels.drafting.int8 import in_int8
-from sparrow_kernels.drafting.network import DraftNetwork, LayerShape
-from sparrow_kernels.video_shim import install_video_shim
+from sparrow_kernels.drafting.network import DraftNetwork
+from sparrow_kernels.drafting.spec import DraftSpec
 
-install_video_shim()
-
-from transformers import PreTrainedConfig, PreTrainedModel  # noqa: E402  (the shim must come first)
-
-
-class SparrowDraftConfig(PreTrainedConfig):
-    """Shape of a draft, and which target it was made for.
-
-    `target_*` name the target's family, hidden size, vocabulary and depth: a draft shares its
-    target's embedding and LM head, so it fits no other. `tree` holds the keywords of the
-    `TreeConfig` to use when the caller names none. `slice_clip` pairs the first text row after a
-    clip with the state *before* the clip, as the weights released by the paper's authors expect;
-    the default pairs it with the state of the clip's last token. `query_key_norm` norms each head
-    of q and k, as Qwen3's layers do.
-    """
-
-    model_type = "sparrow_draft"
-
-    def __init__(
-        self,
-        target_model_type: str = "qwen2_5_vl",
-        target_layers: int = 28,
-        hidden_size: int = 3584,
-        vocab_size: int = 152064,
-        intermediate_size: int = 18944,
-        num_attention_heads: int = 28,
-        num_key_value_heads: int = 4,
-        head_dim: int = 128,
-        rope_theta: float = 1e6,
-        rms_norm_eps: float = 1e-6,
-        attention_bias: bool = True,
-        initializer_range: float = 0.02,
-        tree: dict[str, Any] | None = None,
-        slice_clip: bool = False,
-        query_key_norm: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        self.target_model_type = target_model_type
-        self.target_layers = target_layers
-        self.hidden_size = hidden_size
-        self.vocab_size = vocab_size
-        self.intermediate_size = intermediate_size
-        self.num_attention_heads = num_attention_heads
-        self.num_key_value_heads = num_key_value_heads
-        self.head_dim = head_dim
-        self.rope_theta = rope_theta
-        self.rms_norm_eps = rms_norm_eps
-        self.attention_bias = attention_bias
-        self.initializer_range = initializer_range
-        self.tree = tree if tree is not None else {"total": 30, "depth": 4, "width": 8}
-        self.slice_clip = slice_clip
-        self.query_key_norm = query_key_norm
-        super().__init__(**kwargs)
-
-    def layer_shape(self) -> LayerShape:
-        """The sizes the network is built from."""
-        return LayerShape(
-            hidden=self.hidden_size,
-            intermediate=self.intermediate_size,
-            heads=self.num_attention_heads,
-            kv_heads=self.num_key_value_heads,
-            head_dim=self.head_dim,
-            norm_eps=self.rms_norm_eps,
-            attention_bias=self.attention_bias,
-            query_key_norm=self.query_key_norm,
-        )
+from transformers import PreTrainedModel  # isort: skip  (the shim must come first)
 
 
 class SparrowDraft(PreTrainedModel):
-    """A Sparrow draft: one decoder layer over text rows, which borrows its target's vocabulary.
+    """A draft: one decoder layer over a prompt's text, which borrows its target's vocabulary.
 
-    `SparrowDraft.from_pretrained(path)` loads a trained one, `SparrowDraft.for_target(target)`
-    makes a fresh one shaped like a decoder layer of `target`, to be trained.
+    `SparrowDraft.from_pretrained(path)` loads a trained one, `load_draft(path, target)` also those
+    of others, and `SparrowDraft.for_target(target)` makes a fresh one shaped like a decoder layer
+    of `target`, to be trained.
     """
 
+    config: SparrowDraftConfig
     config_class = SparrowDraftConfig
     base_model_prefix = "network"
     _no_split_modules = ["DraftNetwork"]
@@ -106,12 +45,18 @@ class SparrowDraft(PreTrainedModel):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+        elif isinstance(module, ClipAdaptor):
+            nn.init.normal_(module.queries, std=self.config.initializer_range)
         elif isinstance(module, DraftNetwork):
-            norms = [module.embedding_norm, module.attention_norm, module.mlp_norm]
-            if module.shape.query_key_norm:
-                norms += [module.query_norm, module.key_norm]
-            for norm in norms:
-                nn.init.ones_(norm)
+            for name, parameter in module.named_parameters(recurse=False):
+                (nn.init.ones_ if name.endswith("norm") else nn.init.zeros_)(parameter)
+
+    @property
+    def spec(self) -> DraftSpec:
+        """What it is, and where each setting was read from."""
+        return DraftSpec.of(self.config)
 
     @classmethod
     def for_target(cls, target: PreTrainedModel, **settings: Any) -> SparrowDraft:
@@ -156,8 +101,14 @@ class SparrowDraft(PreTrainedModel):
             int8: round the weights of its products to 8 bits.
 
         Raises:
-            ValueError: an id out of the vocabulary, or none.
+            ValueError: an id out of the vocabulary, or none; or the draft has a vocabulary of its
+                own.
         """
+        if vocabulary is not None and self.config.draft_vocab_size is not None:
+            raise ValueError(
+                "vocabulary must be left out, got one for a draft that has its own of"
+                f" {self.config.draft_vocab_size} ids"
+            )
         lighter = copy.copy(self)
         lighter._converted = None
         lighter._int8 = self._int8 or int8
@@ -174,7 +125,15 @@ class SparrowDraft(PreTrainedModel):
     @property
     def draft_vocabulary(self) -> tuple[int, ...] | None:
         """The ids it may draft, None for all."""
+        if self.config.draft_vocab_size is not None:
+            return tuple(self.network.draft_ids.tolist())
         return self._vocabulary
+
+    @property
+    def draft_ids(self) -> int:
+        """How many ids it may draft."""
+        whole = self.config.draft_vocab_size or self.config.vocab_size
+        return whole if self._vocabulary is None else len(self._vocabulary)
 
     def network_for(self, weight: Tensor) -> DraftNetwork:
         """The network in the dtype and on the device of a target's `weight`.
@@ -203,14 +162,15 @@ class SparrowDraft(PreTrainedModel):
         pairs = [
             ("family", config.target_model_type, target.config.model_type),
             ("layers", config.target_layers, text.num_hidden_layers),
-            ("hidden size", config.hidden_size, text.hidden_size),
+            ("hidden size", config.target_hidden_size or config.hidden_size, text.hidden_size),
             ("vocabulary", config.vocab_size, text.vocab_size),
         ]
         wrong = [f"{what} {have}, target has {want}" for what, have, want in pairs if have != want]
         if wrong:
             raise ValueError(
                 f"draft: must be made for this target, got {'; '.join(wrong)} (train one with"
-                " `sparrow train draft`, or make one with SparrowDraft.for_target)"
+                " `sparrow train draft`, load another's with load_draft, or make one with"
+                " SparrowDraft.for_target)"
             )
 
 

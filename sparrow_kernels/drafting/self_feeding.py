@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparrow_kernels.drafting.network import DraftNetwork, rotary_table, rotate
+from sparrow_kernels.drafting.network import DraftNetwork
+from sparrow_kernels.drafting.rotary import rotary_table, rotate
 
 
 def self_fed_outputs(
@@ -39,7 +40,8 @@ def self_fed_outputs(
     Args:
         network: the draft layer.
         embeddings: `[B, R, H]` the target's embeddings of the text tokens.
-        hidden: `[B, R, H]` for each the target's top state at the slot before it.
+        hidden: `[B, R, state_width]` for each the target's state at the slot before it: the top
+            one, or those of several layers side by side.
         passes: how many; 1 is training on the target's states alone.
         theta: base of the rotary embedding.
         first_row: the first row a tree may be rooted at. Rows before it, a prompt's, are seen but
@@ -53,10 +55,11 @@ def self_fed_outputs(
         raise ValueError(f"self_fed_outputs: passes must be at least 1, got {passes}")
     if not 0 <= first_row < length:
         raise ValueError(f"self_fed_outputs: first_row must be 0 … {length - 1}, got {first_row}")
-    if embeddings.shape != hidden.shape:
+    states = [*embeddings.shape[:-1], network.shape.state_width or network.shape.hidden]
+    if list(hidden.shape) != states:
         raise ValueError(
-            "self_fed_outputs: hidden must be [B, R, H] as embeddings ="
-            f" {list(embeddings.shape)}, got {list(hidden.shape)}"
+            f"self_fed_outputs: hidden must be [B, R, state_width] = {states}, got"
+            f" {list(hidden.shape)}"
         )
     cos, sin = rotary_table(length, head_dim, theta, hidden.device, hidden.dtype)
     groups = network.shape.heads // network.shape.kv_heads
@@ -72,8 +75,8 @@ def self_fed_outputs(
     keys, values = [key], [value]
     rows, query = rows[:, first_row:], query[:, :, first_row:]
     outputs = [network.finish(rows, _attend(query, keys, values))]
-    for _ in range(passes - 1):
-        rows = network.rows(embeddings[:, first_row:], _shifted(outputs[-1], 1))
+    for depth in range(1, passes):
+        rows = network.rows(embeddings[:, first_row:], _shifted(outputs[-1], 1), depth)
         query, key, value = projected(rows, first_row)
         keys.append(key)
         values.append(value)

@@ -1,8 +1,8 @@
-"""The draft at work: its text-only cache, its positions, its forward passes.
+"""The draft at work: its cache, its positions, its forward passes.
 
-The cache holds one row per *text* token of a request, whatever the length of the clip. Behind the
-committed rows lie the tree slots, which hold grown nodes only: the root is already committed, as
-the last row of the refresh.
+The cache holds one row per *text* token of a request, whatever the length of the clip, unless the
+draft is let see the clip too. Behind the committed rows lie the tree slots, which hold grown nodes
+only: the root is already committed, as the last row of the refresh.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from sparrow_kernels.drafting.head import DraftHead
-from sparrow_kernels.drafting.network import DraftNetwork, rotary_table, rotate
+from sparrow_kernels.drafting.network import DraftNetwork
+from sparrow_kernels.drafting.rotary import rotary, rotary_table, rotate
+from sparrow_kernels.drafting.rows import TEXT_ALONE, PromptRows, RowRules
 from sparrow_kernels.ops.attention import rotate_append_, tree_attention
 from sparrow_kernels.ops.tree import pack_ancestors
 from sparrow_kernels.ops.types import Acceptance
@@ -48,11 +50,11 @@ class DraftState:
         embedding: the target's token embedding.
         head: what turns outputs into tokens.
         theta: base of the rotary embedding.
-        prompts: for each request, `[R]` int64 its text tokens x_k with k >= 1 and `[R, H]` for
-            each the target's top state at the slot before it.
+        prompts: for each request the rows that its prompt is read as.
         new_tokens: tokens to begin with room for.
         tree_slots: cache slots a growing tree needs behind the committed rows.
         max_path: S, rows of a refresh.
+        rules: how prompts were read.
     """
 
     def __init__(
@@ -61,31 +63,52 @@ class DraftState:
         embedding: nn.Module,
         head: DraftHead,
         theta: float,
-        prompts: Sequence[tuple[Tensor, Tensor]],
+        prompts: Sequence[PromptRows],
         new_tokens: int,
         tree_slots: int,
         max_path: int,
+        rules: RowRules = TEXT_ALONE,
     ) -> None:
-        shape, weight = network.shape, network.embedding_norm
-        self.network, self._embedding, self._theta = network, embedding, theta
-        empty = (len(prompts), shape.kv_heads, 0, shape.head_dim)
+        shape, weight = network.shape, network.mlp_norm
+        self.network, self._theta, self._rules = network, theta, rules
+        self._embedding = network.embedding if shape.embedding_size else embedding
+        batch = len(prompts)
+        empty = (batch, shape.kv_heads, 0, shape.head_dim)
         self.key_cache, self.value_cache = weight.new_zeros(empty), weight.new_zeros(empty)
-        self.prefix_lens = torch.zeros(len(prompts), dtype=torch.int32, device=weight.device)
+        self.prefix_lens = torch.zeros(batch, dtype=torch.int32, device=weight.device)
+        self._offset = torch.zeros(batch, dtype=torch.int64, device=weight.device)
+        """What a row's position is more than its place in the cache."""
+        self._shift = weight.new_zeros((batch, 1, shape.hidden)) if shape.clip_queries else None
+        self._table_rows = 0
         self._extra = tree_slots + max_path  # a refresh also writes the rows it will not keep
         chain = torch.ones((1, max_path, max_path), dtype=torch.bool, device=weight.device).tril()
         self._chain = pack_ancestors(chain)
         self._head = head
         self.begin(prompts, new_tokens)
 
-    def begin(self, prompts: Sequence[tuple[Tensor, Tensor]], new_tokens: int) -> bool:
+    def begin(self, prompts: Sequence[PromptRows], new_tokens: int) -> bool:
         """Serve a call, with the prompts' rows committed; whether buffers have moved."""
-        self._text_rows = max(len(tokens) for tokens, _ in prompts)
-        lengths = torch.tensor([len(tokens) for tokens, _ in prompts], dtype=torch.int32)
-        self.prefix_lens.copy_(lengths)
+        lengths = [self._rows_of(rows) for rows in prompts]
+        offsets = [rows.next_position - n for rows, n in zip(prompts, lengths, strict=True)]
+        self._prompt_rows, self._highest_offset = max(lengths), max(0, *offsets)
+        self.prefix_lens.copy_(torch.tensor(lengths, dtype=torch.int32))
+        self._offset.copy_(torch.tensor(offsets))
         moved = self.enlarge(new_tokens)
-        for request, (tokens, hidden) in enumerate(prompts):
-            self._prefill(request, tokens, hidden)
+        for request, rows in enumerate(prompts):
+            self._prefill(request, rows)
         return moved
+
+    def _rows_of(self, rows: PromptRows) -> int:
+        """Cache rows that a prompt takes."""
+        if rows.clip is None:
+            return len(rows.tokens)
+        if self._rules.sees_clip != "adaptor":
+            return len(rows.tokens) + len(rows.clip)
+        return len(rows.tokens) + sum(self._adapted(size) for size in rows.clip_runs)
+
+    def _adapted(self, run: int) -> int:
+        """Rows that the adaptor makes of a run of slots."""
+        return min(self.network.shape.clip_queries - 1, run)
 
     @property
     def nbytes(self) -> int:
@@ -94,28 +117,83 @@ class DraftState:
 
     def enlarge(self, new_tokens: int) -> bool:
         """Make room for `new_tokens` after each prompt; whether buffers have moved."""
-        capacity = self._text_rows + new_tokens + self._extra
-        if capacity <= self.key_cache.shape[2]:
-            return False
-        capacity = max(capacity, 2 * self.key_cache.shape[2])
-        self.key_cache = _enlarged(self.key_cache, capacity)
-        self.value_cache = _enlarged(self.value_cache, capacity)
-        weight, head_dim = self.network.embedding_norm, self.network.shape.head_dim
-        table = rotary_table(capacity, head_dim, self._theta, weight.device, weight.dtype)
-        self._cos, self._sin = table
-        self._steps = torch.arange(capacity, device=weight.device)
-        return True
+        capacity = self._prompt_rows + new_tokens + self._extra
+        moved = capacity > self.key_cache.shape[2]
+        if moved:
+            capacity = max(capacity, 2 * self.key_cache.shape[2])
+            self.key_cache = _enlarged(self.key_cache, capacity)
+            self.value_cache = _enlarged(self.value_cache, capacity)
+        positions = self.key_cache.shape[2] + self._highest_offset
+        if positions > self._table_rows:
+            self._table_rows, moved = positions, True
+            weight, head_dim = self.network.mlp_norm, self.network.shape.head_dim
+            table = rotary_table(positions, head_dim, self._theta, weight.device, weight.dtype)
+            self._cos, self._sin = table
+            self._steps = torch.arange(positions, device=weight.device)
+        return moved
 
     @in_own_precision
-    def _prefill(self, request: int, tokens: Tensor, hidden: Tensor) -> None:
-        """Commit a prompt's text rows: their keys and values, since nobody reads their outputs."""
-        length = len(tokens)
-        if length == 0:
-            return
-        rows = self._rows(tokens[None], hidden[None])
-        _, key, value = self.network.query_key_value(rows)
-        self.key_cache[request, :, :length] = rotate(key[0], self._cos[:length], self._sin[:length])
-        self.value_cache[request, :, :length] = value[0]
+    def _prefill(self, request: int, prompt: PromptRows) -> None:
+        """Commit a prompt's rows: their keys and values, since nobody reads their outputs.
+
+        So they do not attend to one another, and their order in the cache is of no account.
+        """
+        weight, length = self.network.mlp_norm, len(prompt.tokens)
+        shift = self._shift_of(request, prompt)
+        if length:
+            embedded = prompt.embeddings
+            if embedded is None:
+                embedded = self._embedding(prompt.tokens.clamp_min(0))
+            embedded, states = embedded.to(weight), prompt.states.to(weight)
+            rows = self.network.rows(embedded, states, 0, shift)
+            self._write(request, 0, rows, prompt.positions)
+        if prompt.clip is not None and prompt.clip_positions is not None:
+            rows, positions = self._clip_rows(prompt, prompt.clip.to(weight))
+            self._write(request, length, rows, positions)
+
+    def _write(self, request: int, first: int, rows: Tensor, positions: Tensor) -> None:
+        """Keys and values of rows `[n, H | 2H]`, from cache row `first` on."""
+        shape, rules = self.network.shape, self._rules
+        _, key, value = self.network.query_key_value(rows[None])
+        sections = rules.mrope_section if positions.ndim == 2 else None
+        table = rotary(
+            positions, shape.head_dim, self._theta, key.dtype, sections, rules.mrope_interleaved
+        )
+        last = first + len(rows)
+        self.key_cache[request, :, first:last] = rotate(key[0], *table)
+        self.value_cache[request, :, first:last] = value[0]
+
+    def _shift_of(self, request: int, prompt: PromptRows) -> Tensor | None:
+        """What clips add to a prompt's rows `[R, H]`; kept for the rows that come."""
+        if self._shift is None:
+            return None
+        self._shift[request] = 0
+        if prompt.clip is None or prompt.runs_before is None:
+            return None
+        runs = prompt.clip.to(self._shift).split(prompt.clip_runs)
+        shifts = torch.stack([torch.zeros_like(runs[0][0]), *map(self._shift_by, runs)])
+        self._shift[request] = shifts[-1]
+        return shifts[prompt.runs_before]
+
+    def _shift_by(self, run: Tensor) -> Tensor:
+        return self.network.adaptor(run)[1]
+
+    def _clip_rows(self, prompt: PromptRows, clip: Tensor) -> tuple[Tensor, Tensor]:
+        """What stands for a clip in the layer's input, `[C', H]`, and its positions."""
+        positions = prompt.clip_positions
+        assert positions is not None
+        if self._rules.sees_clip == "middle":
+            return self.network.normed_embedding(clip), positions
+        if self._rules.sees_clip == "embeddings":
+            return clip, positions
+        rows, places = [], []
+        for run, where in zip(
+            clip.split(prompt.clip_runs), positions.split(prompt.clip_runs, dim=-1), strict=True
+        ):
+            count = self._adapted(len(run))
+            rows.append(self.network.adaptor(run)[0][:count])
+            places.append(where[..., len(run) - count :])
+        return torch.cat(rows), torch.cat(places, dim=-1)
 
     @in_own_precision
     def refresh(self, acceptance: Acceptance, path_hidden: Tensor) -> Tensor:
@@ -126,13 +204,13 @@ class DraftState:
 
         Args:
             acceptance: the last verification's decision, `tokens` `[B, S]`.
-            path_hidden: `[B, S, H]` the target's top states along the accepted path.
+            path_hidden: `[B, S, state_width]` the target's states along the accepted path.
         """
         tokens = acceptance.tokens.clamp_min(0)
         length = tokens.shape[1]
         ancestors = self._chain.expand(tokens.shape[0], -1, -1)
-        positions = self.prefix_lens[:, None] + self._steps[:length]
-        output = self._forward(tokens, path_hidden, positions, self.prefix_lens, ancestors)
+        steps = self._steps[:length].expand(len(tokens), -1)
+        output = self._forward(tokens, path_hidden, 0, steps, self.prefix_lens, ancestors)
         self.prefix_lens += acceptance.accept_length + 1
         last = acceptance.accept_length.clamp_min(0).long()[:, None, None]
         return output.take_along_dim(last, dim=1)[:, 0]
@@ -151,9 +229,9 @@ class DraftState:
             ancestors: `[B, width, W]` int64 words over tree slots, own bit included.
         """
         # The root, at depth 0, is the last committed row.
-        positions = (self.prefix_lens + (depth - 1))[:, None].expand(-1, tokens.shape[1])
+        steps = self._steps[depth - 1].expand(tokens.shape)
         slots = self.prefix_lens + first_slot
-        return self._forward(tokens, hidden, positions, slots, ancestors)
+        return self._forward(tokens, hidden, depth, steps, slots, ancestors)
 
     @in_own_precision
     def best(self, hidden: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -166,11 +244,21 @@ class DraftState:
         return self._head.logits(hidden)
 
     def _forward(
-        self, tokens: Tensor, hidden: Tensor, positions: Tensor, slots: Tensor, ancestors: Tensor
+        self,
+        tokens: Tensor,
+        states: Tensor,
+        depth: int,
+        steps: Tensor,
+        slots: Tensor,
+        ancestors: Tensor,
     ) -> Tensor:
-        rows = self._rows(tokens, hidden)
+        """Outputs `[B, n, H]` of rows that lie `steps` `[B, n]` behind the committed ones."""
+        weight = self.network.mlp_norm
+        embedded = self._embedding(tokens).to(weight.dtype)
+        states = states.to(weight.device, weight.dtype)
+        rows = self.network.rows(embedded, states, depth, self._shift)
         query, key, value = self.network.query_key_value(rows)
-        positions = positions.long()
+        positions = (self.prefix_lens + self._offset)[:, None] + steps
         query = rotate_append_(
             query,
             key,
@@ -185,11 +273,6 @@ class DraftState:
             query, self.key_cache, self.value_cache, ancestors, self.prefix_lens
         )
         return self.network.finish(rows, attended)
-
-    def _rows(self, tokens: Tensor, hidden: Tensor) -> Tensor:
-        weight = self.network.embedding_norm
-        embedded = self._embedding(tokens).to(weight.dtype)
-        return self.network.rows(embedded, hidden.to(weight.device, weight.dtype))
 
 
 def _enlarged(cache: Tensor, capacity: int) -> Tensor:

@@ -62,7 +62,7 @@ class OtherClipsStates:
         """The own clip's logits and the other clip's states."""
         self._other.prefix_lens.copy_(self.prefix_lens)
         logits = self._own.verify(tokens, layout).logits
-        return Verification(self._other.verify(tokens, layout).hidden, logits)
+        return Verification(self._other.verify(tokens, layout).states, logits)
 
     def enlarge(self, slots: int) -> bool:
         """Both."""
@@ -113,13 +113,14 @@ def emitted_with_states_of(
 def _decode_with_states(
     draft: SparrowDraft, tree: TreeConfig, own: Request, other: Request
 ) -> DecodeStats:
-    prefill, first, _ = own.prefill()
-    others_prefill, _, _ = other.prefill()
+    rules = draft.config.row_rules()
+    prefill, first, _ = own.prefill(rules)
+    others_prefill, _, _ = other.prefill(rules)
     if own.emission.finished:
         return own.stats
     both = OtherClipsStates(own.target, other.target)
-    state = draft_state(own, draft, tree, others_prefill.text)
-    committed = first_committed(first, others_prefill.hidden, tree.max_path)
+    state = draft_state(own, draft, tree, others_prefill.rows)
+    committed = first_committed(first, others_prefill.states, tree.max_path)
     step = Step(both, state, tree, own.chooser, own.coins, committed)
     decode(step, both, state, own.emission, own.timer)
     own.timer.finish()

@@ -86,7 +86,7 @@ def _replay(
     with checks(False):
         prefill, _, _ = request.prefill()
         request.emission.sequences[0].new[:] = [int(tokens[0])]
-        first = first_committed(known.tokens[:1], prefill.hidden, nodes)
+        first = first_committed(known.tokens[:1], prefill.states, nodes)
         tree = TreeConfig(nodes, max(1, nodes - 1), 1)
         draft = known if nodes > 1 else None
         step = Step(request.target, draft, tree, known, request.coins, first)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from sparrow_kernels.decoding import AutoTree, TreeConfig
 from sparrow_kernels.drafting import SparrowDraft
-from sparrow_kernels.drafting.head import DraftHead
+from sparrow_kernels.drafting.head import draft_head
+from sparrow_kernels.drafting.rows import PromptRows
 from sparrow_kernels.drafting.state import DraftState
 from sparrow_kernels.models.families import VidLLM
 from sparrow_kernels.models.parallel import is_split
@@ -46,7 +46,7 @@ def tree_for(
         raise TypeError(
             f"tree must be a TreeConfig, or text such as '30-4-8', got {type(tree).__name__}"
         )
-    size = len(draft.draft_vocabulary or range(draft.config.vocab_size))
+    size = draft.draft_ids
     if tree.width > size:
         raise ValueError(
             f"tree must have at most {size} children a node, the draft's vocabulary, got {tree}"
@@ -55,33 +55,35 @@ def tree_for(
 
 
 def draft_state(
-    request: Request, draft: SparrowDraft, tree: TreeConfig, text: list[tuple[Tensor, Tensor]]
+    request: Request, draft: SparrowDraft, tree: TreeConfig, prompts: list[PromptRows]
 ) -> DraftState:
-    """The draft of a call, begun with its prompts' text rows; see `Prefill.text`."""
+    """The draft of a call, begun with its prompts' rows."""
     parts, workspace = request.parts, request.workspace
     like = torch.empty(0, dtype=parts.embedding.weight.dtype, device=parts.device)
     banned = sorted(request.stops.ids | set(parts.placeholder_ids))
     banned = [token for token in banned if 0 <= token < draft.config.vocab_size]
     # Of a head that is split or offloaded no rows can be taken.
     is_whole = parts.lm_head.weight.device == parts.device and not is_split(parts.model)
-    network, vocabulary = draft.network_for(like), draft.draft_vocabulary if is_whole else None
-    made_for = (id(network), tree.draft_slots, tree.max_path, tuple(banned), vocabulary)
+    network = draft.network_for(like)
+    is_sliced = is_whole and draft.config.draft_vocab_size is None
+    vocabulary = draft.draft_vocabulary if is_sliced else None
+    rules = draft.config.row_rules()
+    made_for = (id(network), tree.draft_slots, tree.max_path, tuple(banned), vocabulary, rules)
     new_tokens = request.emission.new_token_room
     if workspace.draft is None or workspace.draft_made_for != made_for:
-        ids = None if vocabulary is None else torch.tensor(vocabulary, device=like.device)
         is_banned = torch.tensor(banned, dtype=torch.int64, device=like.device)
-        head = DraftHead(parts.lm_head, is_banned, ids)
         workspace.draft = DraftState(
             network,
             parts.embedding,
-            head,
+            draft_head(network, parts.lm_head, is_banned, vocabulary, draft.config.vocab_size),
             draft.config.rope_theta,
-            text,
+            prompts,
             new_tokens,
             tree_slots=tree.draft_slots,
             max_path=tree.max_path,
+            rules=rules,
         )
         workspace.draft_made_for, workspace.made_for = made_for, None
-    elif workspace.draft.begin(text, new_tokens) and workspace.graphs is not None:
+    elif workspace.draft.begin(prompts, new_tokens) and workspace.graphs is not None:
         workspace.graphs.moved()
     return workspace.draft

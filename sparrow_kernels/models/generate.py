@@ -25,6 +25,7 @@ from sparrow_kernels.decoding.coins import Generators
 from sparrow_kernels.decoding.graphs import GraphedStep
 from sparrow_kernels.decoding.loop import StepParts
 from sparrow_kernels.drafting import SparrowDraft
+from sparrow_kernels.drafting.rows import TEXT_ALONE
 from sparrow_kernels.drafting.state import DraftState
 from sparrow_kernels.models.bridge.names import cache_of
 from sparrow_kernels.models.draft import check_draft, draft_state, tree_for
@@ -151,8 +152,8 @@ def _decode(
     # The loop makes its own trees and lengths: checking them again would only cost time.
     with torch.inference_mode(), checks(False):
         try:
-            slice_clip = draft is not None and draft.config.slice_clip
-            prefill, first, finished = request.prefill(slice_clip=slice_clip)
+            rules = TEXT_ALONE if draft is None else draft.config.row_rules()
+            prefill, first, finished = request.prefill(rules)
             if not request.emission.finished:
                 _decode_on(request, draft, tree, prefill, first, finished, cuda_graph)
         except NoToken as error:
@@ -173,8 +174,8 @@ def _decode_on(
     state = None
     if draft is not None:
         with request.timer.phase("draft_prefill"):
-            state = draft_state(request, draft, tree, prefill.text)
-    begun = first_committed(first, prefill.hidden, request.max_path)
+            state = draft_state(request, draft, tree, prefill.rows)
+    begun = first_committed(first, prefill.states, request.max_path)
     del prefill
     step, parts = _step(request, state, tree, begun, cuda_graph)
     step.begin(begun, finished)

@@ -13,6 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from sparrow_kernels.drafting.rows import RowPlan, RowRules
 from sparrow_kernels.models.prompt import RequestPrompt
 
 _SLOTS_AT_ONCE = 1024
@@ -26,21 +27,33 @@ class KeptPrompt:
 
     marks: Tensor
     """`[n]` int64: what each slot was computed from, as a hash of its bits."""
-    slots: Tensor
-    """`[R]` int64 slots of text tokens, but the first of the sequence."""
-    hidden: Tensor
-    """`[R, H]` for each the top state that it is paired with."""
-    slice_clip: bool
+    plan: RowPlan
+    """The slots that a draft's rows were made from."""
+    states: Tensor
+    """`[R, L*H]` at `plan.before`."""
+    clip_states: Tensor | None
+    """`[C, H]` at `plan.clip`, where a draft reads them."""
+    rules: RowRules
 
-    def shared_with(self, marks: Tensor, slice_clip: bool) -> int:
+    def shared_with(self, marks: Tensor, plan: RowPlan, rules: RowRules) -> int:
         """How many slots another prompt can take over; it runs at least one of its own."""
-        if slice_clip != self.slice_clip:
+        if rules != self.rules:
             return 0
         shortest = min(len(marks), len(self.marks))
         different = (marks[:shortest] != self.marks[:shortest]).nonzero()
         same = int(different[0, 0]) if len(different) else shortest
-        # The last one runs again: the token behind it wants its state.
-        return same - 1 if same - 1 >= _FEWEST else 0
+        # What its rows read and nobody has kept must run again, and so must its last slot: the
+        # token behind it wants its state.
+        unknown = plan.before[~torch.isin(plan.before, self.plan.before)]
+        last = min([same - 1, *unknown[:1].tolist()])
+        return last if last >= _FEWEST else 0
+
+    def before(self, slot: int, plan: RowPlan) -> tuple[Tensor, Tensor | None]:
+        """The states of another prompt's rows, and of its clip, that lie before `slot`."""
+        wanted = plan.before[plan.before < slot]
+        states = self.states[torch.searchsorted(self.plan.before, wanted)]
+        clip_states = self.clip_states
+        return states, None if clip_states is None else clip_states[self.plan.clip < slot]
 
 
 def marks_of(prompt: RequestPrompt) -> Tensor:

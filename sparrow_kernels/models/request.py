@@ -10,6 +10,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from sparrow_kernels.decoding import DecodeStats, PhaseTimer
 from sparrow_kernels.decoding.coins import Generators
+from sparrow_kernels.drafting.rows import TEXT_ALONE, RowRules
 from sparrow_kernels.models.bridge.names import without_cache
 from sparrow_kernels.models.emission import Emission, Stops, Streamer
 from sparrow_kernels.models.families import Parts, VidLLM
@@ -92,7 +93,7 @@ class Request:
             input_ids, is_first_iteration=True, **without_cache(model_kwargs)
         )
 
-    def prefill(self, *, slice_clip: bool = False) -> tuple[Prefill, Tensor, list[int]]:
+    def prefill(self, rules: RowRules = TEXT_ALONE) -> tuple[Prefill, Tensor, list[int]]:
         """Run the prompts and emit each request's first token: those `[B]`, and who is finished."""
         with self.timer.phase("prefill"):
             prompts = take_prompts(self.parts, self._model_inputs, self._mask)
@@ -101,7 +102,7 @@ class Request:
                 prompts,
                 chunk_size=self.config.prefill_chunk_size,
                 copies=self.config.num_return_sequences or 1,
-                slice_clip=slice_clip,
+                rules=rules,
                 keep=bool(self.config.return_dict_in_generate),
                 earlier=self._earlier,
             )

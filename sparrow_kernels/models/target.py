@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.decoding import Verification
+from sparrow_kernels.drafting.rows import TEXT_ALONE, PromptRows, RowRules
 from sparrow_kernels.models.bridge.attention import Nodes, check_attended
 from sparrow_kernels.models.bridge.cache import PreallocatedCache
 from sparrow_kernels.models.bridge.compiled import compile_elementwise
@@ -16,6 +17,7 @@ from sparrow_kernels.models.bridge.wrapped import adapters_in_force
 from sparrow_kernels.models.families import Parts
 from sparrow_kernels.models.kept import KeptPrompt, marks_of
 from sparrow_kernels.models.prompt import RequestPrompt
+from sparrow_kernels.models.reading import PromptReading, StateReader
 from sparrow_kernels.ops.tree import pack_ancestors
 from sparrow_kernels.ops.types import TreeLayout
 
@@ -28,11 +30,10 @@ class Prefill:
 
     logits: Tensor
     """`[B, V]` of each request's last slot."""
-    hidden: Tensor
-    """`[B, H]` the top state there."""
-    text: list[tuple[Tensor, Tensor]]
-    """For each request `[R]` int64 its text tokens, but the first of the sequence, and `[R, H]`
-    for each the top state at the slot before it."""
+    states: Tensor
+    """`[B, L*H]` the states there that a draft reads."""
+    rows: list[PromptRows]
+    """Each request's prompt, as a draft reads it."""
     reused: list[int]
     """Slots of each request that an earlier call had run."""
 
@@ -72,6 +73,7 @@ class TargetState:
     def begin(self, parts: Parts) -> None:
         """Serve a call, through its own view of the target."""
         self._parts = parts
+        self._reader = StateReader(parts, self._compiled, TEXT_ALONE)
         self._cached = {parts.cache_keyword: self.cache, "use_cache": True}
 
     def prefill(
@@ -80,23 +82,25 @@ class TargetState:
         *,
         chunk_size: int | None = None,
         copies: int = 1,
-        slice_clip: bool = False,
+        rules: RowRules = TEXT_ALONE,
         keep: bool = False,
         earlier: TargetState | None = None,
     ) -> Prefill:
         """Run the prompts, request by request, without padding.
 
-        Keeps the top states of text rows; no `[length, vocab]` logits and no mask are ever made.
+        Keeps the states that a draft reads; no `[length, vocab]` logits and no mask are ever made.
 
         Args:
             chunk_size: most rows of a forward; None for whole prompts.
             copies: of so many requests in a row the prompt is the same, and run once.
-            slice_clip: pair the first text row after a clip with the state before the clip.
+            rules: how the draft reads prompts, and from here on which states of a verify.
             keep: note what the cache holds, for `earlier` of a later call.
             earlier: a target whose cache may hold what prompts begin with; it may be this one.
         """
-        hidden: list[Tensor] = []
-        text: list[tuple[Tensor, Tensor]] = []
+        self._reader = StateReader(self._parts, self._compiled, rules)
+        logits: list[Tensor] = []
+        states: list[Tensor] = []
+        rows: list[PromptRows] = []
         reused: list[int] = []
         old = [] if earlier is None else list(earlier.kept)
         self.kept = [None] * len(prompts)
@@ -105,46 +109,47 @@ class TargetState:
             self._position_offset[..., request, :] = offset
             if request % copies:
                 self.cache.copy_request(request - 1, request, len(prompt.ids))
-                hidden.append(hidden[-1])
-                text.append(text[-1])
+                logits.append(logits[-1])
+                states.append(states[-1])
+                rows.append(rows[-1])
                 reused.append(reused[-1])
                 self.kept[request] = self.kept[request - 1]
                 continue
             marks = marks_of(prompt) if keep or old else None
             start, source = 0, None
             if earlier is not None and marks is not None:
-                start, source = self._take_over(request, marks, slice_clip, earlier, old)
-            rows, before = _text_rows(prompt, slice_clip)
-            states = [] if source is None else [source.hidden[source.slots <= start]]
+                start, source = self._take_over(request, prompt, marks, earlier, old)
+            reading = PromptReading(self._reader, prompt, start, source)
             for chunk in prompt.chunks(start, _chunk_size(chunk_size, start, len(prompt.ids))):
-                output = self._run_chunk(request, chunk.begin, chunk.end, chunk.inputs)
-                inside = (before >= chunk.begin) & (before < chunk.end)
-                if source is not None:
-                    inside &= rows > start
-                states.append(output[0, before[inside] - chunk.begin])
+                reading.expect(chunk.begin, chunk.end)
+                top = self._run_chunk(request, chunk.begin, chunk.end, chunk.inputs)
+                reading.take(top)
             self.prefix_lens[request] = len(prompt.ids)
-            hidden.append(output[:, -1])
-            text.append((prompt.ids[rows], torch.cat(states)))
+            logits.append(self._parts.lm_head(top[:, -1]))
+            of_prompt, last = reading.result()
+            rows.append(of_prompt)
+            states.append(last)
             reused.append(start)
             if keep and marks is not None:
-                self.kept[request] = KeptPrompt(marks, rows, text[-1][1], slice_clip)
+                self.kept[request] = reading.kept(marks, of_prompt)
         check_attended(self._parts.language_model, len(self.cache.layers))
         self.keys, self.values = self.cache.keys, self.cache.values
-        last_hidden = torch.cat(hidden)
-        return Prefill(self._parts.lm_head(last_hidden), last_hidden, text, reused)
+        return Prefill(torch.cat(logits), torch.cat(states), rows, reused)
 
     def _take_over(
         self,
         request: int,
+        prompt: RequestPrompt,
         marks: Tensor,
-        slice_clip: bool,
         earlier: TargetState,
         old: list[KeptPrompt | None],
     ) -> tuple[int, KeptPrompt | None]:
         """Have an earlier call's slots in front of a request: how many, and what they hold."""
+        rules = self._reader.rules
+        plan = rules.plan(prompt.visual)
         sources = range(len(old)) if earlier is not self else [request]
         shared = [
-            (kept.shared_with(marks, slice_clip), number, kept)
+            (kept.shared_with(marks, plan, rules), number, kept)
             for number in sources
             if number < len(old) and (kept := old[number]) is not None
         ]
@@ -183,7 +188,7 @@ class TargetState:
             **self._cached,
             nodes=Nodes(layout.ancestors, self.prefix_lens),
         ).last_hidden_state
-        return Verification(hidden, parts.lm_head(hidden))
+        return Verification(self._reader.verified(hidden), parts.lm_head(hidden))
 
     def enlarge(self, slots: int) -> bool:
         """See `sparrow_kernels.decoding.Target.enlarge`."""
@@ -198,15 +203,6 @@ def _identity(parts: Parts) -> tuple[Any, ...]:
     weights = tuple((p.data_ptr(), p.dtype) for p in parts.model.parameters())
     autocast = torch.is_autocast_enabled(parts.device.type)
     return (type(parts.model), weights, autocast, adapters_in_force(parts.model))
-
-
-def _text_rows(prompt: RequestPrompt, slice_clip: bool) -> tuple[Tensor, Tensor]:
-    """`[R]` slots of the text tokens but the first, and `[R]` of the state each is paired with."""
-    text_slots = (~prompt.visual).nonzero()[:, 0]
-    rows = text_slots[text_slots > 0]
-    # The text token before it, with `slice_clip`; the first of the sequence has none.
-    follows_text = slice_clip and len(rows) < len(text_slots)
-    return rows, text_slots[:-1] if follows_text else rows - 1
 
 
 def _chunk_size(asked: int | None, start: int, length: int) -> int:

@@ -1,0 +1,143 @@
+"""A draft's files: a configuration, and weights by name. Nothing here knows a format."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+_PICKLED = ("*.bin", "*.pt", "*.pth")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w./-]+)?")
+
+
+class DraftFiles(NamedTuple):
+    """What a folder holds."""
+
+    where: str
+    """As the caller named it."""
+    folder: Path
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def read_files(path: str | Path, *, pickled: bool = False) -> DraftFiles:
+    """Read a draft's configuration and weights.
+
+    Args:
+        path: a directory, or `owner/name` on the hub, where a subfolder may follow.
+        pickled: read weights that are pickled too. They are read as tensors alone: what else a
+            pickle asks for is refused.
+
+    Raises:
+        ValueError: there is no such directory, or what is in it cannot be read whole.
+    """
+    folder = _folder(path, pickled)
+    config = _config(folder)
+    files = sorted(folder.glob("*.safetensors"))
+    if files:
+        read = _safetensors
+    else:
+        files = sorted(each for pattern in _PICKLED for each in folder.glob(pattern))
+        read = _pickle
+        if not files:
+            raise ValueError(f"draft: must be a directory with weights, got {path} without any")
+        if not pickled:
+            raise ValueError(
+                f"draft: must be safetensors, got {files[0].name} in {path}, which is pickled"
+                " (sparrow draft convert reads it once and writes safetensors)"
+            )
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        tensors |= read(file)
+    _check_whole(folder, tensors)
+    return DraftFiles(str(path), folder, config, tensors)
+
+
+def _folder(path: str | Path, pickled: bool) -> Path:
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise ValueError(f"draft: must be a directory, got {path}, which is a file")
+    if _HUB_ID.fullmatch(str(path)) is None:
+        raise ValueError(f"draft: must be a directory, got {path}, which is not there")
+    return _fetched(str(path), pickled)
+
+
+def _fetched(name: str, pickled: bool) -> Path:
+    """The files of a draft on the hub, and no others."""
+    from huggingface_hub import snapshot_download
+
+    owner, repository, *below = name.split("/", 2)
+    prefix = f"{below[0].rstrip('/')}/" if below else ""
+    wanted = ["config.json", "*.safetensors", "*.safetensors.index.json"]
+    wanted += _PICKLED if pickled else ()
+    try:
+        fetched = snapshot_download(
+            f"{owner}/{repository}", allow_patterns=[prefix + each for each in wanted]
+        )
+    except Exception as error:  # what the hub raises has no base class of its own
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(
+            f"draft: must be a directory or a name on the hub, got {name}, which is no directory"
+            f" here, and the hub says: {reason[0]}"
+        ) from error
+    return Path(fetched, *below)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ValueError(f"draft: must be a directory with a config.json, got {folder} without one")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"draft: {file} must be JSON, got: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"draft: {file} must hold an object, got {type(config).__name__}")
+    return config
+
+
+def _safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"draft: {file} must be a whole safetensors file, got: {error} (fetch it again)"
+        ) from error
+
+
+def _pickle(file: Path) -> dict[str, Tensor]:
+    try:
+        held = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "it is cut short"
+        raise ValueError(
+            f"draft: {file} must hold tensors alone, got one that asks for more or is broken"
+            f" ({reason})"
+        ) from error
+    if not isinstance(held, dict) or not all(isinstance(each, Tensor) for each in held.values()):
+        raise ValueError(f"draft: {file} must hold tensors by name, got {type(held).__name__}")
+    return held
+
+
+def _check_whole(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """All that an index names is there."""
+    for index in folder.glob("*.index.json"):
+        try:
+            named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"draft: {index} must name weights and their files") from error
+        missing = sorted(set(named) - set(tensors))
+        if missing:
+            raise ValueError(
+                f"draft: all weights of {index.name} must be there, got none for"
+                f" {', '.join(missing[:4])} ({len(missing)} in all)"
+            )
