@@ -14,7 +14,7 @@ from sparrow_kernels._version import __version__
 if TYPE_CHECKING:
     from sparrow_kernels.decoding import TreeConfig
     from sparrow_kernels.drafting import SparrowDraft
-    from sparrow_kernels.models import SparrowDecoder, sparrow_generate
+    from sparrow_kernels.models import SparrowDecoder, load_draft, sparrow_generate
     from sparrow_kernels.ops.accept import (
         accept_tree,
         accept_tree_residual,
@@ -70,6 +70,7 @@ _HOMES = {
     "compact_cache_": "ops.gather",
     "dense_tree_mask": "ops.tree",
     "gather_hidden": "ops.gather",
+    "load_draft": "models",
     "merge_attention": "ops.attention",
     "pack_ancestors": "ops.tree",
     "rotate_append_": "ops.attention",
@@ -104,6 +105,7 @@ __all__ = [
     "compact_cache_",
     "dense_tree_mask",
     "gather_hidden",
+    "load_draft",
     "merge_attention",
     "pack_ancestors",
     "rotate_append_",

@@ -107,6 +107,29 @@ def tree(text: str) -> TreeConfig:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def add_draft_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which draft, and how it reads a prompt."""
+    parser.add_argument(
+        "--draft",
+        type=path,
+        metavar="DIR",
+        help="made for the target, in any format that sparrow draft inspect knows (default: the"
+        " embedded one)",
+    )
+    parser.add_argument(
+        "--sees-clip",
+        choices=("nothing", "trained"),
+        help="what the draft reads of the clip: nothing, or what it saw in training (default:"
+        " nothing, or as it was converted)",
+    )
+    parser.add_argument(
+        "--positions",
+        choices=("compact", "sequence", "mrope"),
+        help="what the draft's rows are numbered by: themselves, all tokens, or the target's own"
+        " positions (default: compact, or as it was converted)",
+    )
+
+
 def _read_as_utf8(text: str) -> str:
     """`text` from its bytes: a locale that is not UTF-8 leaves them undecoded."""
     try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparrow_kernels.cli.arguments import (
+    add_draft_arguments,
     clip,
     device,
     fps,
@@ -52,9 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="a Vid-LLM of transformers with its processor (default: the embedded one)",
     )
-    parser.add_argument(
-        "--draft", type=path, metavar="DIR", help="made for the target (default: the embedded one)"
-    )
+    add_draft_arguments(parser)
     parser.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),

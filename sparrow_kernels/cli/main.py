@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from sparrow_kernels._version import __version__
-from sparrow_kernels.cli import bench, clip, environment, evaluate, generate, train
+from sparrow_kernels.cli import bench, clip, draft, environment, evaluate, generate, train
 from sparrow_kernels.cli.errors import USAGE, explain, one_line, reader_left, status_of
 from sparrow_kernels.cli.signals import Terminated, signals_raise
 from sparrow_kernels.cli.streams import guarded_streams
@@ -21,6 +21,7 @@ _COMMANDS = {
     "generate": generate,
     "clip": clip,
     "train": train,
+    "draft": draft,
     "evaluate": evaluate,
     "env": environment,
     "bench": bench,

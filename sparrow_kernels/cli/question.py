@@ -11,7 +11,7 @@ from sparrow_kernels import SparrowDecoder
 from sparrow_kernels.cli.terminal import ProgressBar
 from sparrow_kernels.models.families import Parts
 from sparrow_kernels.models.inputs import build_batch
-from sparrow_kernels.models.pair import load_draft, load_target
+from sparrow_kernels.models.pair import draft_for, load_target
 from sparrow_kernels.models.quiet import quiet_transformers
 
 
@@ -47,7 +47,9 @@ def prepare(arguments: argparse.Namespace, clips: list[str], bar: ProgressBar) -
         dtype = _dtype(arguments.dtype, arguments.target is None, device)
         target, processor = load_target(arguments.target, dtype=dtype)
         target.to(device)
-        decoder = SparrowDecoder(target, load_draft(target, arguments.draft), arguments.tree)
+        how = {"positions": arguments.positions, "sees_clip": arguments.sees_clip}
+        draft = draft_for(target, arguments.draft, **how)
+        decoder = SparrowDecoder(target, draft, arguments.tree)
         bar.note("reading the clip" if len(clips) == 1 else f"reading {len(clips)} clips")
         inputs = build_batch(processor, arguments.question, clips, fps=arguments.fps)
     inputs = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}

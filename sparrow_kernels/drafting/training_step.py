@@ -20,7 +20,7 @@ class TextRows(NamedTuple):
     tokens: Tensor
     """`[B, R]` int64, the text tokens x_k with k >= 1."""
     hidden: Tensor
-    """`[B, R, H]` for each the target's top state at the slot before it, be that slot visual."""
+    """`[B, R, state_width]` for each the target's states at the slot before it, be that visual."""
     state: Tensor
     """`[B, R, H]` for each the target's top state at its own slot: what its output should be."""
     response: Tensor
@@ -51,14 +51,23 @@ def draft_loss(
     weights: LossWeights,
     theta: float,
 ) -> StepResult:
-    """Forward and loss over a batch. `embedding` and `lm_head` are the target's, and frozen."""
+    """Forward and loss over a batch. `embedding` and `lm_head` are the target's, and frozen.
+
+    A draft with an LM head of its own is held against the target's distribution over the ids that
+    this head can say.
+    """
     # Rows before the first response have no loss: they are only seen.
     first = int(rows.response.any(dim=0).int().argmax())
     counted = response = rows.response[:, first:]
     state = rows.state[:, first:]
     with torch.no_grad():
-        target_probs = lm_head(state).softmax(dim=-1)
+        target_logits = lm_head(state)
+        if network.shape.head_size:
+            target_logits = target_logits[..., network.draft_ids]
+        target_probs = target_logits.softmax(dim=-1)
         target_best = target_probs.argmax(dim=-1)
+    if network.shape.embedding_size:
+        embedding = network.embedding
     outputs = self_fed_outputs(
         network, embedding(rows.tokens), rows.hidden, passes, theta, first_row=first
     )
@@ -68,7 +77,8 @@ def draft_loss(
         if number:
             counted = _after(counted) & response
             accepted_all = _after(accepted_all) & response
-        logits = lm_head(output)
+        headed = network.headed(output)
+        logits = network.head(headed) if network.shape.head_size else lm_head(headed)
         part = weighted_loss(weights, output, logits, state, target_probs, counted)
         loss = loss + weights.pass_decay**number * part
         agrees = (logits.detach().argmax(dim=-1) == target_best) & counted

@@ -32,7 +32,7 @@ from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.embedded.clips import ClipScript, make_clip
 from sparrow_kernels.models.decoder import SparrowDecoder
 from sparrow_kernels.models.draft import draft_state
-from sparrow_kernels.models.pair import load_draft, load_target
+from sparrow_kernels.models.pair import draft_for, load_target
 from sparrow_kernels.models.request import Request
 from sparrow_kernels.models.target import TargetState
 from sparrow_kernels.ops.env import checks
@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--no-control", action="store_true")
     arguments = parser.parse_args()
     target, processor = load_target(arguments.target_dir)
-    draft = load_draft(target, arguments.draft_dir)
+    draft = draft_for(target, arguments.draft_dir)
     seeds = range(UNSEEN_SEED, UNSEEN_SEED + arguments.clips)
     for visual_tokens in arguments.visual_tokens:
         result = evaluate_draft(

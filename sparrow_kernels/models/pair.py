@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from sparrow_kernels.drafting import SparrowDraft
+from sparrow_kernels.models.drafts.load import load_draft
 from sparrow_kernels.models.families import VidLLM
 
 EMBEDDED_WEIGHTS = Path(__file__).resolve().parents[1] / "embedded" / "weights"
@@ -34,34 +35,30 @@ def load_target(
         ValueError: the directory holds no transformers model.
     """
     path = EMBEDDED_WEIGHTS / "target" if directory is None else Path(directory)
-    _check_holds_model("target", path, "train one with `sparrow train target`")
+    if not (path / "config.json").is_file() or not list(path.glob("*.safetensors")):
+        raise ValueError(
+            f"target must be a directory with config.json and safetensors, got {path} (train one"
+            " with `sparrow train target`)"
+        )
     target = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype).eval()
     return target, AutoProcessor.from_pretrained(path)
 
 
-def load_draft(target: VidLLM, directory: str | Path | None = None) -> SparrowDraft:
-    """The draft in `directory`, in the target's dtype; None for the embedded one.
-
-    Raises:
-        ValueError: the directory holds no draft, or one made for another target.
-    """
-    path = EMBEDDED_WEIGHTS / "draft" if directory is None else Path(directory)
-    _check_holds_model("draft", path, "train one with `sparrow train draft`")
-    draft = SparrowDraft.from_pretrained(path, dtype=target.dtype).eval().to(target.device)
-    draft.check_fits(target)
-    return draft
+def draft_for(
+    target: VidLLM,
+    path: str | Path | None = None,
+    *,
+    positions: str | None = None,
+    sees_clip: str | None = None,
+) -> SparrowDraft:
+    """The draft at `path`, as `load_draft` reads it; None for the embedded one."""
+    path = EMBEDDED_WEIGHTS / "draft" if path is None else path
+    return load_draft(path, target, positions=positions, sees_clip=sees_clip)
 
 
 def load_pair(
     target_directory: str | Path | None = None, draft_directory: str | Path | None = None
 ) -> Pair:
-    """The embedded pair, or another target and draft. See `load_target` and `load_draft`."""
+    """The embedded pair, or another target and draft. See `load_target` and `draft_for`."""
     target, processor = load_target(target_directory)
-    return Pair(target, load_draft(target, draft_directory), processor)
-
-
-def _check_holds_model(role: str, path: Path, hint: str) -> None:
-    if not (path / "config.json").is_file() or not list(path.glob("*.safetensors")):
-        raise ValueError(
-            f"{role} must be a directory with config.json and safetensors, got {path} ({hint})"
-        )
+    return Pair(target, draft_for(target, draft_directory), processor)

@@ -18,7 +18,8 @@ class TargetFacts(NamedTuple):
     """What a draft is held against: a target's configuration, and its vocabulary where loaded."""
 
     model_type: str
-    layers: int
+    layers: int | None
+    """None where only the draft speaks of its target."""
     hidden: int
     vocabulary: int
     embedding: Tensor | None = None

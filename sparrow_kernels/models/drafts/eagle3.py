@@ -95,7 +95,7 @@ def _take_state_norms(found: Derivation, states: int, width: int) -> None:
 def _put_layer_ids(found: Derivation, name: str, states: int, asked: Sequence[int] | None) -> None:
     """Which hidden states it reads: files count them in two ways, under the same names."""
     layers = found.facts.layers
-    usual = [2, layers // 2, layers - 3]
+    usual = None if layers is None else [2, layers // 2, layers - 3]
     read, key = _read_ids(found)
     if asked is not None:
         ids, source = list(asked), "caller"
@@ -105,6 +105,9 @@ def _put_layer_ids(found: Derivation, name: str, states: int, asked: Sequence[in
                 f"must say which {states} states of the target it reads, got no layer ids",
                 "layer_ids=... says it",
             )
+        if usual is None:
+            found.put("layer_ids", None, "default: 2, L // 2, L - 3 of the target; name it")
+            return
         ids, source = usual, "default: 2, L // 2, L - 3"
     elif name in ("angelslim", "specforge") or read[0] == 1:
         ids, source = [each + 1 for each in read], f"config: {key}, which counts layers' outputs"
@@ -118,7 +121,7 @@ def _put_layer_ids(found: Derivation, name: str, states: int, asked: Sequence[in
         )
     if len(ids) > states and asked is None:
         ids = ids[:states]  # some write the top layer behind those that the draft reads
-    if len(ids) != states or not all(0 <= each <= layers for each in ids):
+    if len(ids) != states or not all(0 <= each <= (layers or each) for each in ids):
         found.refuse(
             f"layer_ids must be {states} of 0 to {layers}, by the columns of fc and the target's"
             f" layers, got {', '.join(map(str, ids))}"

@@ -20,6 +20,7 @@ from sparrow_kernels.models.drafts.layer import (
     take_head,
     take_rotary,
 )
+from sparrow_kernels.models.drafts.probe import warn_of_settings
 from sparrow_kernels.models.families import VidLLM
 
 TRIED = ("norm_before_residual", "feeds_normed")
@@ -36,6 +37,7 @@ def load_draft(
     sees_clip: str | None = None,
     strict: bool = True,
     settings: Mapping[str, bool] | None = None,
+    probe: bool = True,
 ) -> SparrowDraft:
     """Load a draft in any public format: EAGLE-2, MSD, ViSpec, HiViS, Sparrow; EAGLE 3 and 3.1 by
     SpecForge, AngelSlim, speculators; our own.
@@ -60,6 +62,9 @@ def load_draft(
         settings: what the file does not say, or says wrongly: `norm_before_residual`,
             `feeds_normed`, `state_first` (the state stands before the embedding where they are
             joined). `sparrow draft probe` tries them.
+        probe: have the target write a few words, and warn where another setting than one that was
+            derived agrees with them far better. Not done for a target of over a billion weights on
+            a CPU, which would take minutes.
 
     Raises:
         ValueError: no such draft, one that cannot be read whole, of no known format, or made for
@@ -76,7 +81,15 @@ def load_draft(
     draft.check_fits(target)
     module: torch.nn.Module = draft
     module.to(device=target.get_input_embeddings().weight.device, dtype=target.dtype)
-    return draft.eval()
+    draft.eval()
+    if probe and not is_ours(files) and _is_quick(target):
+        warn_of_settings(draft, target, str(path))
+    return draft
+
+
+def _is_quick(target: VidLLM) -> bool:
+    weights = sum(each.numel() for each in target.parameters())
+    return target.device.type != "cpu" or weights < 1e9
 
 
 def is_ours(files: DraftFiles) -> bool:
@@ -136,7 +149,7 @@ def derived(
         )
     found = Derivation(files, facts, strict)
     found.put("target_model_type", facts.model_type, "target")
-    found.put("target_layers", facts.layers, "target")
+    found.put("target_layers", facts.layers or 0, "target" if facts.layers else "name the target")
     found.put("vocab_size", facts.vocabulary, "target")
     layer = ForeignLayer(found)
     swapped = settings.get("state_first", False)

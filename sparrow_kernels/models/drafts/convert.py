@@ -1,0 +1,62 @@
+"""Foreign drafts without a target in memory: what they are, and how they are kept from then on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from sparrow_kernels.drafting import SparrowDraft, SparrowDraftConfig
+from sparrow_kernels.drafting.spec import DraftSpec
+from sparrow_kernels.models.drafts.derivation import TargetFacts
+from sparrow_kernels.models.drafts.files import DraftFiles, read_files
+from sparrow_kernels.models.drafts.load import convert, derived, is_ours
+from sparrow_kernels.models.pair import load_target
+
+
+def inspected(path: str | Path, target: str | Path | None, **asked: Any) -> DraftSpec:
+    """What a draft is.
+
+    Args:
+        target: a directory, of which the configuration alone is read; None to believe the draft's
+            own about it.
+        asked: `layer_ids`, `rope_theta`, `strict` and `settings` of `load_draft`.
+    """
+    files = read_files(path, pickled=True)
+    if is_ours(files):
+        return DraftSpec.of(SparrowDraftConfig(**files.config))
+    facts = _facts_by_itself(files) if target is None else _facts(target)
+    found = derived(files, facts, **asked)
+    spec = DraftSpec.of(SparrowDraftConfig(**found.settings, derived=found.sources))
+    return spec
+
+
+def converted(path: str | Path, target: str | Path, **asked: Any) -> tuple[SparrowDraft, bool]:
+    """A draft in our format, and whether its weights were pickled. See `inspected`."""
+    files = read_files(path, pickled=True)
+    if is_ours(files):
+        raise ValueError(f"draft {path}: must be of another format, got our own")
+    model, _ = load_target(target, dtype="auto")
+    draft = convert(files, TargetFacts.of(model), **asked)
+    return draft, not list(files.folder.glob("*.safetensors"))
+
+
+def _facts(target: str | Path) -> TargetFacts:
+    if not (Path(target) / "config.json").is_file():
+        raise ValueError(f"target must be a directory with config.json, got {target}")
+    return TargetFacts.of_config(AutoConfig.from_pretrained(target))
+
+
+def _facts_by_itself(files: DraftFiles) -> TargetFacts:
+    """A target as the draft's own files speak of it; its depth they do not know."""
+    nested = files.config.get("transformer_layer_config")
+    config = {**files.config, **(nested if isinstance(nested, dict) else {})}
+    hidden = config.get("target_hidden_size") or config.get("hidden_size")
+    vocabulary = config.get("vocab_size")
+    if not hidden or not vocabulary:
+        raise ValueError(
+            f"draft {files.where}: config.json must have hidden_size and vocab_size, got neither"
+            " (or name the target: --target DIR)"
+        )
+    return TargetFacts(config.get("target_model_type") or "-", None, hidden, vocabulary)
