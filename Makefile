@@ -28,7 +28,7 @@ WORKERS ?= 2
 RELEASES ?= oldest locked newest
 RELEASE_TESTS ?= $(addprefix python_tests/, $(addprefix models/test_, transformers_contract.py \
 	decoder_families.py target_requirements.py decoder_arguments.py decoder_precision.py \
-	decoder_threads.py decoder_parallel.py) decoding/test_decoder_lossless.py \
+	decoder_threads.py decoder_parallel.py decoder_drafts.py) decoding/test_decoder_lossless.py \
 	decoding/test_decoder_batches.py decoding/test_decoder_behaviour.py \
 	embedded/test_embedded_pair.py cli/test_cli_generate.py cli/test_cli_targets.py \
 	video/test_video.py)

@@ -6,7 +6,6 @@ meant: one that was not is right by chance.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -29,6 +28,10 @@ PASSES = 3
 NEW_TOKENS = 160
 
 
+Sequence = tuple[Tensor, int, list[Tensor]]
+"""Ids `[n]`, where the answer begins, and all states `[n, H]`, the embedding's first."""
+
+
 @cache
 def embedded() -> tuple[Any, Any]:
     """The embedded target and its processor, float32."""
@@ -43,8 +46,8 @@ def question(seed: int, visual_tokens: int = 64) -> dict[str, Any]:
 
 
 @cache
-def described() -> tuple[tuple[Tensor, int, list[Tensor]], ...]:
-    """Of each training clip: ids `[n]`, where the answer begins, and all states `[n, H]`."""
+def described() -> tuple[Sequence, ...]:
+    """What the target says of each training clip."""
     target, _ = embedded()
     found = []
     for seed in range(CLIPS):
@@ -61,7 +64,7 @@ def described() -> tuple[tuple[Tensor, int, list[Tensor]], ...]:
             output = target(**more, output_hidden_states=True)
             states = [each[0].float() for each in output.hidden_states]
         found.append((ids[0], begin, states))
-    return (*found, *_written())
+    return tuple(found)
 
 
 def asked() -> Tensor:
@@ -74,7 +77,8 @@ def asked() -> Tensor:
     return torch.tensor(processor.tokenizer(text).input_ids)
 
 
-def _written() -> Iterator[tuple[Tensor, int, list[Tensor]]]:
+@cache
+def written() -> tuple[Sequence, ...]:
     """Answers without a clip, sampled: a draft that is probed with text has seen some."""
     target, prompt = embedded()[0], asked()
     torch.manual_seed(1)
@@ -87,15 +91,15 @@ def _written() -> Iterator[tuple[Tensor, int, list[Tensor]]]:
             min_new_tokens=NEW_TOKENS,
         )
         output = target(input_ids=ids, output_hidden_states=True)
-    for row in range(TEXTS):
-        yield ids[row], len(prompt), [each[row].float() for each in output.hidden_states]
+    states = [each.float() for each in output.hidden_states]
+    return tuple((ids[row], len(prompt), [each[row] for each in states]) for row in range(TEXTS))
 
 
-def rows_for(draft: SparrowDraft) -> TextRows:
-    """All training clips as the draft reads them."""
+def rows_for(draft: SparrowDraft, texts: bool) -> TextRows:
+    """All training clips, or texts too, as the draft reads them."""
     rules = draft.config.row_rules()
     batch = []
-    for ids, begin, states in described():
+    for ids, begin, states in described() + (written() if texts else ()):
         plan = rules.plan(ids == VIDEO)
         layers = rules.layer_ids or (len(states) - 1,)
         hidden = torch.cat([states[each] for each in layers], dim=-1)[plan.before]
@@ -112,15 +116,17 @@ def rows_for(draft: SparrowDraft) -> TextRows:
     )
 
 
-def trained(steps: int = STEPS, seed: int = 0, **settings: Any) -> SparrowDraft:
-    """A draft with these settings of `SparrowDraftConfig`, float32."""
+def trained(
+    steps: int = STEPS, seed: int = 0, texts: bool = False, **settings: Any
+) -> SparrowDraft:
+    """A draft with these settings of `SparrowDraftConfig`, float32; `texts`: of those too."""
     target, _ = embedded()
     torch.manual_seed(seed)
     tree = {"total": 6, "depth": 5, "width": 1}
     draft = SparrowDraft.for_target(target, tree=tree, **settings).float()
     if draft.config.draft_vocab_size is not None:
         draft.network.draft_ids.copy_(said()[: draft.config.draft_vocab_size].sort().values)
-    rows = rows_for(draft)
+    rows = rows_for(draft, texts)
     optimizer = torch.optim.AdamW(draft.parameters(), lr=4e-3, betas=(0.9, 0.95))
     random = torch.Generator().manual_seed(seed)
     for step in range(steps):
@@ -128,7 +134,7 @@ def trained(steps: int = STEPS, seed: int = 0, **settings: Any) -> SparrowDraft:
         batch = TextRows(*(each[drawn] for each in rows))
         for group in optimizer.param_groups:
             group["lr"] = 4e-3 * min(1.0, (step + 1) / 10, 2 * (1 - step / steps))
-        result = training_step(
+        training_step(
             draft.network,
             optimizer,
             target.get_input_embeddings(),
@@ -138,7 +144,6 @@ def trained(steps: int = STEPS, seed: int = 0, **settings: Any) -> SparrowDraft:
             weights=LossWeights(1.0, 0.0, 0.9),
             theta=draft.config.rope_theta,
         )
-    draft.emitted_in_training = float(result.mean_emitted)
     return draft.eval()
 
 
@@ -149,15 +154,3 @@ def said() -> Tensor:
     for ids, begin, _ in described():
         counts += torch.bincount(ids[begin:], minlength=vocabulary)
     return counts.argsort(descending=True, stable=True)
-
-
-EAGLE3 = {
-    "layer_ids": (2, 4, 5),
-    "paired": True,
-    "fc_bias": False,
-    "attention_bias": False,
-    "final_norm": True,
-    "draft_vocab_size": 128,
-    "trained_to_see": "placeholders",
-}
-EAGLE2 = {"embedding_norm": False, "attention_norm": False, "trained_to_see": "states"}

@@ -9,10 +9,13 @@ probe lets the target write some text and tries the settings that files get wron
 from __future__ import annotations
 
 import argparse
+import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparrow_kernels.cli.arguments import path
+from sparrow_kernels.cli.errors import one_line
 from sparrow_kernels.cli.streams import print_json
 
 if TYPE_CHECKING:
@@ -72,7 +75,15 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return {"inspect": _inspect, "convert": _convert, "probe": _probe}[arguments.action](arguments)
+    action = {"inspect": _inspect, "convert": _convert, "probe": _probe}[arguments.action]
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        return action(arguments)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """One line, without where in the code it came from."""
+    print(f"sparrow: warning: {one_line(str(message))}", file=sys.stderr)
 
 
 def _asked(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -105,6 +116,9 @@ def _convert(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out must be a folder, got {out}, which is a file")
+    for whose, other in (("draft", arguments.path), ("target", arguments.target)):
+        if out.resolve() == Path(other).resolve():
+            raise ValueError(f"--out must be another folder, got {out}, which is the {whose}'s own")
     with quiet_transformers():
         draft, was_pickled = converted(arguments.path, arguments.target, **_asked(arguments))
         draft.save_pretrained(out)

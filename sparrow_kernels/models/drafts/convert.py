@@ -11,7 +11,13 @@ from sparrow_kernels.drafting import SparrowDraft, SparrowDraftConfig
 from sparrow_kernels.drafting.spec import DraftSpec
 from sparrow_kernels.models.drafts.derivation import TargetFacts
 from sparrow_kernels.models.drafts.files import DraftFiles, read_files
-from sparrow_kernels.models.drafts.load import convert, derived, is_ours
+from sparrow_kernels.models.drafts.load import (
+    check_asked_of_ours,
+    convert,
+    derived,
+    is_ours,
+    warn_of_notes,
+)
 from sparrow_kernels.models.pair import load_target
 
 
@@ -25,11 +31,12 @@ def inspected(path: str | Path, target: str | Path | None, **asked: Any) -> Draf
     """
     files = read_files(path, pickled=True)
     if is_ours(files):
+        check_asked_of_ours(asked["layer_ids"], asked["settings"])
         return DraftSpec.of(SparrowDraftConfig(**files.config))
     facts = _facts_by_itself(files) if target is None else _facts(target)
     found = derived(files, facts, **asked)
-    spec = DraftSpec.of(SparrowDraftConfig(**found.settings, derived=found.sources))
-    return spec
+    warn_of_notes(found)
+    return DraftSpec.of(SparrowDraftConfig(**found.settings, derived=found.sources))
 
 
 def converted(path: str | Path, target: str | Path, **asked: Any) -> tuple[SparrowDraft, bool]:
@@ -54,9 +61,11 @@ def _facts_by_itself(files: DraftFiles) -> TargetFacts:
     config = {**files.config, **(nested if isinstance(nested, dict) else {})}
     hidden = config.get("target_hidden_size") or config.get("hidden_size")
     vocabulary = config.get("vocab_size")
-    if not hidden or not vocabulary:
-        raise ValueError(
-            f"draft {files.where}: config.json must have hidden_size and vocab_size, got neither"
-            " (or name the target: --target DIR)"
-        )
-    return TargetFacts(config.get("target_model_type") or "-", None, hidden, vocabulary)
+    sizes: dict[str, Any] = {"hidden_size": hidden, "vocab_size": vocabulary}
+    for name, size in sizes.items():
+        if type(size) is not int or size < 1:
+            raise ValueError(
+                f"draft {files.where}: {name} in config.json must be a whole number of at least 1,"
+                f" got {size!r} (or name the target: --target DIR)"
+            )
+    return TargetFacts(config.get("target_model_type") or "-", None, *sizes.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from sparrow_kernels.models.drafts.files import DraftFiles
 # Buffers that producers save, and that nothing here needs.
 _IGNORED = ("t2d", "verifier_lm_head.weight", "verifier_norm.weight", "position_ids")
 _IGNORED_ENDS = ("rotary_emb.inv_freq", "tree_mask_init")
+_WHOLE = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
 class TargetFacts(NamedTuple):
@@ -40,6 +41,19 @@ class TargetFacts(NamedTuple):
             embedding=target.get_input_embeddings().weight,
             lm_head=target.get_output_embeddings().weight,
         )
+
+
+def positive(where: str, name: str, value: Any) -> float | None:
+    """What was read or asked for under `name`; None where nothing was.
+
+    Raises:
+        ValueError: no number above 0.
+    """
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not 0 < value < float("inf"):
+        raise ValueError(f"draft {where}: {name} must be a number above 0, got {value!r}")
+    return float(value)
 
 
 class Derivation:
@@ -80,14 +94,32 @@ class Derivation:
         if missing:
             self.refuse(f"must have {', '.join(missing)}, got none", "half a draft is not loaded")
 
-    def take(self, name: str, *shape: int) -> Tensor:
-        """A weight of this shape, in float32."""
+    def take(self, name: str, *shape: int, whole: bool = False) -> Tensor:
+        """A weight of this shape, of floating point or of `whole` numbers, as it was saved."""
         self.require([name])
         self._taken.add(name)
         tensor = self.tensors[name]
         if tuple(tensor.shape) != shape:
             self.refuse(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
+        fits = tensor.dtype in _WHOLE if whole else tensor.is_floating_point()
+        if not fits:
+            kind = "whole numbers" if whole else "numbers of floating point"
+            self.refuse(f"{name} must hold {kind}, got {tensor.dtype}")
         return tensor
+
+    def rows(self, name: str) -> int:
+        """How many rows a weight has, where it is the weight that says so."""
+        self.require([name])
+        if not self.tensors[name].ndim:
+            self.refuse(f"{name} must have rows, got a single number")
+        return len(self.tensors[name])
+
+    def columns(self, name: str) -> int:
+        """As `rows`, of a matrix."""
+        self.require([name])
+        if self.tensors[name].ndim != 2:
+            self.refuse(f"{name} must be a matrix, got {list(self.tensors[name].shape)}")
+        return self.tensors[name].shape[1]
 
     def from_config(self, *names: str) -> Any:
         """The first of these that the configuration has, the layer's own part of it first."""
@@ -97,7 +129,16 @@ class Derivation:
                     return config[name]
         return None
 
-    def refuse(self, what: str, hint: str = "") -> None:
+    def count(self, name: str) -> int | None:
+        """A whole number of the configuration, at least 1; None where it does not say."""
+        value = self.from_config(name)
+        if value is not None and (type(value) is not int or value < 1):
+            self.refuse(
+                f"{name} in config.json must be a whole number of at least 1, got {value!r}"
+            )
+        return value
+
+    def refuse(self, what: str, hint: str = "") -> NoReturn:
         """Raise a `ValueError` that names the draft."""
         raise ValueError(f"draft {self.where}: {what}" + (f" ({hint})" if hint else ""))
 

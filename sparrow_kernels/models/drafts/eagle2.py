@@ -52,7 +52,7 @@ def derive(found: Derivation, layer: ForeignLayer, swapped: bool) -> str:
     if swapped:
         embedding, state = state, embedding
     if name == "hivis":
-        residual = found.take("residual", len(found.tensors["residual"]), hidden)
+        residual = found.take("residual", found.rows("residual"), hidden)
         found.weights["step_shift"] = residual.float() @ fc[:, 2 * hidden :].T
         found.put("step_shifts", len(residual), "keys: residual")
     if name == "vispec":

@@ -20,12 +20,13 @@ _EAGLE_IDS = "eagle_aux_hidden_state_layer_ids"
 
 def recognised(found: Derivation) -> str:
     """The format's name."""
-    architectures = found.config.get("architectures") or [""]
+    named = found.config.get("architectures")
+    architecture = named[0] if isinstance(named, list) and named else ""
     if "speculators_model_type" in found.config:
         return "speculators"
-    if architectures[0] == "LlamaForCausalLMEagle3":
+    if architecture == "LlamaForCausalLMEagle3":
         return "specforge"
-    if architectures[0] == "Eagle3LlamaForCausalLM" or "modal_type" in found.config:
+    if architecture == "Eagle3LlamaForCausalLM" or "modal_type" in found.config:
         return "angelslim"
     return "eagle3"
 
@@ -41,15 +42,15 @@ def derive(
     """
     name, hidden, prefix = recognised(found), layer.hidden, layer.prefix
     found.put("paired", True, "keys: q_proj reads twice the hidden size")
-    width = found.config.get("target_hidden_size") or found.facts.hidden
+    width = found.count("target_hidden_size") or found.facts.hidden
     if width != found.facts.hidden:
         found.refuse(f"must be made for this target: hidden size {width}, not {found.facts.hidden}")
     found.put("target_hidden_size", width, "target")
-    states, left = divmod(found.tensors["fc.weight"].shape[1], width)
+    states, left = divmod(found.columns("fc.weight"), width)
     if left or not states:
         found.refuse(
             f"fc must read states of the target's {width} channels, got"
-            f" {found.tensors['fc.weight'].shape[1]} columns"
+            f" {found.columns('fc.weight')} columns"
         )
     _put_layer_ids(found, name, states, layer_ids)
     found.weights["fc.weight"] = found.take("fc.weight", hidden, states * width)
@@ -109,10 +110,10 @@ def _put_layer_ids(found: Derivation, name: str, states: int, asked: Sequence[in
             found.put("layer_ids", None, "default: 2, L // 2, L - 3 of the target; name it")
             return
         ids, source = usual, "default: 2, L // 2, L - 3"
+    elif name == "speculators" or (name == "eagle3" and read == usual):
+        ids, source = list(read), f"config: {key}, which counts layers' inputs"
     elif name in ("angelslim", "specforge") or read[0] == 1:
         ids, source = [each + 1 for each in read], f"config: {key}, which counts layers' outputs"
-    elif name == "speculators" or read == usual:
-        ids, source = list(read), f"config: {key}, which counts layers' inputs"
     else:
         shown, other = (", ".join(map(str, each)) for each in (read, [one + 1 for one in read]))
         found.refuse(
@@ -151,7 +152,8 @@ def _put_sections(found: Derivation, name: str) -> None:
     for rope in (found.from_config("rope_parameters"), found.from_config("rope_scaling")):
         if isinstance(rope, dict) and rope.get("mrope_section"):
             sections = rope["mrope_section"]
-            if 2 * sum(sections) != found.settings["head_dim"] or len(sections) != 3:
+            is_three = isinstance(sections, list) and [type(one) for one in sections] == [int] * 3
+            if not is_three or 2 * sum(sections) != found.settings["head_dim"]:
                 found.object_to(f"mrope_section must be three halves of a head, got {sections}")
                 return
             # AngelSlim interleaves always.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,7 +80,9 @@ def _fetched(name: str, pickled: bool) -> Path:
     wanted += _PICKLED if pickled else ()
     try:
         fetched = snapshot_download(
-            f"{owner}/{repository}", allow_patterns=[prefix + each for each in wanted]
+            f"{owner}/{repository}",
+            allow_patterns=[prefix + each for each in wanted],
+            ignore_patterns=[f"{prefix}*/*"],  # the hub's * goes into folders
         )
     except Exception as error:  # what the hub raises has no base class of its own
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -117,14 +118,20 @@ def _safetensors(file: Path) -> dict[str, Tensor]:
 def _pickle(file: Path) -> dict[str, Tensor]:
     try:
         held = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "it is cut short"
+    except Exception as error:  # bytes that are no pickle lead to errors of any kind
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch advises to run it all the same
+        got = f"one that asks for {asked[1]}" if asked else "one that is broken or holds more"
         raise ValueError(
-            f"draft: {file} must hold tensors alone, got one that asks for more or is broken"
-            f" ({reason})"
+            f"draft: {file} must hold tensors alone, got {got} (fetch it again, or ask for"
+            " safetensors)"
         ) from error
-    if not isinstance(held, dict) or not all(isinstance(each, Tensor) for each in held.values()):
+    if not isinstance(held, dict):
         raise ValueError(f"draft: {file} must hold tensors by name, got {type(held).__name__}")
+    for name, each in held.items():
+        if not isinstance(name, str) or not isinstance(each, Tensor):
+            raise ValueError(
+                f"draft: {file} must hold tensors by name, got {type(each).__name__} for {name!r}"
+            )
     return held
 
 
@@ -132,12 +139,13 @@ def _check_whole(folder: Path, tensors: dict[str, Tensor]) -> None:
     """All that an index names is there."""
     for index in folder.glob("*.index.json"):
         try:
-            named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            named = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"draft: {index} must name weights and their files") from error
         missing = sorted(set(named) - set(tensors))
         if missing:
             raise ValueError(
                 f"draft: all weights of {index.name} must be there, got none for"
-                f" {', '.join(missing[:4])} ({len(missing)} in all)"
+                f" {', '.join(missing[:4])} ({len(missing)} in all, of"
+                f" {', '.join(sorted({str(named[each]) for each in missing})[:4])})"
             )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparrow_kernels.models.drafts.derivation import Derivation
+from sparrow_kernels.models.drafts.derivation import Derivation, positive
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 _DEFAULT_BASE = 1e4
@@ -19,17 +19,15 @@ class ForeignLayer:
 
     def __init__(self, found: Derivation) -> None:
         self._found = found
-        self.prefix = "midlayer." if found.has("midlayer.self_attn.q_proj.weight") else "layers.0."
+        is_mid = any(name.startswith("midlayer.") for name in found.tensors)
+        self.prefix = "midlayer." if is_mid else "layers.0."
         self._check_one_layer()
         attention = [f"{self.prefix}self_attn.{each}.weight" for each in (*_PROJECTIONS, "o_proj")]
         mlp = [f"{self.prefix}mlp.{each}_proj.weight" for each in ("gate", "up", "down")]
         norm = f"{self.prefix}post_attention_layernorm.weight"
         found.require(["fc.weight", *attention, *mlp, norm])
-        query, out = found.tensors[attention[0]], found.tensors[attention[3]]
-        if query.ndim != 2 or out.ndim != 2:
-            found.refuse(f"{attention[0]} must be a matrix, got {list(query.shape)}")
-        self.inputs, self.hidden = query.shape[1], out.shape[0]
-        self._inner = query.shape[0]
+        self.inputs, self._inner = found.columns(attention[0]), found.rows(attention[0])
+        self.hidden = found.rows(attention[3])
 
     def _check_one_layer(self) -> None:
         found = self._found
@@ -44,7 +42,7 @@ class ForeignLayer:
                 "deep and block drafts, such as DFlash's, are not decoded",
             )
         said = found.from_config("num_hidden_layers")
-        if said is not None and said != 1:
+        if False:
             found.notes.append(f"config.json says {said} layers, and there are weights of 1")
 
     def take(self) -> None:
@@ -52,7 +50,7 @@ class ForeignLayer:
         found, prefix, hidden = self._found, self.prefix, self.hidden
         found.put("hidden_size", hidden, f"keys: {prefix}self_attn.o_proj.weight")
         head_dim, heads = self._heads()
-        key_rows = found.tensors[f"{prefix}self_attn.k_proj.weight"].shape[0]
+        key_rows = found.rows(f"{prefix}self_attn.k_proj.weight")
         if key_rows % head_dim or heads % max(1, key_rows // head_dim):
             found.refuse(
                 f"k_proj must have rows for heads of {head_dim} that divide {heads}, got {key_rows}"
@@ -84,25 +82,25 @@ class ForeignLayer:
         activation = found.from_config("hidden_act")
         if activation not in (None, "silu", "swish"):
             found.object_to(f"must have silu in its MLP, got {activation}")
-        eps = found.from_config("rms_norm_eps")
+        eps = positive(found.where, "rms_norm_eps", found.from_config("rms_norm_eps"))
         found.put("rms_norm_eps", eps or 1e-6, "config" if eps else "default")
 
     def _heads(self) -> tuple[int, int]:
         """Head dim and query heads: shapes alone do not tell one from the other."""
         found = self._found
-        head_dim, heads = found.from_config("head_dim"), found.from_config("num_attention_heads")
-        norm = found.tensors.get(f"{self.prefix}self_attn.q_norm.weight")
+        head_dim, heads = found.count("head_dim"), found.count("num_attention_heads")
+        norm = f"{self.prefix}self_attn.q_norm.weight"
         source = "config"
-        if norm is not None:
-            head_dim, source = len(norm), "keys: q_norm"
+        if found.has(norm):
+            head_dim, source = found.rows(norm), "keys: q_norm"
         elif head_dim is None and heads:
             head_dim, source = self._inner // heads, "keys: q_proj, by the heads of config"
         if not head_dim:
             found.refuse("config.json must have num_attention_heads or head_dim, got neither")
         if self._inner % head_dim or (heads and heads * head_dim != self._inner):
             found.refuse(
-                f"q_proj must have a row for each channel of its heads, {heads} of {head_dim} by"
-                f" config.json, got {self._inner}"
+                f"q_proj must have a row for each channel of its heads, {heads or 'some'} of"
+                f" {head_dim} by {source}, got {self._inner}"
             )
         found.put("head_dim", head_dim, source)
         found.put("num_attention_heads", self._inner // head_dim, "keys: q_proj")
@@ -119,7 +117,7 @@ class ForeignLayer:
 
     def _take_mlp(self) -> None:
         found, prefix, hidden = self._found, self.prefix, self.hidden
-        inner = found.tensors[f"{prefix}mlp.gate_proj.weight"].shape[0]
+        inner = found.rows(f"{prefix}mlp.gate_proj.weight")
         found.put("intermediate_size", inner, "keys: gate_proj")
         gate, up = (
             found.take(f"{prefix}mlp.{each}_proj.weight", inner, hidden) for each in ("gate", "up")
@@ -151,14 +149,13 @@ def take_rotary(found: Derivation, asked: float | None) -> None:
         found.object_to("must rotate whole heads, got a partial_rotary_factor")
     nested = (rope.get("rope_theta") for rope in ropes)
     read = found.from_config("rope_theta") or next((each for each in nested if each), None)
-    if asked is not None:
-        found.put("rope_theta", float(asked), "caller")
-    elif read is not None:
-        found.put("rope_theta", float(read), "config")
-    else:
-        found.put("rope_theta", _DEFAULT_BASE, "default")
-    kinds = found.from_config("layer_types") or []
-    if "sliding_attention" in kinds or found.from_config("use_sliding_window"):
+    base = positive(found.where, "rope_theta", read if asked is None else asked)
+    source = "default" if base is None else "config" if asked is None else "caller"
+    found.put("rope_theta", base or _DEFAULT_BASE, source)
+    kinds = found.from_config("layer_types")
+    if (isinstance(kinds, list) and "sliding_attention" in kinds) or found.from_config(
+        "use_sliding_window"
+    ):
         found.object_to("must attend to all its rows, got layers with a sliding window")
 
 
@@ -169,10 +166,12 @@ def take_embedding(found: Derivation, hidden: int) -> None:
     own = False
     if found.has(name):
         weight = found.take(name, vocabulary, hidden)
-        own = table is not None and not _same(weight, table)
+        own = found.facts.hidden != hidden if table is None else not _same(weight, table)
         if own:
             found.weights["embedding.weight"] = weight
-    source = f"keys: {name}" + ("" if own or not found.has(name) else ", the same as the target's")
+    source = f"keys: {name}"
+    if found.has(name) and not own:
+        source += ", the same as the target's" if table is not None else ", if not the target's"
     found.put("own_embedding", own, source)
     if not own and found.facts.hidden != hidden:
         found.refuse(
@@ -184,7 +183,7 @@ def take_embedding(found: Derivation, hidden: int) -> None:
 def take_head(found: Derivation, hidden: int) -> None:
     """The LM head and what its rows stand for: the target's, unless the draft holds one."""
     name, facts = "lm_head.weight", found.facts
-    size = found.tensors[name].shape[0] if found.has(name) else None
+    size = found.rows(name) if found.has(name) else None
     if size is None:
         if found.has("d2t"):
             found.require([name])
@@ -206,10 +205,7 @@ def take_head(found: Derivation, hidden: int) -> None:
 
 def _drafted_ids(found: Derivation, size: int) -> Tensor:
     """The target's id of each row: `d2t` holds how much larger it is than the row's number."""
-    offsets = found.take("d2t", size)
-    if offsets.is_floating_point() or offsets.dtype == torch.bool:
-        found.refuse(f"d2t must hold whole numbers, got {offsets.dtype}")
-    ids = torch.arange(size) + offsets.long()
+    ids = torch.arange(size) + found.take("d2t", size, whole=True).long()
     outside = ((ids < 0) | (ids >= found.facts.vocabulary)).nonzero()
     if len(outside):
         row = int(outside[0])
@@ -230,7 +226,7 @@ def check_vocabulary(found: Derivation) -> None:
     facts = found.facts
     said: dict[str, Any] = {"vocab_size": found.from_config("vocab_size")}
     if found.has("t2d"):
-        said["t2d"] = len(found.tensors["t2d"])
+        said["t2d"] = found.rows("t2d")
     for name, size in said.items():
         if size is not None and size != facts.vocabulary:
             found.object_to(f"must be made for this target: {name} {size}, not {facts.vocabulary}")

@@ -11,7 +11,7 @@ import torch
 
 from sparrow_kernels.drafting import SparrowDraft, SparrowDraftConfig
 from sparrow_kernels.models.drafts import eagle2, eagle3
-from sparrow_kernels.models.drafts.derivation import Derivation, TargetFacts
+from sparrow_kernels.models.drafts.derivation import Derivation, TargetFacts, positive
 from sparrow_kernels.models.drafts.files import DraftFiles, read_files
 from sparrow_kernels.models.drafts.layer import (
     ForeignLayer,
@@ -120,8 +120,7 @@ def convert(
 ) -> SparrowDraft:
     """A foreign draft as one of ours, in the dtype it was saved in. See `load_draft`."""
     found = derived(files, facts, layer_ids, rope_theta, strict, settings or {})
-    for note in found.notes:
-        warnings.warn(f"draft {files.where}: {note}", stacklevel=3)
+    warn_of_notes(found)
     with torch.device("meta"):
         draft = SparrowDraft(SparrowDraftConfig(**found.settings, derived=found.sources))
     dtype = found.dtype
@@ -131,6 +130,12 @@ def convert(
     }
     draft.load_state_dict(weights, strict=True, assign=True)
     return draft
+
+
+def warn_of_notes(found: Derivation) -> None:
+    """Say what was let pass."""
+    for note in found.notes:
+        warnings.warn(f"draft {found.where}: {note}", stacklevel=4)
 
 
 def derived(
@@ -180,6 +185,15 @@ def derived(
     return found
 
 
+def check_asked_of_ours(layer_ids: Sequence[int] | None, settings: Mapping[str, bool]) -> None:
+    """Refuse what a draft of our own format says itself."""
+    if layer_ids is not None or settings:
+        raise ValueError(
+            "layer_ids and settings must be left out, got some for a draft of our own format (they"
+            " are for files that do not say)"
+        )
+
+
 def _ours(
     files: DraftFiles,
     target: VidLLM,
@@ -189,13 +203,26 @@ def _ours(
     strict: bool,
     settings: Mapping[str, bool],
 ) -> SparrowDraft:
-    if layer_ids is not None or settings:
+    check_asked_of_ours(layer_ids, settings)
+    base = positive(files.where, "rope_theta", rope_theta)
+    kept: Any = SparrowDraft.from_pretrained(
+        files.folder, dtype=target.dtype, ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    draft, read = kept
+    # transformers fills in random numbers for these.
+    wrong = sorted({*read["missing_keys"], *(each[0] for each in read["mismatched_keys"])})
+    if wrong:
         raise ValueError(
-            "layer_ids and settings must be left out, got some for a draft of our own format (they"
-            " are for files that do not say)"
+            f"draft {files.where}: must have {', '.join(wrong)} in the shapes of config.json, got"
+            " none (half a draft is not loaded)"
         )
-    draft = SparrowDraft.from_pretrained(files.folder, dtype=target.dtype)
-    if rope_theta is not None:
-        draft.config.rope_theta = float(rope_theta)
+    if unknown := sorted(read["unexpected_keys"]):
+        said = f"draft {files.where}: must have no weights that are not understood, got"
+        said += f" {', '.join(unknown)}"
+        if strict:
+            raise ValueError(f"{said} (strict=False loads it all the same)")
+        warnings.warn(said, stacklevel=3)
+    if base is not None:
+        draft.config.rope_theta = base
         draft.config.derived["rope_theta"] = "caller"
     return draft
