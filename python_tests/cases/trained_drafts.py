@@ -131,7 +131,7 @@ def trained(
     random = torch.Generator().manual_seed(seed)
     for step in range(steps):
         drawn = torch.randperm(len(rows.tokens), generator=random)[:BATCH]
-        batch = TextRows(*(each[drawn] for each in rows))
+        batch = rows.of(drawn)
         for group in optimizer.param_groups:
             group["lr"] = 4e-3 * min(1.0, (step + 1) / 10, 2 * (1 - step / steps))
         training_step(

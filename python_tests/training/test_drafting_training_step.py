@@ -124,7 +124,7 @@ def test_groups_count_by_their_response_rows() -> None:
     network, embedding, lm_head = make_parts()
     rows = make_rows()
     gradients = []
-    for groups in ([rows], [TextRows(*(field[i : i + 1] for field in rows)) for i in range(2)]):
+    for groups in ([rows], [rows.of(slice(i, i + 1)) for i in range(2)]):
         optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
         result = training_step(
             network,

@@ -6,9 +6,10 @@ Interrupt it when you like: the same command goes on where it stopped.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
-from sparrow_kernels.cli.arguments import path, whole
+from sparrow_kernels.cli.arguments import path, positive, whole
 
 HELP = "train the embedded target or its draft; resumable"
 
@@ -20,6 +21,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--target", type=path, metavar="DIR", help="what a draft is for (default: the embedded one)"
+    )
+    parser.add_argument(
+        "--mode",
+        choices=("sparrow", "eagle2", "msd", "vispec", "hivis", "eagle3"),
+        default="sparrow",
+        help="which system's draft: what it reads and how it is trained (default: sparrow)",
+    )
+    parser.add_argument(
+        "--steps", type=positive, metavar="N", help="of a draft's training (default: the recipe's)"
     )
     # Seeds of steps are multiples of this one, and PyTorch's end at 2**64 - 1.
     parser.add_argument(
@@ -41,12 +51,22 @@ def run(arguments: argparse.Namespace) -> int:
 
         train_target(out, resume=not arguments.fresh, seed=arguments.seed)
     else:
+        from sparrow_kernels.embedded.draft_recipe import DraftRecipe
         from sparrow_kernels.models.pair import load_target
         from sparrow_kernels.models.quiet import quiet_transformers
         from sparrow_kernels.training.draft import train_draft
 
         with quiet_transformers():
             target, processor = load_target(arguments.target)
-        train_draft(target, processor, out, resume=not arguments.fresh, seed=arguments.seed)
+        recipe = DraftRecipe()
+        train_draft(
+            target,
+            processor,
+            out,
+            resume=not arguments.fresh,
+            seed=arguments.seed,
+            recipe=replace(recipe, steps=arguments.steps or recipe.steps),
+            mode=arguments.mode,
+        )
     print(f"{out}: a trained {arguments.role} (sparrow generate ... --{arguments.role} {out})")
     return 0

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparrow_kernels.drafting.network import DraftNetwork
-from sparrow_kernels.drafting.rotary import rotary_table, rotate
+from sparrow_kernels.drafting.rotary import rotary, rotate
 
 
 def self_fed_outputs(
@@ -30,6 +30,10 @@ def self_fed_outputs(
     passes: int,
     theta: float,
     first_row: int = 0,
+    *,
+    positions: Tensor | None = None,
+    shift: Tensor | None = None,
+    clip: tuple[Tensor, Tensor] | None = None,
 ) -> list[Tensor]:
     """The draft's outputs in each of `passes` passes: as many `[B, R - first_row, H]`.
 
@@ -46,6 +50,11 @@ def self_fed_outputs(
         theta: base of the rotary embedding.
         first_row: the first row a tree may be rooted at. Rows before it, a prompt's, are seen but
             have no outputs, as in a draft prefill.
+        positions: `[B, R]` int64 where a row's is not its number.
+        shift: `[B, R, H]` what clips add to rows.
+        clip: rows `[B, C, H]` that stand for a clip past `fc`, and their positions `[B, C]`. All
+            rows from `first_row` on see them: a clip lies before what is emitted, and the layer is
+            one, so what lies before it need not be known.
 
     Raises:
         ValueError: `passes` below 1, `first_row` outside the rows, or shapes that differ.
@@ -61,40 +70,50 @@ def self_fed_outputs(
             f"self_fed_outputs: hidden must be [B, R, state_width] = {states}, got"
             f" {list(hidden.shape)}"
         )
-    cos, sin = rotary_table(length, head_dim, theta, hidden.device, hidden.dtype)
+    if positions is None:
+        positions = torch.arange(length, device=hidden.device)[None]
     groups = network.shape.heads // network.shape.kv_heads
 
-    def projected(rows: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated q and k, and v, of rows that begin at position `first`."""
+    def projected(rows: Tensor, where: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated q and k, and v, of rows at positions `where` `[B | 1, n]`."""
         query, key, value = network.query_key_value(rows)
-        query, key = rotate(query, cos[first:], sin[first:]), rotate(key, cos[first:], sin[first:])
+        cos, sin = rotary(where[:, None], head_dim, theta, rows.dtype)
+        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
         return query, key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
 
-    rows = network.rows(embeddings, hidden)
-    query, key, value = projected(rows, 0)
+    rows = network.rows(embeddings, hidden, 0, shift)
+    query, key, value = projected(rows, positions)
+    seen = 0
+    if clip is not None:
+        _, clip_key, clip_value = projected(*clip)
+        key, value = torch.cat([clip_key, key], dim=2), torch.cat([clip_value, value], dim=2)
+        seen = clip_key.shape[2]
     keys, values = [key], [value]
     rows, query = rows[:, first_row:], query[:, :, first_row:]
-    outputs = [network.finish(rows, _attend(query, keys, values))]
+    shift = None if shift is None else shift[:, first_row:]
+    outputs = [network.finish(rows, _attend(query, keys, values, seen))]
     for depth in range(1, passes):
-        rows = network.rows(embeddings[:, first_row:], _shifted(outputs[-1], 1), depth)
-        query, key, value = projected(rows, first_row)
+        fed = _shifted(outputs[-1], 1)
+        rows = network.rows(embeddings[:, first_row:], fed, depth, shift)
+        query, key, value = projected(rows, positions[:, first_row:])
         keys.append(key)
         values.append(value)
-        outputs.append(network.finish(rows, _attend(query, keys, values)))
+        outputs.append(network.finish(rows, _attend(query, keys, values, seen)))
     return outputs
 
 
-def _attend(query: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
+def _attend(query: Tensor, keys: list[Tensor], values: list[Tensor], seen: int) -> Tensor:
     """Attention of the newest pass.
 
     query `[B, Hq, n, D]` of the last n rows; keys and values one a pass, pass 1's of all rows,
-    `[B, Hq, R, D]`, the others' of the last n.
+    `[B, Hq, R, D]`, the others' of the last n. Every row sees the first `seen` of pass 1.
     """
     depth, (count, length) = len(keys) - 1, (query.shape[2], keys[0].shape[2])
     query = query * query.shape[-1] ** -0.5
     committed = query @ keys[0].transpose(-1, -2)
     unseen = torch.ones(count, length, dtype=torch.bool, device=query.device)
     unseen = unseen.triu(1 - depth + length - count)
+    unseen[:, :seen] = False
     # The lowest finite score, not -inf: a row without a root still sees its own chain.
     scores = [committed.masked_fill(unseen, torch.finfo(committed.dtype).min)]
     chain_values = []

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from sparrow_kernels.drafting.clip_rows import ClipRows, adapted, clip_rows
 from sparrow_kernels.drafting.head import DraftHead
 from sparrow_kernels.drafting.network import DraftNetwork
 from sparrow_kernels.drafting.rotary import rotary, rotary_table, rotate
@@ -104,11 +105,7 @@ class DraftState:
             return len(rows.tokens)
         if self._rules.sees_clip != "adaptor":
             return len(rows.tokens) + len(rows.clip)
-        return len(rows.tokens) + sum(self._adapted(size) for size in rows.clip_runs)
-
-    def _adapted(self, run: int) -> int:
-        """Rows that the adaptor makes of a run of slots."""
-        return min(self.network.shape.clip_queries - 1, run)
+        return len(rows.tokens) + sum(adapted(self.network, run) for run in rows.clip_runs)
 
     @property
     def nbytes(self) -> int:
@@ -139,7 +136,12 @@ class DraftState:
         So they do not attend to one another, and their order in the cache is of no account.
         """
         weight, length = self.network.mlp_norm, len(prompt.tokens)
-        shift = self._shift_of(request, prompt)
+        clip = None
+        if prompt.clip is not None:
+            clip = clip_rows(
+                self.network, self._rules.sees_clip, prompt.clip.to(weight), prompt.clip_runs
+            )
+        shift = self._shift_of(request, prompt, clip)
         if length:
             embedded = prompt.embeddings
             if embedded is None:
@@ -147,9 +149,8 @@ class DraftState:
             embedded, states = embedded.to(weight), prompt.states.to(weight)
             rows = self.network.rows(embedded, states, 0, shift)
             self._write(request, 0, rows, prompt.positions)
-        if prompt.clip is not None and prompt.clip_positions is not None:
-            rows, positions = self._clip_rows(prompt, prompt.clip.to(weight))
-            self._write(request, length, rows, positions)
+        if clip is not None and prompt.clip_positions is not None:
+            self._write(request, length, clip.rows, prompt.clip_positions[..., clip.places])
 
     def _write(self, request: int, first: int, rows: Tensor, positions: Tensor) -> None:
         """Keys and values of rows `[n, H | 2H]`, from cache row `first` on."""
@@ -163,37 +164,15 @@ class DraftState:
         self.key_cache[request, :, first:last] = rotate(key[0], *table)
         self.value_cache[request, :, first:last] = value[0]
 
-    def _shift_of(self, request: int, prompt: PromptRows) -> Tensor | None:
+    def _shift_of(self, request: int, prompt: PromptRows, clip: ClipRows | None) -> Tensor | None:
         """What clips add to a prompt's rows `[R, H]`; kept for the rows that come."""
         if self._shift is None:
             return None
         self._shift[request] = 0
-        if prompt.clip is None or prompt.runs_before is None:
+        if clip is None or clip.shifts is None or prompt.runs_before is None:
             return None
-        runs = prompt.clip.to(self._shift).split(prompt.clip_runs)
-        shifts = torch.stack([torch.zeros_like(runs[0][0]), *map(self._shift_by, runs)])
-        self._shift[request] = shifts[-1]
-        return shifts[prompt.runs_before]
-
-    def _shift_by(self, run: Tensor) -> Tensor:
-        return self.network.adaptor(run)[1]
-
-    def _clip_rows(self, prompt: PromptRows, clip: Tensor) -> tuple[Tensor, Tensor]:
-        """What stands for a clip in the layer's input, `[C', H]`, and its positions."""
-        positions = prompt.clip_positions
-        assert positions is not None
-        if self._rules.sees_clip == "middle":
-            return self.network.normed_embedding(clip), positions
-        if self._rules.sees_clip == "embeddings":
-            return clip, positions
-        rows, places = [], []
-        for run, where in zip(
-            clip.split(prompt.clip_runs), positions.split(prompt.clip_runs, dim=-1), strict=True
-        ):
-            count = self._adapted(len(run))
-            rows.append(self.network.adaptor(run)[0][:count])
-            places.append(where[..., len(run) - count :])
-        return torch.cat(rows), torch.cat(places, dim=-1)
+        self._shift[request] = clip.shifts[-1]
+        return clip.shifts[prompt.runs_before]
 
     @in_own_precision
     def refresh(self, acceptance: Acceptance, path_hidden: Tensor) -> Tensor:

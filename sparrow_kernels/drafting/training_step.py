@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparrow_kernels.drafting.clip_rows import clip_rows
 from sparrow_kernels.drafting.losses import LossWeights, weighted_loss
 from sparrow_kernels.drafting.network import DraftNetwork
 from sparrow_kernels.drafting.self_feeding import self_fed_outputs
@@ -26,6 +27,21 @@ class TextRows(NamedTuple):
     response: Tensor
     """`[B, R]` bool, rows a tree may be rooted at: their token was emitted, and the token after
     them may be drafted (so not the last row, and not the one before a stop id)."""
+    positions: Tensor | None = None
+    """`[B, R]` int64 where a row's is not its number."""
+    embeddings: Tensor | None = None
+    """`[B, R, H]` where they are not those of the tokens."""
+    clip: Tensor | None = None
+    """`[B, C, H]` what stands for one clip past `fc`, see `drafting.rows`."""
+    clip_positions: Tensor | None = None
+    """`[B, C]` int64."""
+    runs_before: Tensor | None = None
+    """`[B, R]` int64: 1 for rows behind the clip."""
+
+    def of(self, sequences: Tensor | slice) -> TextRows:
+        """Some of the sequences."""
+        chosen: list[Any] = [None if each is None else each[sequences] for each in self]
+        return TextRows(*chosen)
 
 
 class StepResult(NamedTuple):
@@ -50,6 +66,7 @@ def draft_loss(
     passes: int,
     weights: LossWeights,
     theta: float,
+    sees_clip: str = "nothing",
 ) -> StepResult:
     """Forward and loss over a batch. `embedding` and `lm_head` are the target's, and frozen.
 
@@ -68,8 +85,16 @@ def draft_loss(
         target_best = target_probs.argmax(dim=-1)
     if network.shape.embedding_size:
         embedding = network.embedding
+    embedded = embedding(rows.tokens) if rows.embeddings is None else rows.embeddings
     outputs = self_fed_outputs(
-        network, embedding(rows.tokens), rows.hidden, passes, theta, first_row=first
+        network,
+        embedded,
+        rows.hidden,
+        passes,
+        theta,
+        first_row=first,
+        positions=rows.positions,
+        **_of_clip(network, sees_clip, rows),
     )
     loss = outputs[0].new_zeros(())
     agreement, accepted_all, accepted = [], counted, loss.detach()
@@ -100,19 +125,28 @@ def training_step(
     weights: LossWeights,
     theta: float,
     clip_norm: float = 1.0,
+    sees_clip: str = "nothing",
 ) -> StepResult:
     """One optimizer step; gradients are clipped to `clip_norm`.
 
     Args:
         groups: the batch, in groups of sequences of like length, so that little is padding. A
             group counts by its response rows.
+        sees_clip: what the draft sees of a clip, see `drafting.rows`.
     """
     counts = [float(rows.response.sum()) for rows in groups]
     results = []
     optimizer.zero_grad(set_to_none=True)
     for rows, count in zip(groups, counts, strict=True):
         result = draft_loss(
-            network, embedding, lm_head, rows, passes=passes, weights=weights, theta=theta
+            network,
+            embedding,
+            lm_head,
+            rows,
+            passes=passes,
+            weights=weights,
+            theta=theta,
+            sees_clip=sees_clip,
         )
         share = count / max(sum(counts), 1.0)
         (share * result.loss).backward()
@@ -120,6 +154,20 @@ def training_step(
     nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
     optimizer.step()
     return StepResult(*(torch.stack(values).sum(dim=0) for values in zip(*results, strict=True)))
+
+
+def _of_clip(network: DraftNetwork, sees_clip: str, rows: TextRows) -> dict[str, Any]:
+    """`clip` and `shift` of `self_fed_outputs`, one clip a sequence."""
+    if rows.clip is None or rows.clip_positions is None or rows.runs_before is None:
+        return {}
+    made = [clip_rows(network, sees_clip, clip, [len(clip)]) for clip in rows.clip]
+    standing = torch.stack([each.rows for each in made])
+    clip = (standing, rows.clip_positions[:, made[0].places])
+    if made[0].shifts is None:
+        return {"clip": clip}
+    shifts = torch.stack([each.shifts for each in made if each.shifts is not None])
+    index = rows.runs_before[..., None].expand(-1, -1, shifts.shape[-1])
+    return {"clip": clip, "shift": shifts.gather(1, index)}
 
 
 def _after(rows: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.drafting.losses import LossWeights
+from sparrow_kernels.drafting.modes import MODES
 from sparrow_kernels.drafting.training_step import StepResult, training_step
 from sparrow_kernels.embedded.draft_recipe import DraftRecipe
 from sparrow_kernels.models.pair import load_target
@@ -54,14 +55,16 @@ class DraftTraining:
         folder: Path,
         recipe: DraftRecipe,
         seed: int,
+        mode: str = "sparrow",
     ) -> None:
-        self.recipe = recipe
+        self.recipe, self._mode_name, self._mode = recipe, mode, MODES[mode]
         self.path = folder / "training.pt"
         self.progress = Progress()
         self._target = target.eval().requires_grad_(False)
         self._maker = maker
         torch.manual_seed(seed)
-        self.draft = SparrowDraft.for_target(target, tree=recipe.tree).float()
+        settings = self._mode.settings_for(target.config.get_text_config().num_hidden_layers)
+        self.draft = SparrowDraft.for_target(target, tree=recipe.tree, **settings).float()
         matrices = [p for p in self.draft.parameters() if p.ndim >= 2]
         vectors = [p for p in self.draft.parameters() if p.ndim < 2]
         groups = [
@@ -75,6 +78,11 @@ class DraftTraining:
         if not self.path.exists():
             return
         state = torch.load(self.path, weights_only=True)
+        if state.get("mode", "sparrow") != self._mode_name:
+            raise ValueError(
+                f"{self.path} must be of a draft like {self._mode_name}, got one like"
+                f" {state.get('mode', 'sparrow')} (another --out, or --fresh)"
+            )
         self.progress = Progress(**state["progress"])
         self.draft.load_state_dict(state["draft"])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -82,6 +90,7 @@ class DraftTraining:
     def save(self) -> None:
         """Keep everything that resuming needs."""
         state = {
+            "mode": self._mode_name,
             "progress": vars(self.progress),
             "draft": self.draft.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -113,7 +122,8 @@ class DraftTraining:
 
     def step(self, step: int) -> StepResult:
         """One step; its clips depend on the seed and `step` alone."""
-        recipe = self.recipe
+        recipe, config = self.recipe, self.draft.config
+        rules = config.row_rules()
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step)
         return training_step(
@@ -121,15 +131,17 @@ class DraftTraining:
             self._optimizer,
             self._target.get_input_embeddings(),
             self._target.lm_head,
-            text_rows(self._target, self._maker(recipe.clips, step)),
-            passes=recipe.passes,
+            text_rows(self._target, self._maker(recipe.clips, step), rules),
+            passes=self._mode.passes or recipe.passes,
             weights=LossWeights(
                 soft_cross_entropy=recipe.soft_cross_entropy,
-                smooth_l1=recipe.smooth_l1,
+                # Of layers that feed side by side the output is not the target's top state.
+                smooth_l1=0.0 if config.paired else recipe.smooth_l1,
                 pass_decay=recipe.pass_decay,
             ),
-            theta=self.draft.config.rope_theta,
+            theta=config.rope_theta,
             clip_norm=recipe.clip_norm,
+            sees_clip=config.sees_clip,
         )
 
 
@@ -149,6 +161,7 @@ def train_draft(
     seed: int = 0,
     recipe: DraftRecipe | None = None,
     features: Tensor | None = None,
+    mode: str = "sparrow",
 ) -> Path:
     """Train a draft for the small target and write it to `out_dir`; returns that folder.
 
@@ -160,16 +173,19 @@ def train_draft(
         recipe: other numbers than the package's own.
         features: the target's features of the tile pool (`pool_features`), where they are at
             hand; drawing, encoding and running them takes a minute or two.
+        mode: which system's draft, of `drafting.modes.MODES`. It is saved with the clip out of its
+            sight; `sees_clip="trained"` puts it back.
     """
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     if features is None:
         features = pool_features(target.model.visual, build_tile_pool(seed))
     maker = BatchMaker(processor.tokenizer.backend_tokenizer, features, seed + _SEED_OFFSET)
-    training = DraftTraining(target, maker, folder, recipe or DraftRecipe(), seed)
+    training = DraftTraining(target, maker, folder, recipe or DraftRecipe(), seed, mode)
     if resume:
         training.resume()
     training.run()
+    training.draft.config.sees_clip = "nothing"
     training.draft.half().save_pretrained(folder)
     return folder
 
@@ -179,13 +195,18 @@ def main() -> None:
     parser.add_argument("target_dir")
     parser.add_argument("out_dir")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mode", choices=tuple(MODES), default="sparrow", help="default: sparrow")
+    parser.add_argument("--steps", type=int, help="default: the recipe's")
     parser.add_argument("--fresh", action="store_true", help="ignore a checkpoint in OUT_DIR")
     arguments = parser.parse_args()
+    recipe = DraftRecipe()
     train_draft(
         *load_target(arguments.target_dir),
         arguments.out_dir,
         resume=not arguments.fresh,
         seed=arguments.seed,
+        recipe=replace(recipe, steps=arguments.steps or recipe.steps),
+        mode=arguments.mode,
     )
 
 

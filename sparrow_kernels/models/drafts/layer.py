@@ -42,7 +42,7 @@ class ForeignLayer:
                 "deep and block drafts, such as DFlash's, are not decoded",
             )
         said = found.from_config("num_hidden_layers")
-        if False:
+        if said is not None and said != 1:
             found.notes.append(f"config.json says {said} layers, and there are weights of 1")
 
     def take(self) -> None:

@@ -1,0 +1,149 @@
+"""Drafts of every system, with the clip in their sight and out of it, on the embedded target.
+
+    python -m bench.drafts --folder build/drafts --steps 300 --json bench/results/drafts.json
+
+Trains what is not in the folder yet, all with the same clips and steps, then decodes a clip of each
+length with each draft both ways, beside our plain loop: what a target call emits, what the draft
+takes, and the decode speedup. One run, repeats in turns: read ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from bench import records
+from bench.demo import MAX_NEW_TOKENS, QUESTION, write_clip
+from bench.table import print_table
+from sparrow_kernels import SparrowDecoder, load_draft
+from sparrow_kernels.drafting import SparrowDraft
+from sparrow_kernels.drafting.modes import MODES
+from sparrow_kernels.embedded.draft_recipe import DraftRecipe
+from sparrow_kernels.models.inputs import build_inputs
+from sparrow_kernels.models.pair import load_target
+from sparrow_kernels.training.draft import train_draft
+from sparrow_kernels.training.target.clip_features import pool_features
+from sparrow_kernels.training.target.tile_pool import build_tile_pool
+
+SETTINGS: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False}
+LENGTHS = (500, 4_000, 24_000)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Raw)
+    parser.add_argument("--folder", type=Path, default=Path("build/drafts"))
+    parser.add_argument("--steps", type=int, default=300, help="of each training (default: 300)")
+    parser.add_argument("--visual-tokens", type=int, nargs="+", default=LENGTHS)
+    parser.add_argument("--clips", type=int, default=2, help="of each length (default: 2)")
+    parser.add_argument("--repeats", type=int, default=3, help="of each way (default: 3)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+    arguments = parser.parse_args()
+    target, processor = load_target()
+    train(target, processor, arguments.folder, arguments.steps)
+    drafts = {
+        (mode, sight): load_draft(arguments.folder / mode, target, sees_clip=sight)
+        for mode in MODES
+        for sight in ("trained", "nothing")
+        if sight == "nothing" or _saw(arguments.folder / mode, target) != "nothing"
+    }
+    rows = []
+    for visual_tokens in arguments.visual_tokens:
+        found = measure(target, processor, drafts, visual_tokens, arguments)
+        rows += found
+        print_table([{**row, "identical": str(row["identical"])} for row in found])
+        print(flush=True)
+    if arguments.json is not None:
+        records.write(arguments.json, "bench.drafts", rows)
+    return 0 if all(row["identical"] for row in rows) else 1
+
+
+def train(target: Any, processor: Any, folder: Path, steps: int) -> None:
+    """Train a draft of each system that `folder` has not."""
+    missing = [mode for mode in MODES if not (folder / mode / "model.safetensors").is_file()]
+    if not missing:
+        return
+    target.requires_grad_(False)
+    features = pool_features(target.model.visual, build_tile_pool(0))
+    recipe = replace(DraftRecipe(), steps=steps)
+    for mode in missing:
+        print(f"training a draft like {mode}", flush=True)
+        out = folder / mode
+        train_draft(target, processor, out, recipe=recipe, features=features, mode=mode)
+
+
+def _saw(path: Path, target: Any) -> str:
+    return load_draft(path, target).config.trained_to_see
+
+
+def measure(
+    target: Any,
+    processor: Any,
+    drafts: dict[tuple[str, str], SparrowDraft],
+    visual_tokens: int,
+    arguments: argparse.Namespace,
+) -> list[dict[str, Any]]:
+    """A row for each draft and sight at this length."""
+    decoders = {key: SparrowDecoder(target, draft) for key, draft in drafts.items()}
+    plain = next(iter(decoders.values()))
+    runs: dict[Any, list[Any]] = {key: [] for key in (None, *decoders)}
+    identical = dict.fromkeys(decoders, True)
+    for seed in range(1, 1 + arguments.clips):
+        inputs = build_inputs(processor, QUESTION, [write_clip(visual_tokens, seed)])
+        length = int((inputs["input_ids"] == target.config.video_token_id).sum())
+        for repeat in range(arguments.repeats):
+            order = list(runs)
+            order = order[repeat:] + order[:repeat]
+            texts: dict[Any, torch.Tensor] = {}
+            for key in order:
+                call = plain.generate_plainly if key is None else decoders[key].generate
+                result = call(**inputs, **SETTINGS)
+                assert result.sequences is not None and result.stats is not None
+                texts[key] = result.sequences
+                runs[key].append(result.stats)
+                result.cache = None
+            for key in decoders:
+                identical[key] &= torch.equal(texts[key], texts[None])
+    base = median(map(_ms_a_token, runs[None]))
+    return [
+        {
+            "draft": mode,
+            "sees_clip": drafts[mode, sight].config.sees_clip,
+            "visual_tokens": length,
+            "identical": identical[mode, sight],
+            "mean_emitted": _mean_emitted(runs[mode, sight]),
+            "draft_prefill_ms": 1e3 * median(_seconds(runs[mode, sight], "draft_prefill")),
+            "draft_ms_a_call": 1e3
+            * median(one.seconds["draft"] / max(1, one.target_calls) for one in runs[mode, sight]),
+            "speedup": base / median(map(_ms_a_token, runs[mode, sight])),
+            "speedup_with_draft_prefill": base
+            / median(_ms_a_token(one, "draft_prefill") for one in runs[mode, sight]),
+        }
+        for mode, sight in decoders
+    ]
+
+
+def _seconds(runs: list[Any], phase: str) -> list[float]:
+    return [one.seconds[phase] for one in runs]
+
+
+def _mean_emitted(runs: list[Any]) -> float:
+    return sum(one.new_tokens - 1 for one in runs) / sum(one.target_calls for one in runs)
+
+
+def _ms_a_token(stats: Any, *more: str) -> float:
+    """Decode time a token after the first."""
+    phases = ("draft", "verify", "commit", *more)
+    return 1e3 * sum(stats.seconds[name] for name in phases) / (stats.new_tokens - 1)
+
+
+class _Raw(argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
