@@ -15,6 +15,7 @@ _COMMANDS = {
     "cuda": "bench/gpu_suite.sh",
     "demo": "python -m bench.demo --json bench/results/demo.json",
     "step": "python -m bench.step --json bench/results/step.json",
+    "drafts": "python -m bench.drafts --json bench/results/drafts.json",
 }
 
 
@@ -120,6 +121,25 @@ def step(results: Path) -> str:
     return f"{'; '.join([*made, str(machine['time'])[:10]])}\n\n{table(columns, lines)}"
 
 
+def drafts(results: Path) -> str:
+    """Drafts of every system, with the clip in their sight and out of it, at each length."""
+    if not (results / "drafts.json").exists():
+        return _missing("drafts")
+    found = records.read(results / "drafts.json")
+    lines = [
+        [
+            str(row["draft"]), str(row["sees_clip"]), f"{row['visual_tokens']:,}",
+            "yes" if row["identical"] else "NO", f"{row['mean_emitted']:.2f}",
+            _milliseconds(row["draft_prefill_ms"]), _milliseconds(row["draft_ms_a_call"]),
+            _times(row["speedup"]),
+        ]
+        for row in found.rows
+    ]  # fmt: skip
+    columns = ["draft", "sees of the clip", "visual tokens", "identical text", "`mean_emitted`",
+               "draft prefill, ms", "draft, ms a call", "× plain loop"]  # fmt: skip
+    return f"Measured by `{_COMMANDS['drafts']}`.\n\n{table(columns, lines)}"
+
+
 def _milliseconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
@@ -138,6 +158,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "demo": demo,
     "decoding": decoding,
     "step": step,
+    "drafts": drafts,
     "speed-goals": speed_goals,
     "ops-cpu": partial(ops, "cpu"),
     "ops-cuda": partial(ops, "cuda"),

@@ -83,37 +83,34 @@ def self_fed_outputs(
 
     rows = network.rows(embeddings, hidden, 0, shift)
     query, key, value = projected(rows, positions)
-    seen = 0
     if clip is not None:
         _, clip_key, clip_value = projected(*clip)
         key, value = torch.cat([clip_key, key], dim=2), torch.cat([clip_value, value], dim=2)
-        seen = clip_key.shape[2]
     keys, values = [key], [value]
     rows, query = rows[:, first_row:], query[:, :, first_row:]
     shift = None if shift is None else shift[:, first_row:]
-    outputs = [network.finish(rows, _attend(query, keys, values, seen))]
+    outputs = [network.finish(rows, _attend(query, keys, values))]
     for depth in range(1, passes):
         fed = _shifted(outputs[-1], 1)
         rows = network.rows(embeddings[:, first_row:], fed, depth, shift)
         query, key, value = projected(rows, positions[:, first_row:])
         keys.append(key)
         values.append(value)
-        outputs.append(network.finish(rows, _attend(query, keys, values, seen)))
+        outputs.append(network.finish(rows, _attend(query, keys, values)))
     return outputs
 
 
-def _attend(query: Tensor, keys: list[Tensor], values: list[Tensor], seen: int) -> Tensor:
+def _attend(query: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
     """Attention of the newest pass.
 
     query `[B, Hq, n, D]` of the last n rows; keys and values one a pass, pass 1's of all rows,
-    `[B, Hq, R, D]`, the others' of the last n. Every row sees the first `seen` of pass 1.
+    `[B, Hq, R, D]`, the others' of the last n.
     """
     depth, (count, length) = len(keys) - 1, (query.shape[2], keys[0].shape[2])
     query = query * query.shape[-1] ** -0.5
     committed = query @ keys[0].transpose(-1, -2)
     unseen = torch.ones(count, length, dtype=torch.bool, device=query.device)
     unseen = unseen.triu(1 - depth + length - count)
-    unseen[:, :seen] = False
     # The lowest finite score, not -inf: a row without a root still sees its own chain.
     scores = [committed.masked_fill(unseen, torch.finfo(committed.dtype).min)]
     chain_values = []
