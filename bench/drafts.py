@@ -13,7 +13,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -31,16 +31,25 @@ from sparrow_kernels.training.target.clip_features import pool_features
 from sparrow_kernels.training.target.tile_pool import build_tile_pool
 
 SETTINGS: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False}
-LENGTHS = (500, 4_000, 24_000)
+
+
+class Budget(NamedTuple):
+    """Clips of a length, and how often each is decoded each way."""
+
+    visual_tokens: int
+    clips: int
+    repeats: int
+
+
+# A round decodes each clip twelve ways, and at 24k each way has a prefill of 14 seconds.
+BUDGETS = (Budget(500, 4, 3), Budget(4_000, 4, 2), Budget(24_000, 2, 1))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Raw)
     parser.add_argument("--folder", type=Path, default=Path("build/drafts"))
     parser.add_argument("--steps", type=int, default=300, help="of each training (default: 300)")
-    parser.add_argument("--visual-tokens", type=int, nargs="+", default=LENGTHS)
-    parser.add_argument("--clips", type=int, default=2, help="of each length (default: 2)")
-    parser.add_argument("--repeats", type=int, default=3, help="of each way (default: 3)")
+    parser.add_argument("--quick", action="store_true", help="the shortest clips only")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     arguments = parser.parse_args()
     target, processor = load_target()
@@ -52,8 +61,8 @@ def main() -> int:
         if sight == "nothing" or _saw(arguments.folder / mode, target) != "nothing"
     }
     rows = []
-    for visual_tokens in arguments.visual_tokens:
-        found = measure(target, processor, drafts, visual_tokens, arguments)
+    for budget in BUDGETS[:1] if arguments.quick else BUDGETS:
+        found = measure(target, processor, drafts, budget)
         rows += found
         print_table([{**row, "identical": str(row["identical"])} for row in found])
         print(flush=True)
@@ -84,20 +93,20 @@ def measure(
     target: Any,
     processor: Any,
     drafts: dict[tuple[str, str], SparrowDraft],
-    visual_tokens: int,
-    arguments: argparse.Namespace,
+    budget: Budget,
 ) -> list[dict[str, Any]]:
     """A row for each draft and sight at this length."""
     decoders = {key: SparrowDecoder(target, draft) for key, draft in drafts.items()}
     plain = next(iter(decoders.values()))
     runs: dict[Any, list[Any]] = {key: [] for key in (None, *decoders)}
     identical = dict.fromkeys(decoders, True)
-    for seed in range(1, 1 + arguments.clips):
-        inputs = build_inputs(processor, QUESTION, [write_clip(visual_tokens, seed)])
+    for seed in range(1, 1 + budget.clips):
+        inputs = build_inputs(processor, QUESTION, [write_clip(budget.visual_tokens, seed)])
         length = int((inputs["input_ids"] == target.config.video_token_id).sum())
-        for repeat in range(arguments.repeats):
+        for repeat in range(budget.repeats):
+            turn = (seed * budget.repeats + repeat) % len(runs)
             order = list(runs)
-            order = order[repeat:] + order[:repeat]
+            order = order[turn:] + order[:turn]
             texts: dict[Any, torch.Tensor] = {}
             for key in order:
                 call = plain.generate_plainly if key is None else decoders[key].generate
