@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from decoding_cases import requested
-from test_drafting_rows import Made, made  # noqa: F401  (a fixture)
 from torch import nn
+from training_cases import Made, made
 
 from sparrow_kernels import SparrowDecoder, load_draft
 from sparrow_kernels.decoding import first_committed
@@ -19,11 +19,12 @@ from sparrow_kernels.drafting.head import DraftHead
 from sparrow_kernels.drafting.modes import MODES
 from sparrow_kernels.drafting.self_feeding import self_fed_outputs
 from sparrow_kernels.drafting.state import DraftState
-from sparrow_kernels.drafting.training_step import TextRows, _of_clip
+from sparrow_kernels.drafting.training_step import TextRows, of_clip
 from sparrow_kernels.embedded.draft_recipe import DraftRecipe
 from sparrow_kernels.training import draft as training
 from sparrow_kernels.training.draft import train_draft
 from sparrow_kernels.training.draft_rows import text_rows
+from sparrow_kernels.training.small_target import build_processor
 
 PASSES = 3
 ALL = [*MODES, "sparrow in training"]
@@ -42,9 +43,9 @@ def draft_of(target: Any, mode: str) -> SparrowDraft:
     return draft.eval()
 
 
-def captions(made: Made, draft: SparrowDraft) -> tuple[TextRows, list[dict[str, Any]]]:  # noqa: F811
+def captions(of: Made, draft: SparrowDraft) -> tuple[TextRows, list[dict[str, Any]]]:
     """The captions' rows, and for each the prompt that ends where its caption begins."""
-    target, batch, prepared = made
+    target, batch, prepared = of
     rows, _ = text_rows(target, batch, draft.config.row_rules())
     prompts = []
     for clip, inputs in enumerate(prepared):
@@ -65,12 +66,12 @@ def captions(made: Made, draft: SparrowDraft) -> tuple[TextRows, list[dict[str, 
 
 @pytest.mark.parametrize("mode", ALL)
 @torch.no_grad()
-def test_rows_and_levels_are_those_of_decoding(made: Made, mode: str) -> None:  # noqa: F811
+def test_rows_and_levels_are_those_of_decoding(mode: str) -> None:
     """A prefill, the first emitted token, and a chain of grown ones, against training's passes."""
-    target = made.target
+    target = made().target
     draft = draft_of(target, mode)
     rules, network = draft.config.row_rules(), draft.network
-    rows, prompts = captions(made, draft)
+    rows, prompts = captions(made(), draft)
     embedding = target.get_input_embeddings()
     embedded = embedding(rows.tokens) if rows.embeddings is None else rows.embeddings
     trained = self_fed_outputs(
@@ -81,7 +82,7 @@ def test_rows_and_levels_are_those_of_decoding(made: Made, mode: str) -> None:  
         draft.config.rope_theta,
         first_row=int(rows.response.any(dim=0).int().argmax()),
         positions=rows.positions,
-        **_of_clip(network, rules.sees_clip, rows),
+        **of_clip(network, rules.sees_clip, rows),
     )
     first = int(rows.response.any(dim=0).int().argmax())
     for clip, inputs in enumerate(prompts):
@@ -118,12 +119,11 @@ def test_rows_and_levels_are_those_of_decoding(made: Made, mode: str) -> None:  
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_trains_and_decodes(
     tmp_path: Path,
-    made: Made,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
     mode: str,
 ) -> None:
     """Two steps change every weight that has a part in it; the draft is saved blind to the clip."""
-    target, batch, prepared = made
+    target, batch, prepared = made()
     monkeypatch.setattr(training, "BatchMaker", lambda *_: lambda *_: batch)
     settings = MODES[mode].settings_for(2)
     if "layer_ids" in settings:
@@ -131,8 +131,6 @@ def test_every_mode_trains_and_decodes(
             MODES, mode, replace(MODES[mode], settings={**settings, "layer_ids": (0, 1, 2)})
         )
         monkeypatch.setattr(type(MODES[mode]), "settings_for", lambda self, _: dict(self.settings))
-    from sparrow_kernels.training.small_target import build_processor
-
     recipe = replace(DraftRecipe(), steps=2, warmup=1)
     folder = train_draft(
         target, build_processor(), tmp_path, recipe=recipe, features=torch.empty(0), mode=mode
@@ -157,16 +155,13 @@ def test_every_mode_trains_and_decodes(
 
 def test_a_checkpoint_of_another_mode_is_refused(
     tmp_path: Path,
-    made: Made,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from sparrow_kernels.training.small_target import build_processor
-
-    monkeypatch.setattr(training, "BatchMaker", lambda *_: lambda *_: made.batch)
+    monkeypatch.setattr(training, "BatchMaker", lambda *_: lambda *_: made().batch)
     arguments: dict[str, Any] = {
         "recipe": replace(DraftRecipe(), steps=1),
         "features": torch.empty(0),
     }
-    train_draft(made.target, build_processor(), tmp_path, mode="msd", **arguments)
+    train_draft(made().target, build_processor(), tmp_path, mode="msd", **arguments)
     with pytest.raises(ValueError, match="must be of a draft like hivis, got one like msd"):
-        train_draft(made.target, build_processor(), tmp_path, mode="hivis", **arguments)
+        train_draft(made().target, build_processor(), tmp_path, mode="hivis", **arguments)

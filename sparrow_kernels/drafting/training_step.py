@@ -94,7 +94,7 @@ def draft_loss(
         theta,
         first_row=first,
         positions=rows.positions,
-        **_of_clip(network, sees_clip, rows),
+        **of_clip(network, sees_clip, rows),
     )
     loss = outputs[0].new_zeros(())
     agreement, accepted_all, accepted = [], counted, loss.detach()
@@ -156,7 +156,7 @@ def training_step(
     return StepResult(*(torch.stack(values).sum(dim=0) for values in zip(*results, strict=True)))
 
 
-def _of_clip(network: DraftNetwork, sees_clip: str, rows: TextRows) -> dict[str, Any]:
+def of_clip(network: DraftNetwork, sees_clip: str, rows: TextRows) -> dict[str, Any]:
     """`clip` and `shift` of `self_fed_outputs`, one clip a sequence."""
     if rows.clip is None or rows.clip_positions is None or rows.runs_before is None:
         return {}
