@@ -7,23 +7,13 @@ layers held at slot k - 1, and the draft's logits at that row are for x_(k+1).
 from __future__ import annotations
 
 import math
-from itertools import groupby
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from draft_files import EAGLE2_FAMILY, SPECULATORS, DraftFiles
+from draft_prompt import PositionRule, Prompt, flat, runs
 from torch import Tensor
 from torch.nn.functional import linear, silu
-
-PositionRule = Literal["compact", "sequence", "mrope"]
-
-
-class Prompt(NamedTuple):
-    tokens: Tensor  # [n] int64, the placeholder's id at visual slots
-    visual: Tensor  # [n] bool
-    embeddings: Tensor  # [n, H] the target's input, of a visual slot the clip's own feature
-    states: list[Tensor]  # L + 1 of [n, H]: the embedding first, the last after the final norm
-    positions: Tensor  # [3, n] M-RoPE (t, h, w), equal at text slots
 
 
 class Row(NamedTuple):
@@ -71,14 +61,14 @@ def draft_logits(
     logits = []
     for tokens, states in emitted:
         for token, state in zip(tokens, draft.target_state(states), strict=True):
-            rows.append(draft.row(draft.embedding[token], state, clip, _flat(at)))
+            rows.append(draft.row(draft.embedding[token], state, clip, flat(at)))
             at += 1
         grown = list(rows)
         output = draft.last_output(grown)
         logits.append(draft.logits(output))
         for level, token in enumerate(chain, start=1):
             state = draft.fed_back(output)
-            position = _flat(at + level - 1)
+            position = flat(at + level - 1)
             grown.append(draft.row(draft.embedding[token], state, clip, position, level))
             output = draft.last_output(grown)
             logits.append(draft.logits(output))
@@ -193,7 +183,7 @@ class Draft:
         adapted: dict[int, Tensor] = {}
         summaries: dict[int, Tensor] = {}
         if self.format == "vispec" and sees_clip:
-            for run in _runs(visual):
+            for run in runs(visual):
                 *vectors, summary = self.adaptor(features[run])
                 adapted |= zip(reversed(run), reversed(vectors), strict=False)
                 summaries[run[-1]] = summary
@@ -204,8 +194,8 @@ class Draft:
             if slot == 0:
                 continue
             position = {
-                "compact": _flat(len(rows)),
-                "sequence": _flat(slot),
+                "compact": flat(len(rows)),
+                "sequence": flat(slot),
                 "mrope": prompt.positions[:, slot],
             }[rule]
             token = self.embedding[prompt.tokens[slot]]
@@ -299,17 +289,3 @@ class Draft:
             return drafted
         targets = torch.arange(len(drafted)) + self.tensors["d2t"]
         return torch.full((self.vocab,), -math.inf, dtype=self.dtype).scatter(0, targets, drafted)
-
-
-def _flat(position: int) -> Tensor:
-    return torch.full((3,), position)
-
-
-def _runs(visual: list[bool]) -> list[range]:
-    """The contiguous runs of visual slots."""
-    runs = []
-    for is_visual, slots in groupby(range(len(visual)), key=lambda slot: visual[slot]):
-        if is_visual:
-            found = list(slots)
-            runs.append(range(found[0], found[-1] + 1))
-    return runs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from sparrow_kernels import __version__
 from sparrow_kernels.cli import environment, main
+from sparrow_kernels.embedded.draft_recipe import DraftRecipe
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -144,10 +146,15 @@ class TestTrain:
         )
         out = tmp_path / "out"
         assert main(["train", "target", "--out", str(out), "--fresh"]) == 0
-        assert main(["train", "draft", "--out", str(out), "--target", "t", "--seed", "3"]) == 0
+        asked = ["--target", "t", "--seed", "3", "--mode", "msd", "--steps", "7"]
+        assert main(["train", "draft", "--out", str(out), *asked]) == 0
+        recipe = replace(DraftRecipe(), steps=7)
         assert calls == [
             ((out,), {"resume": False, "seed": 0}),
-            ((Path("t"), "processor", out), {"resume": True, "seed": 3}),
+            (
+                (Path("t"), "processor", out),
+                {"resume": True, "seed": 3, "recipe": recipe, "mode": "msd"},
+            ),
         ]
 
     def test_refusals(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

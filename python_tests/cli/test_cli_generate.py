@@ -166,7 +166,7 @@ class TestRefusals:
         (tmp_path / "broken" / "model.safetensors").write_bytes(b"\0" * 16)
         capsys.readouterr()  # transformers' bars while saving
         for role, directory, said in [
-            ("--draft", "missing", "draft must be a directory with config.json and safetensors"),
+            ("--draft", "missing", "draft: must be a directory, got"),
             ("--draft", "other", "layers 3, target has 2"),
             ("--target", "missing", "target must be a directory with config.json"),
             ("--target", "broken", ""),

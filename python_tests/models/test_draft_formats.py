@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from draft_files import FORMATS, GROUPED_HEADS, WIDE_HEADS, Sizes, draft_files, write
-from draft_oracle import Prompt, draft_logits
+from draft_oracle import draft_logits
+from draft_prompt import Prompt
 from torch import Tensor, nn
 
 from sparrow_kernels.drafting import SparrowDraft
