@@ -17,7 +17,7 @@ from draft_files import FORMATS, Sizes, draft_files, write  # noqa: E402
 
 from sparrow_kernels import load_draft  # noqa: E402
 from sparrow_kernels.cli import main  # noqa: E402
-from sparrow_kernels.models.drafts import probe as probing  # noqa: E402
+from sparrow_kernels.models.drafts import texts  # noqa: E402
 
 LAYERS = 6
 
@@ -189,8 +189,8 @@ class TestConvert:
 class TestProbe:
     @pytest.fixture(autouse=True)
     def few_words(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(probing, "TEXTS", 2)
-        monkeypatch.setattr(probing, "TOKENS", 24)
+        monkeypatch.setattr(texts, "TEXTS", 2)
+        monkeypatch.setattr(texts, "TOKENS", 24)
 
     @pytest.mark.parametrize("name", ["specforge", "eagle2"])
     def test_of_a_random_draft_nothing_is_found(

@@ -106,6 +106,23 @@ def test_a_second_question_finds_the_states_of_the_first(kind: str) -> None:
     assert found.stats.histogram == fresh.stats.histogram
 
 
+def test_plain_and_speculative_calls_share_a_cache() -> None:
+    """Also where a draft's positions were switched between them: what is kept is the same."""
+    family = "qwen2_5_vl"
+    first, second = turns(8, "What happens?"), turns(8, "What happens?", "This.", "And then?")
+    target = tiny(family).target
+    made = SparrowDraft.for_target(target, initializer_range=0.1).eval()
+    decoder = SparrowDecoder(target, made, "12-4-3")
+    asked = decoder.generate(**chats(family, first), **SETTINGS)
+    plain = decoder.generate_plainly(**chats(family, second), **SETTINGS, cache=asked.cache)
+    assert plain.stats.reused_slots > 20
+    asked = decoder.generate_plainly(**chats(family, first), **SETTINGS)
+    made.config.positions = "sequence"
+    again = decoder.generate(**chats(family, second), **SETTINGS, cache=asked.cache)
+    assert again.stats.reused_slots > 20
+    assert torch.equal(again.sequences, plain.sequences)
+
+
 @pytest.mark.parametrize("kind", ["eagle3", "vispec", "hivis"])
 def test_graphs_replay_such_drafts(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     honest = graphs_module.GraphedStep.__init__

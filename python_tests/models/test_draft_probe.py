@@ -18,7 +18,8 @@ from trained_drafts import asked, embedded, trained
 from sparrow_kernels import load_draft
 from sparrow_kernels.cli.main import main
 from sparrow_kernels.drafting import SparrowDraft
-from sparrow_kernels.models.drafts.probe import Probe, probe, written_by
+from sparrow_kernels.models.drafts.probe import Probe, probe
+from sparrow_kernels.models.drafts.texts import written_by
 
 NAME = "angelslim"
 LAYERS = (1, 4, 7)
@@ -57,7 +58,7 @@ def swapped() -> DraftFiles:
 
 def probed(said: DraftFiles, folder: Path, **asked_for: Any) -> Probe:
     draft = load_draft(write(said, folder), embedded()[0], probe=False, **asked_for)
-    return probe(draft, embedded()[0], text())
+    return probe(draft, embedded()[0], text(), len(asked()))
 
 
 def test_a_draft_that_is_read_right_is_left_alone(tmp_path: Path) -> None:
@@ -104,9 +105,28 @@ def test_two_mistakes_at_once_are_named(tmp_path: Path) -> None:
 def test_random_weights_say_nothing(settings: dict[str, Any], seed: int) -> None:
     torch.manual_seed(seed)
     draft = SparrowDraft.for_target(embedded()[0], initializer_range=0.2, **settings)
-    found = probe(draft, embedded()[0], text())
+    found = probe(draft, embedded()[0], text(), len(asked()))
     assert not found.knows and found.better == {}
     assert {found.verdict(one.name) for one in found} == {"none"}
+
+
+def test_texts_are_the_target_s_own_whatever_it_is_set_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Eight times the same text would weigh as eight."""
+    target = embedded()[0]
+    expected = text()
+    settings = {"temperature": 1e-6, "top_k": 1, "top_p": 0.001, "return_dict_in_generate": True}
+    for name, value in settings.items():
+        monkeypatch.setattr(target.generation_config, name, value)
+    found = written_by(target, asked())
+    assert torch.equal(found, expected)
+    assert len(found.unique(dim=0)) == len(found)
+
+
+def test_advice_that_was_followed_is_not_given_again(tmp_path: Path) -> None:
+    found = probed(files(), tmp_path, settings={"state_first": True})
+    assert found.better == {"state_first": False}
 
 
 def test_loading_warns_of_what_is_far_behind(tmp_path: Path) -> None:

@@ -130,7 +130,8 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 def _probe(arguments: argparse.Namespace) -> int:
     from sparrow_kernels.models.drafts.load import load_draft
-    from sparrow_kernels.models.drafts.probe import hint, probe, question_ids, written_by
+    from sparrow_kernels.models.drafts.probe import hint, probe
+    from sparrow_kernels.models.drafts.texts import question_ids, written_by
     from sparrow_kernels.models.pair import load_target
     from sparrow_kernels.models.quiet import quiet_transformers
 
@@ -138,7 +139,8 @@ def _probe(arguments: argparse.Namespace) -> int:
     with quiet_transformers():
         target, processor = load_target(arguments.target)
         draft = load_draft(arguments.path, target, **asked, probe=False)
-        found = probe(draft, target, written_by(target, question_ids(processor)))
+        question = question_ids(processor)
+        found = probe(draft, target, written_by(target, question), len(question))
     if arguments.json:
         print_json(_as_object(found))
         return 0

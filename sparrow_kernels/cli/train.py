@@ -25,7 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mode",
         choices=("sparrow", "eagle2", "msd", "vispec", "hivis", "eagle3"),
-        default="sparrow",
         help="which system's draft: what it reads and how it is trained (default: sparrow)",
     )
     parser.add_argument(
@@ -41,8 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if arguments.role == "target" and arguments.target is not None:
-        raise ValueError("--target must be left out when training a target (it is for a draft)")
+    for name in ("target", "mode", "steps"):
+        if arguments.role == "target" and getattr(arguments, name) is not None:
+            raise ValueError(
+                f"--{name} must be left out when training a target (it is for a draft)"
+            )
     out: Path = arguments.out or Path(f"sparrow-{arguments.role}")
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out must be a folder, got {out}, which is a file")
@@ -66,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
             resume=not arguments.fresh,
             seed=arguments.seed,
             recipe=replace(recipe, steps=arguments.steps or recipe.steps),
-            mode=arguments.mode,
+            mode=arguments.mode or "sparrow",
         )
     print(f"{out}: a trained {arguments.role} (sparrow generate ... --{arguments.role} {out})")
     return 0

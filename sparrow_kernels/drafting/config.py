@@ -40,6 +40,7 @@ class SparrowDraftConfig(PreTrainedConfig):
         draft_vocab_size: ids that an LM head of its own can say; None for the target's head.
         own_embedding: whether it holds an embedding of its own.
         paired … clip_heads: which parts it has, see `LayerShape`.
+        state_first: whether the file joined the state before the embedding; here it is behind it.
         source_format: the format that its weights were read from.
         derived: for each setting where it was read from; see `DraftSpec`.
 
@@ -87,6 +88,7 @@ class SparrowDraftConfig(PreTrainedConfig):
         step_shifts: int = 0,
         clip_queries: int = 0,
         clip_heads: int = 0,
+        state_first: bool = False,
         source_format: str = "sparrow_kernels",
         derived: dict[str, str] | None = None,
         **kwargs: Any,
@@ -126,6 +128,7 @@ class SparrowDraftConfig(PreTrainedConfig):
         self.step_shifts = step_shifts
         self.clip_queries = clip_queries
         self.clip_heads = clip_heads
+        self.state_first = state_first
         self.source_format = source_format
         self.derived = derived or {}
         super().__init__(**kwargs)

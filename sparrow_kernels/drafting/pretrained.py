@@ -110,6 +110,7 @@ class SparrowDraft(PreTrainedModel):
                 f" {self.config.draft_vocab_size} ids"
             )
         lighter = copy.copy(self)
+        lighter.config = copy.deepcopy(self.config)  # whose switches are its own
         lighter._converted = None
         lighter._int8 = self._int8 or int8
         if vocabulary is not None:
@@ -130,7 +131,7 @@ class SparrowDraft(PreTrainedModel):
         return self._vocabulary
 
     @property
-    def draft_ids(self) -> int:
+    def draft_vocabulary_size(self) -> int:
         """How many ids it may draft."""
         whole = self.config.draft_vocab_size or self.config.vocab_size
         return whole if self._vocabulary is None else len(self._vocabulary)

@@ -15,7 +15,7 @@ SETTINGS = (
     *("head_dim", "rms_norm_eps", "rope_theta", "attention_bias", "query_key_norm"),
     *("layer_ids", "paired", "fc_bias", "embedding_norm", "attention_norm", "state_norms"),
     *("norm_before_residual", "final_norm", "feeds_normed", "step_shifts", "clip_queries"),
-    *("draft_vocab_size", "own_embedding"),
+    *("draft_vocab_size", "own_embedding", "state_first"),
     *("trained_to_see", "sees_clip", "positions", "slice_clip", "mrope_section"),
     *("mrope_interleaved",),
 )
@@ -44,7 +44,7 @@ class DraftSpec:
     def of(cls, config: SparrowDraftConfig) -> DraftSpec:
         """What a configuration says; of one that nothing was derived for, all is "config"."""
         sources = config.derived
-        unsaid = "default" if sources else "config"
+        unsaid = "config" if config.source_format == "sparrow_kernels" else "default"
         settings = (
             Setting(name, getattr(config, name), sources.get(name, unsaid)) for name in SETTINGS
         )

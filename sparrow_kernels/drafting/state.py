@@ -122,6 +122,7 @@ class DraftState:
             self.value_cache = _enlarged(self.value_cache, capacity)
         positions = self.key_cache.shape[2] + self._highest_offset
         if positions > self._table_rows:
+            positions = max(positions, 2 * self._table_rows)  # as the caches
             self._table_rows, moved = positions, True
             weight, head_dim = self.network.mlp_norm, self.network.shape.head_dim
             table = rotary_table(positions, head_dim, self._theta, weight.device, weight.dtype)

@@ -119,7 +119,7 @@ def _decode_with_states(
     if own.emission.finished:
         return own.stats
     both = OtherClipsStates(own.target, other.target)
-    state = draft_state(own, draft, tree, others_prefill.rows)
+    state = draft_state(own, draft, tree, others_prefill.rows, rules)
     committed = first_committed(first, others_prefill.states, tree.max_path)
     step = Step(both, state, tree, own.chooser, own.coins, committed)
     decode(step, both, state, own.emission, own.timer)

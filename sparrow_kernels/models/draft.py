@@ -7,7 +7,7 @@ import torch
 from sparrow_kernels.decoding import AutoTree, TreeConfig
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.drafting.head import draft_head
-from sparrow_kernels.drafting.rows import PromptRows
+from sparrow_kernels.drafting.rows import PromptRows, RowRules
 from sparrow_kernels.drafting.state import DraftState
 from sparrow_kernels.models.families import VidLLM
 from sparrow_kernels.models.parallel import is_split
@@ -46,7 +46,7 @@ def tree_for(
         raise TypeError(
             f"tree must be a TreeConfig, or text such as '30-4-8', got {type(tree).__name__}"
         )
-    size = draft.draft_ids
+    size = draft.draft_vocabulary_size
     if tree.width > size:
         raise ValueError(
             f"tree must have at most {size} children a node, the draft's vocabulary, got {tree}"
@@ -55,9 +55,13 @@ def tree_for(
 
 
 def draft_state(
-    request: Request, draft: SparrowDraft, tree: TreeConfig, prompts: list[PromptRows]
+    request: Request,
+    draft: SparrowDraft,
+    tree: TreeConfig,
+    prompts: list[PromptRows],
+    rules: RowRules,
 ) -> DraftState:
-    """The draft of a call, begun with its prompts' rows."""
+    """The draft of a call, begun with its prompts' rows, which `rules` have made."""
     parts, workspace = request.parts, request.workspace
     like = torch.empty(0, dtype=parts.embedding.weight.dtype, device=parts.device)
     banned = sorted(request.stops.ids | set(parts.placeholder_ids))
@@ -67,8 +71,9 @@ def draft_state(
     network = draft.network_for(like)
     is_sliced = is_whole and draft.config.draft_vocab_size is None
     vocabulary = draft.draft_vocabulary if is_sliced else None
-    rules = draft.config.row_rules()
-    made_for = (id(network), tree.draft_slots, tree.max_path, tuple(banned), vocabulary, rules)
+    theta = draft.config.rope_theta
+    sizes = (tree.draft_slots, tree.max_path)
+    made_for = (id(network), *sizes, tuple(banned), vocabulary, rules, theta)
     new_tokens = request.emission.new_token_room
     if workspace.draft is None or workspace.draft_made_for != made_for:
         is_banned = torch.tensor(banned, dtype=torch.int64, device=like.device)
@@ -76,7 +81,7 @@ def draft_state(
             network,
             parts.embedding,
             draft_head(network, parts.lm_head, is_banned, vocabulary, draft.config.vocab_size),
-            draft.config.rope_theta,
+            theta,
             prompts,
             new_tokens,
             tree_slots=tree.draft_slots,

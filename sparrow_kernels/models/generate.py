@@ -34,7 +34,6 @@ from sparrow_kernels.models.families import VidLLM
 from sparrow_kernels.models.outputs import SparrowOutput
 from sparrow_kernels.models.parallel import Agreement
 from sparrow_kernels.models.request import Request
-from sparrow_kernels.models.target import Prefill
 from sparrow_kernels.models.workspace import Workspaces, lent
 from sparrow_kernels.ops.env import checks
 
@@ -152,10 +151,7 @@ def _decode(
     # The loop makes its own trees and lengths: checking them again would only cost time.
     with torch.inference_mode(), checks(False):
         try:
-            rules = TEXT_ALONE if draft is None else draft.config.row_rules()
-            prefill, first, finished = request.prefill(rules)
-            if not request.emission.finished:
-                _decode_on(request, draft, tree, prefill, first, finished, cuda_graph)
+            _decode_on(request, draft, tree, cuda_graph)
         except NoToken as error:
             request.chooser.explain(error)
     return request.result()
@@ -165,18 +161,19 @@ def _decode_on(
     request: Request,
     draft: SparrowDraft | None,
     tree: TreeConfig,
-    prefill: Prefill,
-    first: Tensor,
-    finished: list[int],
     cuda_graph: bool,
 ) -> None:
-    """Decode from the prompts' first tokens on."""
+    """Run the prompts, and decode from their first tokens on."""
+    rules = TEXT_ALONE if draft is None else draft.config.row_rules()
+    prefill, first, finished = request.prefill(rules)
+    if request.emission.finished:
+        return
     state = None
     if draft is not None:
         with request.timer.phase("draft_prefill"):
-            state = draft_state(request, draft, tree, prefill.rows)
+            state = draft_state(request, draft, tree, prefill.rows, rules)
     begun = first_committed(first, prefill.states, request.max_path)
-    del prefill
+    del prefill  # its states have served
     step, parts = _step(request, state, tree, begun, cuda_graph)
     step.begin(begun, finished)
     decode(

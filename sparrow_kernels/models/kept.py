@@ -37,7 +37,8 @@ class KeptPrompt:
 
     def shared_with(self, marks: Tensor, plan: RowPlan, rules: RowRules) -> int:
         """How many slots another prompt can take over; it runs at least one of its own."""
-        if rules != self.rules:
+        # Other rows need other states at most, and those that nobody has kept run again.
+        if (rules.layer_ids, rules.clip_layer) != (self.rules.layer_ids, self.rules.clip_layer):
             return 0
         shortest = min(len(marks), len(self.marks))
         different = (marks[:shortest] != self.marks[:shortest]).nonzero()

@@ -23,14 +23,15 @@ class StateReader:
 
     def __init__(self, parts: Parts, verifying: Parts | None, rules: RowRules) -> None:
         self.rules = rules
-        self.layer_ids = rules.layer_ids or (parts.text_config.num_hidden_layers,)
+        top = parts.text_config.num_hidden_layers
+        self.layer_ids = rules.layer_ids or (top,)
         wanted = set(self.layer_ids)
         if rules.clip_layer is not None:
             wanted.add(rules.clip_layer)
-        self.tap = StateTap(parts.language_model, wanted)
+        self.tap = StateTap(parts.language_model, wanted, top)
         self._of_verify = self.tap
         if verifying is not None:
-            self._of_verify = StateTap(verifying.language_model, wanted)
+            self._of_verify = StateTap(verifying.language_model, wanted, top)
 
     def verified(self, top: Tensor) -> list[Tensor]:
         """`[B, T, H]` of each layer after a verify, whose top states are `top`."""
@@ -88,6 +89,7 @@ class PromptReading:
     def result(self) -> tuple[PromptRows, Tensor]:
         """The prompt's rows, and `[1, L*H]` the states of its last slot."""
         prompt, states = self._prompt, torch.cat(self._states)
+        self._states.clear()
         rows = self._reader.rules.rows(
             self._plan,
             prompt.ids,

@@ -23,30 +23,33 @@ class StateTap:
         layer_ids: indices in transformers' tuple of hidden states: 0 the embedding, i what layer
             i - 1 put out, the last one the top state, which is the model's own output and not
             taken here.
+        top: the last one's index, which is the number of layers.
 
     Raises:
         ValueError: an index that the model does not have.
     """
 
-    def __init__(self, language_model: Any, layer_ids: Collection[int]) -> None:
+    def __init__(self, language_model: Any, layer_ids: Collection[int], top: int) -> None:
         self.rows: Tensor | None = None
         """`[n]` the rows of a forward to take; None for all."""
         self.taken: dict[int, Tensor] = {}
         """By index, `[B, rows, H]` of the last forward."""
-        layers = getattr(language_model, "layers", None)
-        count = 0 if layers is None else len(layers)
-        outside = [each for each in layer_ids if not 0 <= each <= count]
+        outside = [each for each in layer_ids if not 0 <= each <= top]
         if outside:
             raise ValueError(
-                f"layer_ids must be of 0 to {count}, the target's hidden states, got {outside[0]}"
+                f"layer_ids must be of 0 to {top}, the target's hidden states, got {outside[0]}"
             )
-        if layers is None:
-            return
+        layers = getattr(language_model, "layers", ())
+        inner = sorted({each for each in layer_ids if each < top})
+        if inner and len(layers) != top:
+            raise ValueError(
+                f"target must have its {top} layers under the name `layers` for a draft that reads"
+                f" some, got {type(language_model).__name__} with {len(layers)}"
+            )
         for layer in layers:
             _untap(layer)
-        for each in sorted(set(layer_ids)):
-            if each < count:
-                self._tap(layers[max(each - 1, 0)], each)
+        for each in inner:
+            self._tap(layers[max(each - 1, 0)], each)
 
     def _tap(self, layer: nn.Module, layer_id: int) -> None:
         assert is_private(layer), "a layer that others see must not be changed"

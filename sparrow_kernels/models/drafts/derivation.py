@@ -37,10 +37,9 @@ class TargetFacts(NamedTuple):
     @classmethod
     def of(cls, target: Any) -> TargetFacts:
         """Those of a model."""
-        return cls.of_config(target.config)._replace(
-            embedding=target.get_input_embeddings().weight,
-            lm_head=target.get_output_embeddings().weight,
-        )
+        tables = (target.get_input_embeddings().weight, target.get_output_embeddings().weight)
+        embedding, lm_head = (None if one.is_meta else one for one in tables)  # offloaded
+        return cls.of_config(target.config)._replace(embedding=embedding, lm_head=lm_head)
 
 
 def positive(where: str, name: str, value: Any) -> float | None:

@@ -21,7 +21,7 @@ from sparrow_kernels.models.drafts.layer import (
     take_rotary,
 )
 from sparrow_kernels.models.drafts.probe import warn_of_settings
-from sparrow_kernels.models.families import VidLLM
+from sparrow_kernels.models.families import Parts, VidLLM
 
 TRIED = ("norm_before_residual", "feeds_normed")
 """Settings that files get wrong and `settings` may overrule, beside `state_first`."""
@@ -57,8 +57,9 @@ def load_draft(
         sees_clip: `nothing` (the default): it reads the text alone, and its cost does not grow with
             the clip. `trained`: it sees of a clip what it saw in training; or one of
             `drafting.rows.SIGHTS` by name.
-        strict: refuse what is not understood, such as a weight of an unknown name. False: warn.
-            Weights that are missing or of a wrong shape are refused in any case.
+        strict: refuse what is not understood, such as a weight of an unknown name, and a vocabulary
+            or family that is not the target's. False: warn. Weights that are missing or of a wrong
+            shape are refused in any case.
         settings: what the file does not say, or says wrongly: `norm_before_residual`,
             `feeds_normed`, `state_first` (the state stands before the embedding where they are
             joined). `sparrow draft probe` tries them.
@@ -80,7 +81,7 @@ def load_draft(
     switch(draft.config, positions=positions, sees_clip=sees_clip)
     draft.check_fits(target)
     module: torch.nn.Module = draft
-    module.to(device=target.get_input_embeddings().weight.device, dtype=target.dtype)
+    module.to(device=Parts(target).device, dtype=target.dtype)
     draft.eval()
     if probe and not is_ours(files) and _is_quick(target):
         warn_of_settings(draft, target, str(path))
@@ -88,8 +89,9 @@ def load_draft(
 
 
 def _is_quick(target: VidLLM) -> bool:
+    devices = {each.device.type for each in target.parameters()}
     weights = sum(each.numel() for each in target.parameters())
-    return target.device.type != "cpu" or weights < 1e9
+    return "meta" not in devices and ("cpu" not in devices or weights < 1e9)
 
 
 def is_ours(files: DraftFiles) -> bool:
@@ -157,7 +159,8 @@ def derived(
     found.put("target_layers", facts.layers or 0, "target" if facts.layers else "name the target")
     found.put("vocab_size", facts.vocabulary, "target")
     layer = ForeignLayer(found)
-    swapped = settings.get("state_first", False)
+    swapped = bool(settings.get("state_first", False))
+    found.put("state_first", swapped, "caller" if swapped else "default")
     layer.take()
     take_rotary(found, rope_theta)
     if layer.inputs == 2 * layer.hidden:

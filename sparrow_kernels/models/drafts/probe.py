@@ -21,11 +21,10 @@ from torch import Tensor
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.drafting.network import DraftNetwork
 from sparrow_kernels.drafting.self_feeding import self_fed_outputs
+from sparrow_kernels.models.drafts.texts import written_by
 from sparrow_kernels.models.drafts.variants import Variant, alternatives
 from sparrow_kernels.models.families import VidLLM
 
-TEXTS, TOKENS = 8, 96
-"""What the target writes for it: texts, and tokens of each."""
 _PASSES = 3
 _SIGMAS = 3.0
 """Standard errors that two settings must differ by."""
@@ -130,17 +129,18 @@ class Probe:
 
 
 @torch.no_grad()
-def probe(draft: SparrowDraft, target: VidLLM, ids: Tensor | None = None) -> Probe:
+def probe(draft: SparrowDraft, target: VidLLM, ids: Tensor | None = None, prompt: int = 1) -> Probe:
     """Try the settings of `draft` that files get wrong.
 
     Args:
         draft: as it was loaded.
         ids: `[B, n]` int64 texts to try them on, best such as the target writes; None to have it
             write some.
+        prompt: tokens at the beginning of each that the target has not written.
     """
     ids = (written_by(target) if ids is None else ids).to(target.device)
     output = target(input_ids=ids, output_hidden_states=True, use_cache=False)
-    trial = _Trial(draft, target, ids, output.hidden_states, output.logits)
+    trial = _Trial(draft, target, ids, output.hidden_states, output.logits, prompt)
     chosen = Variant.of(draft)
     options = alternatives(draft)
     current = chosen
@@ -149,11 +149,12 @@ def probe(draft: SparrowDraft, target: VidLLM, ids: Tensor | None = None) -> Pro
             current = current.with_(name, trial.setting(name, values, current, chosen).best.value)
     found = tuple(trial.setting(name, values, current, chosen) for name, values in options.items())
     answers = trial.answers(current, False)
-    best = output.logits[:, 1:].argmax(dim=-1).flatten()
+    best = output.logits[:, prompt:].argmax(dim=-1).flatten()
     chance = float(best.bincount().max() / len(best))
     agreement = float(answers.is_best.float().mean())
     error = (agreement * (1 - agreement) / len(answers.is_best)) ** 0.5
-    return Probe(ids.numel(), chance, found, agreement, agreement - _SIGMAS * error > chance)
+    tokens = ids[:, prompt:].numel()
+    return Probe(tokens, chance, found, agreement, agreement - _SIGMAS * error > chance)
 
 
 def warn_of_settings(draft: SparrowDraft, target: VidLLM, where: str) -> None:
@@ -197,8 +198,9 @@ class _Trial:
         ids: Tensor,
         states: Sequence[Tensor],
         logits: Tensor,
+        prompt: int,
     ) -> None:
-        self._draft, self._states = draft, states
+        self._loaded, self._states, self._first = Variant.of(draft), states, prompt - 1
         self._logits = logits.float()
         self._network = draft.network_for(target.get_input_embeddings().weight)
         has_own = self._network.shape.embedding_size
@@ -219,7 +221,7 @@ class _Trial:
 
     def answers(self, variant: Variant, deeper: bool) -> Answers:
         """What the draft says so: from the target's states, or `deeper`, from its own outputs."""
-        network = variant.network(self._network)
+        network = variant.network(self._network, self._loaded)
         layers = variant.layer_ids or (len(self._states) - 1,)
         hidden = torch.cat([self._states[each] for each in layers], dim=-1)[:, :-1]
         outputs = self_fed_outputs(
@@ -229,11 +231,11 @@ class _Trial:
             _PASSES if deeper else 1,
             variant.rope_theta,
         )
-        # The first rows of a later pass have no root.
-        passes = [
-            self._answers(network, outputs[depth][:, depth:], self._logits[:, 1 + depth :])
-            for depth in range(int(deeper), len(outputs))
-        ]
+        passes = []
+        for depth in range(int(deeper), len(outputs)):
+            first = max(self._first, depth)  # the first rows of a later pass have no root
+            rows = outputs[depth][:, first:]
+            passes.append(self._answers(network, rows, self._logits[:, 1 + first :]))
         return Answers(*(torch.cat(each).cpu() for each in zip(*passes, strict=True)))
 
     def _answers(self, network: DraftNetwork, outputs: Tensor, target_logits: Tensor) -> Answers:
@@ -256,39 +258,3 @@ def _is_ahead(one: Tried, other: Tried) -> bool:
     """Whether one variant is surely nearer to the target than another, token by token."""
     won = other.answers.surprise - one.answers.surprise
     return float(won.mean()) > _SIGMAS * float(won.std()) / len(won) ** 0.5
-
-
-def question_ids(processor: Any) -> Tensor:
-    """`[n]` a question in the target's own form, to be answered at length."""
-    tokenizer = getattr(processor, "tokenizer", processor)
-    if not getattr(processor, "chat_template", None):
-        return torch.tensor(tokenizer("Describe the video in detail.").input_ids)
-    content = [{"type": "text", "text": "Describe the video in detail."}]
-    text = processor.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-    )
-    return torch.tensor(tokenizer(text).input_ids)
-
-
-def written_by(target: VidLLM, prompt: Tensor | None = None) -> Tensor:
-    """`[TEXTS, n]` texts as the target writes them, sampled, always the same.
-
-    Args:
-        prompt: `[n]` what they go on from; None for the first token of any text.
-    """
-    if prompt is None:
-        config = target.config.get_text_config()
-        named = (target.generation_config.bos_token_id, config.bos_token_id, config.eos_token_id)
-        first = next((each for each in named if each is not None), 0)
-        prompt = torch.tensor([first[0] if isinstance(first, list) else first])
-    ids = prompt.to(target.device).expand(TEXTS, -1)
-    devices = [target.device] if target.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(0)
-        return target.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            do_sample=True,
-            max_new_tokens=TOKENS,
-            min_new_tokens=TOKENS,
-        )

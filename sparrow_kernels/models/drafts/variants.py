@@ -23,7 +23,7 @@ class Variant:
     layer_ids: tuple[int, ...] | None
     rope_theta: float
     state_first: bool
-    """Against how it was loaded: what is joined changes places."""
+    """What the file joins, with the state before the embedding."""
     feeds_normed: bool
     norm_before_residual: bool
 
@@ -32,21 +32,27 @@ class Variant:
         """As it was loaded."""
         config = draft.config
         ids = None if config.layer_ids is None else tuple(config.layer_ids)
-        return cls(ids, config.rope_theta, False, config.feeds_normed, config.norm_before_residual)
+        return cls(
+            ids,
+            config.rope_theta,
+            config.state_first,
+            config.feeds_normed,
+            config.norm_before_residual,
+        )
 
     def with_(self, name: str, value: Any) -> Variant:
         """Another value of one setting."""
         return replace(self, **{name: value})
 
-    def network(self, network: DraftNetwork) -> DraftNetwork:
-        """`network` so; it shares all weights that are not moved."""
+    def network(self, network: DraftNetwork, loaded: Variant) -> DraftNetwork:
+        """`network`, which is as `loaded`, so; it shares all weights that are not moved."""
         varied = copy.copy(network)
         varied.shape = replace(
             network.shape,
             feeds_normed=self.feeds_normed,
             norm_before_residual=self.norm_before_residual,
         )
-        if self.state_first:
+        if self.state_first != loaded.state_first:
             varied._modules = dict(network._modules)
             name = "qkv" if network.shape.paired else "fc"
             varied._modules[name] = _swapped(getattr(network, name))
@@ -63,7 +69,8 @@ def alternatives(draft: SparrowDraft) -> dict[str, list[Any]]:
             ids for ids in moved if min(ids) >= 0 and max(ids) <= config.target_layers
         ]
     found["rope_theta"] = sorted({loaded.rope_theta, *_BASES})
-    found["state_first"] = [False, True]
+    if not config.clip_queries:  # ViSpec joins twice, and was folded
+        found["state_first"] = [False, True]
     if config.final_norm:
         found["feeds_normed"] = [False, True]
     if config.paired:
