@@ -53,18 +53,14 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     arguments = parser.parse_args()
     target, processor = load_target()
-    train(target, processor, arguments.folder, arguments.steps)
-    drafts = {
-        (mode, sight): load_draft(arguments.folder / mode, target, sees_clip=sight)
-        for mode in MODES
-        for sight in ("trained", "nothing")
-        if sight == "nothing" or _saw(arguments.folder / mode, target) != "nothing"
-    }
+    folder = arguments.folder / str(arguments.steps)
+    train(target, processor, folder, arguments.steps)
+    drafts = loaded(folder, target)
     rows = []
     for budget in BUDGETS[:1] if arguments.quick else BUDGETS:
-        found = measure(target, processor, drafts, budget)
+        found = measure(target, processor, drafts, budget, arguments.steps)
         rows += found
-        print_table([{**row, "identical": str(row["identical"])} for row in found])
+        print_table(found)
         print(flush=True)
     if arguments.json is not None:
         records.write(arguments.json, "bench.drafts", rows)
@@ -85,8 +81,15 @@ def train(target: Any, processor: Any, folder: Path, steps: int) -> None:
         train_draft(target, processor, out, recipe=recipe, features=features, mode=mode)
 
 
-def _saw(path: Path, target: Any) -> str:
-    return load_draft(path, target).config.trained_to_see
+def loaded(folder: Path, target: Any) -> dict[tuple[str, str], SparrowDraft]:
+    """Each draft by its system, and by whether it sees what it was `trained` to or `nothing`."""
+    drafts = {}
+    for mode in MODES:
+        blind = load_draft(folder / mode, target)
+        if blind.config.trained_to_see != "nothing":
+            drafts[mode, "trained"] = load_draft(folder / mode, target, sees_clip="trained")
+        drafts[mode, "nothing"] = blind
+    return drafts
 
 
 def measure(
@@ -94,6 +97,7 @@ def measure(
     processor: Any,
     drafts: dict[tuple[str, str], SparrowDraft],
     budget: Budget,
+    steps: int,
 ) -> list[dict[str, Any]]:
     """A row for each draft and sight at this length."""
     decoders = {key: SparrowDecoder(target, draft) for key, draft in drafts.items()}
@@ -121,6 +125,7 @@ def measure(
     return [
         {
             "draft": mode,
+            "steps": steps,
             "sees_clip": drafts[mode, sight].config.sees_clip,
             "visual_tokens": length,
             "identical": identical[mode, sight],

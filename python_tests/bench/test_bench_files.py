@@ -204,6 +204,6 @@ class TestPlots:
 
 def test_a_command_keeps_no_folder_of_the_machine() -> None:
     inside = rows.RESULTS / "bench-cpu.csv"
-    command = f"python -m bench.run --out /root/somewhere/out --name 'a b' {inside}"
+    command = f"python -m bench.run --out /home/someone/out --name 'a b' {inside}"
     expected = "python -m bench.run --out out --name 'a b' bench/results/bench-cpu.csv"
     assert rows.machine(command, torch.device("cpu")).command == expected

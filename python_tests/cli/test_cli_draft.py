@@ -9,15 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from decoding_cases import random_pair
+from draft_files import FORMATS, Sizes, draft_files, write
 
-pytest.importorskip("transformers")
-
-from decoding_cases import random_pair  # noqa: E402
-from draft_files import FORMATS, Sizes, draft_files, write  # noqa: E402
-
-from sparrow_kernels import load_draft  # noqa: E402
-from sparrow_kernels.cli import main  # noqa: E402
-from sparrow_kernels.models.drafts import texts  # noqa: E402
+from sparrow_kernels import load_draft
+from sparrow_kernels.cli import main
+from sparrow_kernels.models.drafts import texts
 
 LAYERS = 6
 

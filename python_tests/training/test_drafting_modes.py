@@ -13,13 +13,13 @@ from torch import nn
 from training_cases import Made, made
 
 from sparrow_kernels import SparrowDecoder, load_draft
+from sparrow_kernels.cli import main
 from sparrow_kernels.decoding import first_committed
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.drafting.head import DraftHead
 from sparrow_kernels.drafting.modes import MODES
-from sparrow_kernels.drafting.self_feeding import self_fed_outputs
 from sparrow_kernels.drafting.state import DraftState
-from sparrow_kernels.drafting.training_step import TextRows, of_clip
+from sparrow_kernels.drafting.training_step import TextRows, trained_outputs
 from sparrow_kernels.embedded.draft_recipe import DraftRecipe
 from sparrow_kernels.training import draft as training
 from sparrow_kernels.training.draft import train_draft
@@ -73,18 +73,8 @@ def test_rows_and_levels_are_those_of_decoding(mode: str) -> None:
     rules, network = draft.config.row_rules(), draft.network
     rows, prompts = captions(made(), draft)
     embedding = target.get_input_embeddings()
-    embedded = embedding(rows.tokens) if rows.embeddings is None else rows.embeddings
-    trained = self_fed_outputs(
-        network,
-        embedded,
-        rows.hidden,
-        PASSES,
-        draft.config.rope_theta,
-        first_row=int(rows.response.any(dim=0).int().argmax()),
-        positions=rows.positions,
-        **of_clip(network, rules.sees_clip, rows),
-    )
-    first = int(rows.response.any(dim=0).int().argmax())
+    theta = draft.config.rope_theta
+    trained, first = trained_outputs(network, embedding, rows, PASSES, theta, rules.sees_clip)
     for clip, inputs in enumerate(prompts):
         prefill, _, _ = requested(target, inputs).prefill(rules)
         (prompt,) = prefill.rows
@@ -98,7 +88,7 @@ def test_rows_and_levels_are_those_of_decoding(mode: str) -> None:
             network,
             embedding,
             DraftHead(nn.Identity(), banned=torch.tensor([0])),
-            draft.config.rope_theta,
+            theta,
             [prompt],
             8,
             tree_slots=PASSES,
@@ -114,6 +104,12 @@ def test_rows_and_levels_are_those_of_decoding(mode: str) -> None:
                 token = emitted[:, depth, None]
                 output = state.grow(token, output[:, None], depth, depth - 1, bits)[:, 0]
             torch.testing.assert_close(output[0], trained[depth][clip, depth], rtol=2e-3, atol=2e-3)
+
+
+def test_the_command_offers_every_mode(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "draft", "--mode", "none of them"]) == 2
+    offered = capsys.readouterr().err.partition("choose from ")[2].partition(")")[0]
+    assert offered.replace("'", "").split(", ") == list(MODES)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -2,7 +2,7 @@
 
 inspect shows each setting and where it was read from; with --target also what it is held against.
 convert writes config.json and safetensors that load without any of this. Weights that are pickled
-are read here only, and as tensors alone.
+are read by inspect and convert only, and as tensors alone.
 probe lets the target write some text and tries the settings that files get wrong.
 """
 

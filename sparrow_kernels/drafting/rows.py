@@ -151,19 +151,16 @@ class RowRules:
             return axes[..., plan.rows], axes[..., plan.clip], following
         counted = torch.zeros(length, dtype=torch.int64, device=plan.rows.device)
         counted[plan.rows] = 1
-        counted[self._adapted(plan) if self.sees_clip == "adaptor" else plan.clip] = 1
+        clip = self._adapted(plan) if self.sees_clip == "adaptor" else plan.clip
+        counted[clip] = 1
         ranks = counted.cumsum(0) - 1
-        return ranks[plan.rows], ranks[plan.clip], int(counted.sum())
+        return ranks[plan.rows], ranks[plan.clip], len(plan.rows) + len(clip)
 
     def _adapted(self, plan: RowPlan) -> Tensor:
         """The last slots of each run, where an adaptor's rows are put."""
         runs, _ = _runs(plan)
-        ends = torch.tensor(runs, device=plan.clip.device).cumsum(0)
-        kept = [
-            torch.arange(max(end - min(self.adaptor_rows, size), 0), end)
-            for end, size in zip(ends.tolist(), runs, strict=True)
-        ]
-        return plan.clip[torch.cat(kept)] if kept else plan.clip
+        kept = [run[len(run) - min(self.adaptor_rows, len(run)) :] for run in plan.clip.split(runs)]
+        return torch.cat(kept) if kept else plan.clip
 
 
 def _runs(plan: RowPlan) -> tuple[tuple[int, ...], Tensor | None]:

@@ -73,8 +73,7 @@ def draft_loss(
     A draft with an LM head of its own is held against the target's distribution over the ids that
     this head can say.
     """
-    # Rows before the first response have no loss: they are only seen.
-    first = int(rows.response.any(dim=0).int().argmax())
+    outputs, first = trained_outputs(network, embedding, rows, passes, theta, sees_clip)
     counted = response = rows.response[:, first:]
     state = rows.state[:, first:]
     with torch.no_grad():
@@ -83,19 +82,6 @@ def draft_loss(
             target_logits = target_logits[..., network.draft_ids]
         target_probs = target_logits.softmax(dim=-1)
         target_best = target_probs.argmax(dim=-1)
-    if network.shape.embedding_size:
-        embedding = network.embedding
-    embedded = embedding(rows.tokens) if rows.embeddings is None else rows.embeddings
-    outputs = self_fed_outputs(
-        network,
-        embedded,
-        rows.hidden,
-        passes,
-        theta,
-        first_row=first,
-        positions=rows.positions,
-        **of_clip(network, sees_clip, rows),
-    )
     loss = outputs[0].new_zeros(())
     agreement, accepted_all, accepted = [], counted, loss.detach()
     for number, output in enumerate(outputs):
@@ -112,6 +98,33 @@ def draft_loss(
         # Counted rows, so that chains cut by the end of a response do not count as refused.
         accepted = accepted + accepted_all.sum() / counted.sum().clamp_min(1)
     return StepResult(loss, torch.stack(agreement), 1 + accepted)
+
+
+def trained_outputs(
+    network: DraftNetwork,
+    embedding: nn.Module,
+    rows: TextRows,
+    passes: int,
+    theta: float,
+    sees_clip: str = "nothing",
+) -> tuple[list[Tensor], int]:
+    """Each pass's outputs `[B, n, H]`, and the row they begin at: rows before the first response
+    have no loss, and are only seen."""
+    first = int(rows.response.any(dim=0).int().argmax())
+    if network.shape.embedding_size:
+        embedding = network.embedding
+    embedded = embedding(rows.tokens) if rows.embeddings is None else rows.embeddings
+    outputs = self_fed_outputs(
+        network,
+        embedded,
+        rows.hidden,
+        passes,
+        theta,
+        first_row=first,
+        positions=rows.positions,
+        **_of_clip(network, sees_clip, rows),
+    )
+    return outputs, first
 
 
 def training_step(
@@ -156,7 +169,7 @@ def training_step(
     return StepResult(*(torch.stack(values).sum(dim=0) for values in zip(*results, strict=True)))
 
 
-def of_clip(network: DraftNetwork, sees_clip: str, rows: TextRows) -> dict[str, Any]:
+def _of_clip(network: DraftNetwork, sees_clip: str, rows: TextRows) -> dict[str, Any]:
     """`clip` and `shift` of `self_fed_outputs`, one clip a sequence."""
     if rows.clip is None or rows.clip_positions is None or rows.runs_before is None:
         return {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparrow_kernels.drafting.rows import PromptRows, RowRules
+from sparrow_kernels.drafting.rows import PromptRows, RowPlan, RowRules
 from sparrow_kernels.models.bridge.states import StateTap
 from sparrow_kernels.models.families import Parts
 from sparrow_kernels.models.kept import KeptPrompt
@@ -42,14 +42,19 @@ class PromptReading:
     """One prompt's states, forward by forward.
 
     Args:
+        plan: the slots that its rows are made from.
         start: slots that an earlier call had run, which `source` has kept the states of.
     """
 
     def __init__(
-        self, reader: StateReader, prompt: RequestPrompt, start: int, source: KeptPrompt | None
+        self,
+        reader: StateReader,
+        prompt: RequestPrompt,
+        plan: RowPlan,
+        start: int,
+        source: KeptPrompt | None,
     ) -> None:
-        self._reader, self._prompt = reader, prompt
-        self._plan = plan = reader.rules.plan(prompt.visual)
+        self._reader, self._prompt, self._plan = reader, prompt, plan
         self._states: list[Tensor] = []
         self._clip_states: list[Tensor] = []
         # The token behind the prompt reads the state of its last slot.

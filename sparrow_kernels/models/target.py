@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.decoding import Verification
-from sparrow_kernels.drafting.rows import TEXT_ALONE, PromptRows, RowRules
+from sparrow_kernels.drafting.rows import TEXT_ALONE, PromptRows, RowPlan, RowRules
 from sparrow_kernels.models.bridge.attention import Nodes, check_attended
 from sparrow_kernels.models.bridge.cache import PreallocatedCache
 from sparrow_kernels.models.bridge.compiled import compile_elementwise
@@ -73,7 +73,6 @@ class TargetState:
     def begin(self, parts: Parts) -> None:
         """Serve a call, through its own view of the target."""
         self._parts = parts
-        self._reader = StateReader(parts, self._compiled, TEXT_ALONE)
         self._cached = {parts.cache_keyword: self.cache, "use_cache": True}
 
     def prefill(
@@ -115,11 +114,12 @@ class TargetState:
                 reused.append(reused[-1])
                 self.kept[request] = self.kept[request - 1]
                 continue
+            plan = rules.plan(prompt.visual)
             marks = marks_of(prompt) if keep or old else None
             start, source = 0, None
             if earlier is not None and marks is not None:
-                start, source = self._take_over(request, prompt, marks, earlier, old)
-            reading = PromptReading(self._reader, prompt, start, source)
+                start, source = self._take_over(request, plan, marks, earlier, old)
+            reading = PromptReading(self._reader, prompt, plan, start, source)
             for chunk in prompt.chunks(start, _chunk_size(chunk_size, start, len(prompt.ids))):
                 reading.expect(chunk.begin, chunk.end)
                 top = self._run_chunk(request, chunk.begin, chunk.end, chunk.inputs)
@@ -139,14 +139,13 @@ class TargetState:
     def _take_over(
         self,
         request: int,
-        prompt: RequestPrompt,
+        plan: RowPlan,
         marks: Tensor,
         earlier: TargetState,
         old: list[KeptPrompt | None],
     ) -> tuple[int, KeptPrompt | None]:
         """Have an earlier call's slots in front of a request: how many, and what they hold."""
         rules = self._reader.rules
-        plan = rules.plan(prompt.visual)
         sources = range(len(old)) if earlier is not self else [request]
         shared = [
             (kept.shared_with(marks, plan, rules), number, kept)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,74 +35,92 @@ def text_rows(
     prefix_embeddings = language_model.embed_tokens(batch.prefix_ids).repeat(clips, 1, 1)
     prefix_embeddings[:, is_video] = batch.visual
     text_embeddings = language_model.embed_tokens(batch.text_ids)
-    cached = {cache_keyword(language_model): DynamicCache(), "use_cache": True}
-    prefix = _States(
+    reads_inner = rules.layer_ids is not None or rules.clip_layer is not None
+    asked = {
+        cache_keyword(language_model): DynamicCache(),
+        "use_cache": True,
+        "output_hidden_states": reads_inner,
+    }
+    prefix = _Run(
+        batch.prefix_ids.expand(clips, -1),
+        prefix_embeddings,
         language_model(
             inputs_embeds=prefix_embeddings,
             position_ids=batch.prefix_positions[:, None].expand(-1, clips, -1),
-            output_hidden_states=True,
-            **cached,
-        )
+            **asked,
+        ),
     )
-    exchanges = _States(
+    exchanges = _Run(
+        batch.text_ids,
+        text_embeddings,
         language_model(
             inputs_embeds=text_embeddings,
             position_ids=batch.text_positions.expand(3, -1, -1),
             attention_mask=_exchange_mask(batch.segments, len(batch.prefix_ids)),
-            output_hidden_states=True,
-            **cached,
-        )
+            **asked,
+        ),
     )
     sequences: tuple[list[TextRows], list[TextRows]] = ([], [])
     for clip in range(clips):
         for segment in range(int(batch.segments[clip].max()) + 1):
             own = batch.segments[clip] == segment
-            labels = batch.labels[clip, own]
-
-            def joined(before: Tensor, after: Tensor, own: Tensor = own) -> Tensor:
-                return torch.cat([before, after[own]])
-
-            ids = joined(batch.prefix_ids, batch.text_ids[clip])
-            plan = rules.plan(ids == VIDEO)
-            states = joined(prefix.of(clip, rules.layer_ids), exchanges.of(clip, rules.layer_ids))
-            middle = None
-            if rules.clip_layer is not None:
-                middle = prefix.of(clip, (rules.clip_layer,))[plan.clip]
-            rows = rules.rows(
-                plan,
-                ids,
-                torch.arange(len(ids)),
-                states[plan.before],
-                joined(prefix_embeddings[clip], text_embeddings[clip]),
-                middle,
-            )
-            top = joined(prefix.of(clip, None), exchanges.of(clip, None))
-            response = F.pad(_response(labels), (len(batch.prefix_ids), 0))
+            response = F.pad(_response(batch.labels[clip, own]), (len(batch.prefix_ids), 0))
             sequences[segment > 0].append(
-                TextRows(
-                    rows.tokens,
-                    rows.states,
-                    top[plan.rows],
-                    response[plan.rows],
-                    rows.positions,
-                    rows.embeddings,
-                    rows.clip,
-                    rows.clip_positions,
-                    rows.runs_before,
-                )
+                _sequence(rules, prefix.part(clip), exchanges.part(clip, own), response)
             )
     return _stacked(sequences[0]), _stacked(sequences[1])
 
 
-class _States:
-    """A forward's hidden states."""
+class _Run:
+    """What went into a forward of clips, and its states."""
 
-    def __init__(self, output: Any) -> None:
-        self._all = output.hidden_states
+    def __init__(self, ids: Tensor, embeddings: Tensor, output: Any) -> None:
+        self.ids, self.embeddings, self.top = ids, embeddings, output.last_hidden_state
+        self.inner: tuple[Tensor, ...] = output.hidden_states or ()
 
-    def of(self, clip: int, layer_ids: Sequence[int] | None) -> Tensor:
-        """`[n, L*H]` of one clip; None for the top ones."""
-        return torch.cat([self._all[each][clip] for each in layer_ids or (-1,)], dim=-1)
+    def part(self, clip: int, own: Tensor | slice = slice(None)) -> _Part:
+        """Some tokens of one clip."""
+        inner = [states[clip, own] for states in self.inner]
+        return _Part(self.ids[clip, own], self.embeddings[clip, own], self.top[clip, own], inner)
+
+
+class _Part(NamedTuple):
+    """Tokens `[n]`, and `[n, H]` their embeddings, top states and those of every layer."""
+
+    ids: Tensor
+    embeddings: Tensor
+    top: Tensor
+    inner: list[Tensor]
+
+
+def _sequence(rules: RowRules, prefix: _Part, exchange: _Part, response: Tensor) -> TextRows:
+    """One exchange behind its prompt, as the draft reads it; `response` `[n]` of all tokens."""
+    ids = torch.cat([prefix.ids, exchange.ids])
+    top = torch.cat([prefix.top, exchange.top])
+    plan = rules.plan(ids == VIDEO)
+    states = top
+    if rules.layer_ids is not None:
+        layers = [torch.cat([prefix.inner[i], exchange.inner[i]]) for i in rules.layer_ids]
+        states = torch.cat(layers, dim=-1)
+    rows = rules.rows(
+        plan,
+        ids,
+        torch.arange(len(ids)),
+        states[plan.before],
+        torch.cat([prefix.embeddings, exchange.embeddings]),
+        None if rules.clip_layer is None else prefix.inner[rules.clip_layer][plan.clip],
+    )
+    return TextRows(
+        rows.tokens,
+        rows.states,
+        top[plan.rows],
+        response[plan.rows],
+        rows.positions,
+        rows.embeddings,
+        rows.clip,
+        rows.clip_positions,
+        rows.runs_before,
+    )
 
 
 def _response(labels: Tensor) -> Tensor:

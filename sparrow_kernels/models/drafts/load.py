@@ -64,8 +64,8 @@ def load_draft(
             `feeds_normed`, `state_first` (the state stands before the embedding where they are
             joined). `sparrow draft probe` tries them.
         probe: have the target write a few words, and warn where another setting than one that was
-            derived agrees with them far better. Not done for a target of over a billion weights on
-            a CPU, which would take minutes.
+            derived agrees with them far better. Not done where it would take minutes: for a target
+            of over a billion weights on a CPU, or one whose weights are offloaded.
 
     Raises:
         ValueError: no such draft, one that cannot be read whole, of no known format, or made for

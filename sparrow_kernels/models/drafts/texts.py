@@ -10,14 +10,15 @@ from torch import Tensor
 from sparrow_kernels.models.families import VidLLM
 
 TEXTS, TOKENS = 8, 96
+_QUESTION = "Describe the video in detail."
 
 
 def question_ids(processor: Any) -> Tensor:
     """`[n]` a question in the target's own form, to be answered at length."""
     tokenizer = getattr(processor, "tokenizer", processor)
     if not getattr(processor, "chat_template", None):
-        return torch.tensor(tokenizer("Describe the video in detail.").input_ids)
-    content = [{"type": "text", "text": "Describe the video in detail."}]
+        return torch.tensor(tokenizer(_QUESTION).input_ids)
+    content = [{"type": "text", "text": _QUESTION}]
     text = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )
