@@ -1,5 +1,7 @@
 """anchored_window_attention, forward and backward, against a dense definition in float64."""
 
+from functools import partial
+
 import pytest
 import torch
 from dispatch import compiles_once, opcheck
@@ -42,30 +44,59 @@ CASES = {
     "group 1": (text(40, (5, 30)), 4, {"heads": 2}),
     "group 7": (text(40, (5, 30)), 4, {"heads": 7, "kv_heads": 1}),
     "head dim 128": (text(40, (5, 30)), 4, {"head_dim": 128}),
+    "the last rows": (text(300, (20, 260)), 16, {"rows": 170}),
+    "the last rows, causal": (text(200, (0, 200)), 1000, {"rows": 140}),
+    "the last rows, no anchor": (text(200, (0, 200)), 9, {"rows": 60}),
+    "the last rows, some see nothing": (text(200, (0, 170)), 0, {"rows": 60}),
+    "the last row": (text(200, (3, 190)), 5, {"rows": 1}),
+    "the last rows, ragged": (ragged(), 5, {"rows": 70}),
+    "the last rows, group 7": (text(40, (5, 30)), 4, {"heads": 7, "kv_heads": 1, "rows": 20}),
+    "the last rows, bfloat16": (text(150), 150, {"rows": 33, "dtype": torch.bfloat16}),
+    "no row": (text(9), 5, {"rows": 0}),
+    "several causal requests": (ragged(), 150, {}),
+    "several causal requests, group 1": (ragged(), 151, {"heads": 2, "rows": 140}),
     "float64": (text(150, (5, 130)), 4, {"dtype": torch.float64}),
     "bfloat16": (text(150, (5, 130)), 4, {"dtype": torch.bfloat16}),
     "float16": (text(150, (5, 130)), 4, {"dtype": torch.float16}),
 }
 
 
-def drawn(mask, heads=4, kv_heads=2, head_dim=16, dtype=torch.float32):
+def drawn(mask, heads=4, kv_heads=2, head_dim=16, dtype=torch.float32, rows=None):
+    """Query, key, value and the output's gradient; the query and that of the last `rows`."""
     generator = torch.Generator().manual_seed(mask.shape[1])
     batch, length = mask.shape
     shapes = [(batch, number, length, head_dim) for number in (heads, kv_heads, kv_heads, heads)]
-    return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+    query, key, value, grad = (
+        torch.randn(shape, generator=generator).to(dtype) for shape in shapes
+    )
+    first = 0 if rows is None else length - rows
+    return [query[:, :, first:], key, value, grad[:, :, first:]]
 
 
 def dense(query, key, value, mask, window, work):
-    """The definition with the whole `[S, S]` mask, rows that see nothing at 0."""
+    """The definition with the whole `[R, S]` mask, rows that see nothing at 0."""
+    scores, value, blind = dense_scores(query, key, value, mask, window, work)
+    weights = scores.masked_fill(blind, 0.0).softmax(-1)
+    return weights.masked_fill(blind, 0.0) @ value
+
+
+def dense_with_lse(query, key, value, mask, window, work):
+    """The same and its log-sum-exp, -inf where a row sees nothing."""
+    scores, _, blind = dense_scores(query, key, value, mask, window, work)
+    lse = scores.masked_fill(blind, 0.0).logsumexp(-1)
+    out = dense(query, key, value, mask, window, work)
+    return out, lse.masked_fill(blind.squeeze(-1), -torch.inf)
+
+
+def dense_scores(query, key, value, mask, window, work):
+    """Masked scores, the values of each query head, and which rows see nothing."""
     query, key, value = query.to(work), key.to(work), value.to(work)
     length, group = mask.shape[1], query.shape[1] // key.shape[1]
-    row, slot = torch.arange(length)[:, None], torch.arange(length)
+    row, slot = torch.arange(length)[length - query.shape[2] :, None], torch.arange(length)
     sees = (slot <= row) & (mask[:, None, None, :] | (row - slot < window))
     key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
-    scores = query @ key.mT * query.shape[-1] ** -0.5
-    blind = ~sees.any(-1, keepdim=True) if length else sees
-    weights = scores.masked_fill(~(sees | blind), -torch.inf).softmax(-1)
-    return weights.masked_fill(blind, 0.0) @ value
+    scores = (query @ key.mT * query.shape[-1] ** -0.5).masked_fill(~sees, -torch.inf)
+    return scores, value, ~sees.any(-1, keepdim=True)
 
 
 def with_gradients(function, query, key, value, grad):
@@ -101,15 +132,134 @@ def test_result_and_gradients(name, backend):
             assert_close(*three, name=what)
 
 
+LSE_CASES = [
+    "a clip in the middle",
+    "window 0, rows that see nothing",
+    "one row that sees nothing",
+    "empty sequence",
+    "group 7",
+    "float64",
+    "float16",
+    "the last rows",
+    "the last rows, causal",
+    "the last rows, some see nothing",
+    "the last rows, ragged",
+    "no row",
+    "several causal requests",
+]
+
+
+def with_lse_gradients(function, query, key, value, grad, d_lse):
+    """`out, lse, d_query, d_key, d_value`; without `grad` the output itself is not used."""
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in (query, key, value)]
+    out, lse = function(*leaves)
+    # As merging does: what reaches a row that sees nothing is no number.
+    d_lse = torch.where(lse.isinf(), torch.nan, d_lse).to(lse.dtype)
+    if grad is None:
+        torch.autograd.backward([lse], [d_lse])
+    else:
+        torch.autograd.backward([out, lse], [grad.to(out.dtype), d_lse])
+    return [out.detach(), lse.detach(), *(leaf.grad for leaf in leaves)]
+
+
+def lse_and_references(function, mask, window, query, key, value, grad):
+    """For each of `out, lse, d_query, d_key, d_value`: ours, in float64, in the query's dtype."""
+    generator = torch.Generator().manual_seed(1)
+    d_lse = torch.randn(query.shape[:3], generator=generator).to(query.device)
+    actual = with_lse_gradients(function, query, key, value, grad, d_lse)
+    references = [
+        with_lse_gradients(
+            lambda *x, work=work: dense_with_lse(*x, mask, window, work),
+            *(tensor.to(work) for tensor in (query, key, value)),
+            grad,
+            d_lse,
+        )
+        for work in (torch.float64, query.dtype)
+    ]
+    names = ("out", "lse", "d_query", "d_key", "d_value")
+    return zip(names, actual, *references, strict=True)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", LSE_CASES)
+def test_log_sum_exp_and_its_gradient(name, backend):
+    mask, window, options = CASES[name]
+    query, key, value, grad = drawn(mask, **options)
+
+    def ours(*leaves):
+        return anchored_window_attention(*leaves, mask, window=window, return_lse=True)
+
+    with env.backend(backend):
+        compared = lse_and_references(ours, mask, window, query, key, value, grad)
+    for what, actual, exact, rounded in compared:
+        if what == "lse":
+            wide = torch.float64 if query.dtype == torch.float64 else torch.float32
+            assert actual.dtype == wide
+            blind = exact.isinf()
+            assert torch.equal(actual.isinf(), blind)
+            actual, exact, rounded = (
+                x.masked_fill(blind, 0.0) for x in (actual, exact, rounded.to(wide))
+            )
+        if query.dtype == torch.float64:
+            torch.testing.assert_close(actual, exact, rtol=1e-12, atol=1e-13)
+        else:
+            assert_close(actual, exact, rounded, name=what)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_lse_alone_has_a_gradient(backend):
+    mask, window, _ = CASES["float64"]
+    query, key, value, _ = drawn(mask, dtype=torch.float64, rows=90)
+
+    def ours(*leaves):
+        return anchored_window_attention(*leaves, mask, window=window, return_lse=True)
+
+    leaves = [tensor.clone().requires_grad_() for tensor in (query, key, value)]
+    with env.backend(backend):
+        ours(*leaves)[1].sum().backward()
+    wide = [tensor.clone().requires_grad_() for tensor in (query, key)]
+    dense_with_lse(*wide, value, mask, window, torch.float64)[1].sum().backward()
+    for leaf, reference in zip(leaves[:2], wide, strict=True):
+        torch.testing.assert_close(leaf.grad, reference.grad, rtol=1e-12, atol=1e-13)
+    assert not leaves[2].grad.any()
+
+
+def test_an_unused_lse_reaches_no_backend():
+    mask, window, _ = CASES["a clip in the middle"]
+    query, key, value, grad = drawn(mask)
+    implementation = ANCHORED_WINDOW_BACKWARD.implementations["torch"]
+    function, given = implementation.function, []
+
+    def noted(*arguments):
+        given.append(arguments[9])
+        return function(*arguments)
+
+    implementation.function = noted
+    try:
+        for return_lse in (False, True):
+            query.requires_grad_()
+            out = anchored_window_attention(
+                query, key, value, mask, window=window, return_lse=return_lse
+            )
+            (out[0] if return_lse else out).backward(grad)
+    finally:
+        implementation.function = function
+    assert given == [None, None]
+
+
 def test_gradcheck():
     mask, window, _ = text(7, (1, 6)), 2, {}
     query, key, value, _ = drawn(mask, head_dim=4, dtype=torch.float64)
     leaves = [tensor.requires_grad_() for tensor in (query, key, value)]
     for backend in BACKENDS:
         with env.backend(backend):
-            assert torch.autograd.gradcheck(
-                lambda *x: anchored_window_attention(*x, mask, window=window, scale=0.7), leaves
-            )
+            for rows in (7, 4):
+                assert torch.autograd.gradcheck(
+                    lambda query, *x, rows=rows: anchored_window_attention(
+                        query[:, :, 7 - rows :], *x, mask, window=window, scale=0.7, return_lse=True
+                    ),
+                    leaves,
+                )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -170,8 +320,14 @@ def test_refusals():
     for arguments, error, message in (
         ((query, key, value, mask[:, 1:]), ValueError, r"anchor_mask must be \[B, S\]"),
         ((query, key, value, mask.int()), TypeError, "anchor_mask must be bool"),
-        ((query, key[:, :, 1:], value, mask), ValueError, "key must be"),
+        ((query, key[:, :, 1:], value, mask), ValueError, "value must be"),
         ((query[:, :3], key, value, mask), ValueError, "multiple of Hkv"),
+        (
+            (query, key[:, :, 1:], value[:, :, 1:], mask[:, 1:]),
+            ValueError,
+            "query must be of at most S = 39 rows, got R = 40",
+        ),
+        ((query[:, :, 1:], key, value, mask[:, 1:]), ValueError, r"anchor_mask must be \[B, S\]"),
         ((query, key, value.half(), mask), TypeError, "value must be float32"),
         ((query.mT.contiguous().mT, key, value, mask), ValueError, "contiguous in its last dim"),
     ):
@@ -188,30 +344,43 @@ def test_are_ops(backend):
     out, lse = ANCHORED_WINDOW(query, key, value, mask, 3, 0.25)
     leaves = [tensor.detach().clone().requires_grad_() for tensor in (query, key, value)]
     opcheck(ANCHORED_WINDOW, backend, *leaves, mask, 3, 0.25)
-    opcheck(ANCHORED_WINDOW_BACKWARD, backend, grad, query, key, value, out, lse, mask, 3, 0.25)
+    saved = [grad, query, key, value, out, lse, mask, 3, 0.25]
+    for arguments in (saved, [*saved, torch.randn(lse.shape)]):
+        opcheck(ANCHORED_WINDOW_BACKWARD, backend, *arguments)
+    leaves[0] = query[:, :, 12:].detach().clone().requires_grad_()
+    opcheck(ANCHORED_WINDOW, backend, *leaves, mask, 3, 0.25)
 
-    def calls(length, window):
-        return lambda: (*drawn(text(length))[:3], text(length, (4, 9)), window)
+    def calls(length, window, rows=None):
+        mask = text(length, (4, 9))
+        return lambda: (*drawn(mask, rows=rows)[:3], mask, window)
 
     def attend(query, key, value, mask, window):
-        return anchored_window_attention(query, key, value, mask, window=window)
+        return anchored_window_attention(query, key, value, mask, window=window, return_lse=True)
 
     with env.backend(backend):
         compiles_once(attend, [calls(12, 3), calls(30, 4)])
+        compiles_once(attend, [calls(12, 3, 5), calls(30, 4, 11)])
 
 
-def test_compiled_training():
+@pytest.mark.parametrize("rows", [None, 100])
+def test_compiled_training(rows):
     torch._dynamo.reset()
     mask, window, _ = CASES["a clip in the middle"]
-    query, key, value, grad = drawn(mask)
+    tensors = drawn(mask, rows=rows)
 
-    def ours(*leaves):
-        return anchored_window_attention(*leaves, mask, window=window)
+    def ours(*leaves, return_lse=False):
+        return anchored_window_attention(*leaves, mask, window=window, return_lse=return_lse)
 
     compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
     for left, right in zip(
-        with_gradients(ours, query, key, value, grad),
-        with_gradients(compiled, query, key, value, grad),
+        with_gradients(ours, *tensors), with_gradients(compiled, *tensors), strict=True
+    ):
+        assert torch.equal(left, right)
+    d_lse = torch.randn(tensors[0].shape[:3])
+    ours, compiled = (partial(function, return_lse=True) for function in (ours, compiled))
+    for left, right in zip(
+        with_lse_gradients(ours, *tensors, d_lse),
+        with_lse_gradients(compiled, *tensors, d_lse),
         strict=True,
     ):
         assert torch.equal(left, right)

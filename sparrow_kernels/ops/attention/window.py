@@ -1,19 +1,22 @@
-"""Anchored window attention of a whole sequence, forward and backward, in blocks of rows.
+"""Anchored window attention of whole sequences, forward and backward, in blocks of rows.
 
-Row i sees slot j <= i iff j is an anchor or i - j < window. Rows are taken in blocks; for each,
-a rule names the columns to score, and the definition masks within them:
+Query rows are those of the last R positions; the row of position p sees slot j <= p iff j is an
+anchor or p - j < window. Rows are taken in blocks; for each, a rule names the columns to score, and
+the definition masks within them:
 
     scores = scale * q k^T      lse = log-sum-exp(scores)      p = exp(scores - lse)
-    out = p v                   delta = sum(p * d_out v^T)       d_scores = p * (d_out v^T - delta)
+    out = p v                   delta = sum(p * d_out v^T) - d_lse
+    d_scores = p * (d_out v^T - delta)
 
 The reference scores every column up to the block's end. The CPU backend scores the anchors and the
 window alone, so its cost is that of what is seen; neither holds more than one block's scores, and
-grouped heads read their KV head in place.
+grouped heads read their KV head in place. Requests that all see the same share their blocks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,43 +24,57 @@ from torch import Tensor
 from sparrow_kernels.ops.attention.reference import accumulation_dtype
 
 _ROWS = 128
-# Given the anchors `[S]` bool, the window and a block's first row and end: the columns `[n]`.
-Columns = Callable[[Tensor, int, int, int], Tensor]
+# Scores of a block of several requests: no more than this many.
+_SCORES = 1 << 24
+Columns = slice | Tensor
+# Given the anchors `[S]` bool, the window and a block's first position and end: the columns `[n]`.
+Rule = Callable[[Tensor, int, int, int], Columns]
 
 
-def all_columns(anchors: Tensor, window: int, first: int, end: int) -> Tensor:
+def all_columns(anchors: Tensor, window: int, first: int, end: int) -> Columns:
     """Every column that a row of the block could see."""
-    return torch.arange(end, device=anchors.device)
+    return slice(0, end)
 
 
-def seen_columns(anchors: Tensor, window: int, first: int, end: int) -> Tensor:
+def seen_columns(anchors: Tensor, window: int, first: int, end: int) -> Columns:
     """The columns that a row of the block does see, save the block's own later anchors."""
-    window_start = min(max(first - window + 1, 0), end)
-    band = torch.arange(window_start, end, device=anchors.device)
-    if window == 0:
-        return anchors[:end].nonzero().squeeze(1)
-    return torch.cat((anchors[:window_start].nonzero().squeeze(1), band))
+    window_start = max(first - window + 1, 0) if window else end
+    earlier = anchors[:window_start].nonzero().squeeze(1)
+    if earlier.numel() == 0:
+        return slice(window_start, end)
+    return torch.cat((earlier, torch.arange(window_start, end, device=anchors.device)))
 
 
-def _visible(anchors: Tensor, window: int, rows: Tensor, columns: Tensor) -> Tensor:
-    """`[r, n]` bool, the definition."""
-    distance = rows.unsqueeze(1) - columns
-    return (distance >= 0) & (anchors[columns] | (distance < window))
+class _Block(NamedTuple):
+    """Some rows of some requests, and what they see."""
+
+    requests: slice
+    rows: slice
+    columns: Columns
+    visible: Tensor
+    """`[r, n]` bool."""
 
 
-def _blocks(
-    anchor_mask: Tensor, window: int, rule: Columns
-) -> Iterator[tuple[int, slice, Tensor, Tensor]]:
-    """For each request and block of rows: request, rows, columns `[n]`, visible `[r, n]`."""
-    batch, length = anchor_mask.shape
-    for b in range(batch):
-        for first in range(0, length, _ROWS):
-            rows = slice(first, min(first + _ROWS, length))
-            columns = rule(anchor_mask[b], window, rows.start, rows.stop)
-            if columns.numel() == 0:
+def _blocks(query: Tensor, anchor_mask: Tensor, window: int, rule: Rule) -> Iterator[_Block]:
+    batch, heads, rows, _ = query.shape
+    length = anchor_mask.shape[1]
+    positions = torch.arange(length, device=anchor_mask.device)
+    alike = max(batch, 1) if window >= length else 1
+    for request in range(0, batch, alike):
+        anchors = anchor_mask[request]
+        for first in range(length - rows, length, _ROWS):
+            end = min(first + _ROWS, length)
+            columns = rule(anchors, window, first, end)
+            slots = positions[columns]
+            if slots.numel() == 0:
                 continue
-            row_numbers = torch.arange(rows.start, rows.stop, device=anchor_mask.device)
-            yield b, rows, columns, _visible(anchor_mask[b], window, row_numbers, columns)
+            distance = positions[first:end].unsqueeze(1) - slots
+            visible = (distance >= 0) & (anchors[slots] | (distance < window))
+            block_rows = slice(first - (length - rows), end - (length - rows))
+            step = max(_SCORES // (heads * visible.numel()), 1)
+            for b in range(request, request + alike, step):
+                requests = slice(b, min(b + step, request + alike))
+                yield _Block(requests, block_rows, columns, visible)
 
 
 def forward(
@@ -67,19 +84,22 @@ def forward(
     anchor_mask: Tensor,
     window: int,
     scale: float,
-    rule: Columns,
+    *,
+    rule: Rule,
 ) -> tuple[Tensor, Tensor]:
-    """Attention of query `[B, Hq, S, D]` and its log-sum-exp `[B, Hq, S]`."""
+    """Attention of query `[B, Hq, R, D]` and its log-sum-exp `[B, Hq, R]`."""
     dtype = accumulation_dtype(query.dtype)
+    heads, kv_heads = query.shape[1], key.shape[1]
     out = query.new_zeros(query.shape)
     lse = torch.full(query.shape[:3], -torch.inf, dtype=dtype, device=query.device)
-    for b, rows, columns, visible in _blocks(anchor_mask, window, rule):
-        packed = _pack(query[b, :, rows], key.shape[1], dtype)
-        scores = _scores(packed, key[b, :, columns].to(dtype), visible, scale)
+    for requests, rows, columns, visible in _blocks(query, anchor_mask, window, rule):
+        packed = _pack(query[requests, :, rows], kv_heads, dtype)
+        scores = _scores(packed, key[requests, :, columns].to(dtype), visible, scale)
         block_lse = scores.logsumexp(-1, keepdim=True)
         weights = scores.sub_(_finite(block_lse)).exp_()
-        out[b, :, rows] = _unpack(weights @ value[b, :, columns].to(dtype), query.shape[1])
-        lse[b, :, rows] = _unpack(block_lse, query.shape[1]).squeeze(-1)
+        block_out = weights @ value[requests, :, columns].to(dtype)
+        out[requests, :, rows] = _unpack(block_out, heads)
+        lse[requests, :, rows] = _unpack(block_lse, heads).squeeze(-1)
     return out, lse
 
 
@@ -93,7 +113,9 @@ def backward(
     anchor_mask: Tensor,
     window: int,
     scale: float,
-    rule: Columns,
+    grad_lse: Tensor | None = None,
+    *,
+    rule: Rule,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of query, key and value; `out` and `lse` are what `forward` gave.
 
@@ -101,28 +123,31 @@ def backward(
     which is exact where a row sees one slot alone.
     """
     dtype = accumulation_dtype(query.dtype)
-    kv_heads = key.shape[1]
+    heads, kv_heads = query.shape[1], key.shape[1]
     d_query = query.new_zeros(query.shape)
     d_key, d_value = (torch.zeros(key.shape, dtype=dtype, device=key.device) for _ in range(2))
-    for b, rows, columns, visible in _blocks(anchor_mask, window, rule):
-        packed, d_out = (_pack(whole[b, :, rows], kv_heads, dtype) for whole in (query, grad))
-        keys, values = key[b, :, columns].to(dtype), value[b, :, columns].to(dtype)
-        packed_lse = _pack(lse[b, :, rows].unsqueeze(-1), kv_heads, dtype)
+    for requests, rows, columns, visible in _blocks(query, anchor_mask, window, rule):
+        packed, d_out = (_pack(x[requests, :, rows], kv_heads, dtype) for x in (query, grad))
+        keys, values = (x[requests, :, columns].to(dtype) for x in (key, value))
+        packed_lse = _pack(lse[requests, :, rows].unsqueeze(-1), kv_heads, dtype)
         weights = _scores(packed, keys, visible, scale).sub_(_finite(packed_lse)).exp_()
-        d_value[b].index_add_(1, columns, weights.mT @ d_out)
+        _add(d_value[requests], columns, weights.mT @ d_out)
         d_weights = d_out @ values.mT
         delta = (d_weights * weights).sum(-1, keepdim=True)
+        if grad_lse is not None:
+            d_lse = _pack(grad_lse[requests, :, rows].unsqueeze(-1), kv_heads, dtype)
+            # What reaches a row that sees nothing may be NaN, and 0 * NaN is NaN.
+            delta -= d_lse.masked_fill(packed_lse == -torch.inf, 0.0)
         d_scores = d_weights.sub_(delta).mul_(weights).mul_(scale)
-        d_query[b, :, rows] = _unpack(d_scores @ keys, query.shape[1])
-        d_key[b].index_add_(1, columns, d_scores.mT @ packed)
+        d_query[requests, :, rows] = _unpack(d_scores @ keys, heads)
+        _add(d_key[requests], columns, d_scores.mT @ packed)
     return d_query, d_key.to(key.dtype), d_value.to(value.dtype)
 
 
 def _scores(packed: Tensor, keys: Tensor, visible: Tensor, scale: float) -> Tensor:
-    """`[Hkv, G * r, n]`, -inf where row `r` does not see the column."""
+    """`[b, Hkv, G * r, n]`, -inf where row `r` does not see the column."""
     scores = (packed @ keys.mT).mul_(scale)
-    group = packed.shape[1] // visible.shape[0]
-    scores.unflatten(1, (group, -1)).masked_fill_(~visible, -torch.inf)
+    scores.unflatten(2, (-1, visible.shape[0])).masked_fill_(~visible, -torch.inf)
     return scores
 
 
@@ -131,11 +156,19 @@ def _finite(lse: Tensor) -> Tensor:
     return lse.clamp(min=torch.finfo(lse.dtype).min)
 
 
+def _add(total: Tensor, columns: Columns, part: Tensor) -> None:
+    """Add `part` `[b, Hkv, n, D]` to those columns of `total` `[b, Hkv, S, D]`."""
+    if isinstance(columns, slice):
+        total[:, :, columns] += part
+    else:
+        total.index_add_(2, columns, part)
+
+
 def _pack(rows: Tensor, kv_heads: int, dtype: torch.dtype) -> Tensor:
-    """`[Hq, r, c]` -> `[Hkv, G * r, c]`."""
-    return rows.to(dtype).reshape(kv_heads, -1, rows.shape[-1])
+    """`[b, Hq, r, c]` -> `[b, Hkv, G * r, c]`."""
+    return rows.to(dtype).reshape(rows.shape[0], kv_heads, -1, rows.shape[-1])
 
 
 def _unpack(rows: Tensor, heads: int) -> Tensor:
-    """`[Hkv, G * r, c]` -> `[Hq, r, c]`."""
-    return rows.reshape(heads, -1, rows.shape[-1])
+    """`[b, Hkv, G * r, c]` -> `[b, Hq, r, c]`."""
+    return rows.reshape(rows.shape[0], heads, -1, rows.shape[-1])

@@ -45,6 +45,8 @@ def forward(
     lse = torch.empty((batch, heads, length), dtype=torch.float32, device=query.device)
     if out.numel() == 0:
         return out, lse.fill_(-torch.inf)
+    if length != key.shape[2]:
+        raise NotImplementedError("anchored_window_attention: triton takes no R < S yet")
     mask, order, rank = plan(anchor_mask)
     tiles = tiles_for("forward", query)
     forward_kernel[(batch * triton.cdiv(length, tiles.rows) * heads,)](
