@@ -15,7 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.drafting.losses import LossWeights
-from sparrow_kernels.drafting.training_step import TextRows, training_step
+from sparrow_kernels.drafting.text_rows import TextRows
+from sparrow_kernels.drafting.training_step import training_step
 from sparrow_kernels.embedded.clips import make_clip, render
 from sparrow_kernels.measuring.evaluation import QUESTION
 from sparrow_kernels.models.pair import load_target
@@ -131,7 +132,7 @@ def trained(
     random = torch.Generator().manual_seed(seed)
     for step in range(steps):
         drawn = torch.randperm(len(rows.tokens), generator=random)[:BATCH]
-        batch = rows.of(drawn)
+        batch = rows.of(drawn.tolist())
         for group in optimizer.param_groups:
             group["lr"] = 4e-3 * min(1.0, (step + 1) / 10, 2 * (1 - step / steps))
         training_step(

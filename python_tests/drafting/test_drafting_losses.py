@@ -75,43 +75,47 @@ def test_state_distance_is_smooth_l1() -> None:
     assert losses.state_distance(output, state).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_row_mean_counts_only_counted_rows() -> None:
-    values = torch.tensor([[1.0, float("nan"), 3.0], [10.0, float("inf"), 7.0]])
-    counted = torch.tensor([[True, False, True], [False, False, True]])
-    assert losses.row_mean(values, counted).item() == pytest.approx((1 + 3 + 7) / 3)
-    assert losses.row_mean(values, torch.zeros_like(counted)).item() == 0.0
+def test_top_cross_entropy_counts_the_best_ids_alone() -> None:
+    draft, target = rows_of(6)
+    found = losses.top_cross_entropy(draft, target, 4)
+    for batch in range(BATCH):
+        for row in range(ROWS):
+            probs, said = target[batch, row].tolist(), softmax(draft[batch, row].tolist())
+            best = sorted(range(VOCAB), key=lambda token: -probs[token])[:4]
+            expected = -sum(probs[token] * math.log(said[token]) for token in best)
+            assert found[batch, row].item() == pytest.approx(expected, rel=1e-10)
 
 
-def test_a_row_that_does_not_count_gets_no_gradient() -> None:
-    draft, target = rows_of(3)
+def test_rows_whose_token_the_draft_does_not_know_do_not_count() -> None:
+    draft, target = rows_of(8)
+    draft[0] = target[0].log() + draft[0] * 0.1
     output, state = torch.randn(2, BATCH, ROWS, HIDDEN, dtype=torch.float64)
-    draft.requires_grad_(True)
-    output.requires_grad_(True)
-    counted = torch.tensor([[True, False, True], [False, True, True]])
-    weights = LossWeights(1.0, 1.0, 1.0, 1.0)
-    losses.weighted_loss(weights, output, draft, state, target, counted).backward()
-    for grad in (draft.grad, output.grad):
-        assert torch.equal((grad != 0).any(dim=-1), counted)
+    known = losses.is_known(draft, target, 3)
+    for batch in range(BATCH):
+        for row in range(ROWS):
+            best = max(range(VOCAB), key=lambda token: target[batch, row, token])
+            order = sorted(range(VOCAB), key=lambda token: -draft[batch, row, token])
+            assert bool(known[batch, row]) == (best in order[:3])
+    assert bool(known.any()) and not bool(known.all())
+    every = losses.row_losses(LossWeights(1.0, 1.0), output, draft, state, target)
+    some = losses.row_losses(LossWeights(1.0, 1.0, known_within=3), output, draft, state, target)
+    assert torch.equal(some, torch.where(known, every, 0.0))
 
 
 def test_weights_scale_their_own_loss() -> None:
     draft, target = rows_of(4)
     output, state = torch.randn(2, BATCH, ROWS, HIDDEN, dtype=torch.float64)
-    counted = torch.rand(BATCH, ROWS) < 0.7
-    counted[0, 0] = True
     parts = {
         "soft_cross_entropy": losses.soft_cross_entropy(draft, target),
         "distribution_l1": losses.distribution_l1(draft, target),
         "list_mle": losses.list_mle(draft, target, 4),
         "smooth_l1": losses.state_distance(output, state),
+        "top_cross_entropy": losses.top_cross_entropy(draft, target, 4),
     }
-    expected = 0.0
-    for weight, name in enumerate(parts, start=2):
-        kept = [parts[name][b, r].item() for b, r in counted.nonzero().tolist()]
-        expected += weight * sum(kept) / len(kept)
-    weights = LossWeights(2.0, 3.0, 4.0, 5.0, list_length=4)
-    total = losses.weighted_loss(weights, output, draft, state, target, counted)
-    assert total.item() == pytest.approx(expected, rel=1e-10)
+    expected = sum(weight * part for weight, part in enumerate(parts.values(), start=2))
+    weights = LossWeights(2.0, 3.0, 4.0, 5.0, 6.0, list_length=4)
+    total = losses.row_losses(weights, output, draft, state, target)
+    torch.testing.assert_close(total, expected, rtol=1e-10, atol=0)
 
 
 def test_a_perfect_draft_loses_nothing() -> None:

@@ -19,11 +19,12 @@ from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.drafting.head import DraftHead
 from sparrow_kernels.drafting.modes import MODES
 from sparrow_kernels.drafting.state import DraftState
-from sparrow_kernels.drafting.training_step import TextRows, trained_outputs
+from sparrow_kernels.drafting.text_rows import TextRows
+from sparrow_kernels.drafting.training_step import trained_outputs
 from sparrow_kernels.embedded.draft_recipe import DraftRecipe
 from sparrow_kernels.training import draft as training
 from sparrow_kernels.training.draft import train_draft
-from sparrow_kernels.training.draft_rows import text_rows
+from sparrow_kernels.training.embedded_clips import batch_states, rows_of
 from sparrow_kernels.training.small_target import build_processor
 
 PASSES = 3
@@ -46,7 +47,9 @@ def draft_of(target: Any, mode: str) -> SparrowDraft:
 def captions(of: Made, draft: SparrowDraft) -> tuple[TextRows, list[dict[str, Any]]]:
     """The captions' rows, and for each the prompt that ends where its caption begins."""
     target, batch, prepared = of
-    rows, _ = text_rows(target, batch, draft.config.row_rules())
+    rules = draft.config.row_rules()
+    exchanges, _ = batch_states(target, batch, rules)
+    rows = rows_of(exchanges, rules)
     prompts = []
     for clip, inputs in enumerate(prepared):
         end = int((inputs["input_ids"][0] == int(batch.prefix_ids[-1])).nonzero()[-1]) + 1
@@ -114,9 +117,7 @@ def test_the_command_offers_every_mode(capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_trains_and_decodes(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    mode: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     """Two steps change every weight that has a part in it; the draft is saved blind to the clip."""
     target, batch, prepared = made()
@@ -159,5 +160,5 @@ def test_a_checkpoint_of_another_mode_is_refused(
         "features": torch.empty(0),
     }
     train_draft(made().target, build_processor(), tmp_path, mode="msd", **arguments)
-    with pytest.raises(ValueError, match="must be of a draft like hivis, got one like msd"):
+    with pytest.raises(ValueError, match="must be of a run with mode hivis, got one with msd"):
         train_draft(made().target, build_processor(), tmp_path, mode="hivis", **arguments)

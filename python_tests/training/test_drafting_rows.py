@@ -9,7 +9,9 @@ from decoding_cases import prefilled
 from torch import Tensor
 from training_cases import made
 
-from sparrow_kernels.training.draft_rows import text_rows
+from sparrow_kernels.drafting.rows import TEXT_ALONE
+from sparrow_kernels.drafting.text_rows import TextRows
+from sparrow_kernels.training.embedded_clips import batch_states, rows_of
 from sparrow_kernels.training.small_target import END
 from sparrow_kernels.training.target.language import ClipBatch
 
@@ -19,6 +21,11 @@ def rows_of_a_prefill(target: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tens
     prefill = prefilled(target, inputs)
     rows = prefill.rows[0]
     return rows.tokens, torch.cat([rows.states, prefill.states])
+
+
+def both_kinds() -> list[TextRows]:
+    """Rows of the captions, and of the short answers."""
+    return [rows_of(kind, TEXT_ALONE) for kind in batch_states(made().target, made().batch)]
 
 
 def exchanges_of(batch: ClipBatch, clip: int) -> list[tuple[list[int], int]]:
@@ -35,7 +42,7 @@ def exchanges_of(batch: ClipBatch, clip: int) -> list[tuple[list[int], int]]:
 @torch.no_grad()
 def test_rows_are_those_of_a_prefill() -> None:
     target, batch, prepared = made()
-    captions, answers = text_rows(target, batch)
+    captions, answers = both_kinds()
     assert (len(captions.tokens), len(answers.tokens)) == (2, 8)
     for clip, inputs in enumerate(prepared):
         end = int((inputs["input_ids"][0] == int(batch.prefix_ids[-1])).nonzero()[-1]) + 1
@@ -68,6 +75,6 @@ def test_rows_are_those_of_a_prefill() -> None:
 
 @torch.no_grad()
 def test_padding_is_never_response() -> None:
-    for rows in text_rows(made().target, made().batch):
+    for rows in both_kinds():
         assert not bool(rows.response[:, -1].any())
         assert bool(rows.response.any(dim=1).all())

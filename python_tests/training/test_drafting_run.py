@@ -14,8 +14,10 @@ from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.embedded.clips import ClipScript
 from sparrow_kernels.embedded.draft_recipe import DraftRecipe
 from sparrow_kernels.embedded.recipe import LanguageStage, Length
-from sparrow_kernels.training import draft as draft_training
-from sparrow_kernels.training.draft import DraftTraining, learning_rate, train_draft
+from sparrow_kernels.training import run as run_module
+from sparrow_kernels.training.draft import train_draft
+from sparrow_kernels.training.plan import Stage
+from sparrow_kernels.training.run import DraftTraining
 from sparrow_kernels.training.small_target import build_processor, build_target
 from sparrow_kernels.training.target import language
 
@@ -53,7 +55,7 @@ def test_a_run_that_was_cut_ends_as_one_that_was_not(
     arguments: dict[str, Any] = {"recipe": RECIPE, "features": torch.empty(0)}
     whole = train_draft(*parts, tmp_path / "whole", **arguments)
 
-    monkeypatch.setattr(draft_training, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(run_module, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     step, cut_at = DraftTraining.step, [2]
 
     def cut_step(self: DraftTraining, number: int) -> Any:
@@ -89,8 +91,8 @@ def test_a_run_leaves_a_small_draft_that_fits_and_the_target_as_it_was(
 
 
 def test_learning_rate_rises_holds_and_falls() -> None:
-    recipe = DraftRecipe(steps=100, warmup=10, hold=0.5, learning_rate=1.0)
-    rates = [learning_rate(recipe, step) for step in range(100)]
+    stage = Stage(steps=100, learning_rate=1.0, passes=1, warmup=10, hold=0.5)
+    rates = [stage.rate(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9:51] == pytest.approx([1.0] * 42)
     assert all(a > b for a, b in zip(rates[50:], rates[51:], strict=False))

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from sparrow_kernels.drafting.losses import SECOND_STAGE, LossWeights, weighted_loss
+from sparrow_kernels.drafting import training_step as step_module
+from sparrow_kernels.drafting.losses import LOSSES, LossWeights, row_losses
 from sparrow_kernels.drafting.network import DraftNetwork, LayerShape
 from sparrow_kernels.drafting.self_feeding import self_fed_outputs
-from sparrow_kernels.drafting.training_step import TextRows, draft_loss, training_step
+from sparrow_kernels.drafting.text_rows import TextRows
+from sparrow_kernels.drafting.training_step import draft_loss, training_step
 
 THETA, VOCAB, HIDDEN = 1e4, 23, 16
 SOFT = LossWeights(soft_cross_entropy=1.0, smooth_l1=0.1, pass_decay=0.9)
@@ -46,8 +48,8 @@ def test_a_pass_counts_rows_whose_whole_chain_is_response() -> None:
             for row in range(11):
                 chain = range(row - number, row + 1)
                 counted[batch, row] = all(r >= 0 and bool(rows.response[batch, r]) for r in chain)
-        part = weighted_loss(SOFT, output, lm_head(output), rows.state, probs, counted)
-        expected += 0.9**number * part.item()
+        every = row_losses(SOFT, output, lm_head(output), rows.state, probs)
+        expected += 0.9**number * every[counted].mean().item()
     assert result.loss.item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -60,7 +62,10 @@ def test_mean_emitted_is_that_of_chains_from_every_root() -> None:
         training_step(
             network, optimizer, embedding, lm_head, [rows], passes=3, weights=SOFT, theta=THETA
         )
-    result = draft_loss(network, embedding, lm_head, rows, passes=3, weights=SOFT, theta=THETA)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+    result = training_step(
+        network, optimizer, embedding, lm_head, [rows], passes=3, weights=SOFT, theta=THETA
+    )
     outputs = self_fed_outputs(network, embedding(rows.tokens), rows.hidden, 3, THETA)
     best = lm_head(rows.state).argmax(dim=-1)
     right = [lm_head(output).argmax(dim=-1) == best for output in outputs]
@@ -81,7 +86,7 @@ def test_mean_emitted_is_that_of_chains_from_every_root() -> None:
     assert result.agreement.tolist() == pytest.approx(agreement)
 
 
-@pytest.mark.parametrize("weights", [SOFT, SECOND_STAGE], ids=["soft", "second stage"])
+@pytest.mark.parametrize("weights", [SOFT, LOSSES["vispec"]], ids=["soft", "vispec"])
 def test_steps_learn_a_small_batch_by_heart(weights: LossWeights) -> None:
     network, embedding, lm_head = make_parts()
     frozen = [weight.clone() for weight in (embedding.weight, lm_head.weight)]
@@ -119,12 +124,19 @@ def test_gradients_are_clipped() -> None:
     assert torch.stack(moved).sum().sqrt().item() == pytest.approx(0.01, rel=1e-3)
 
 
-def test_groups_count_by_their_response_rows() -> None:
-    """Two groups give the gradient of one batch, as far as the passes count alike."""
+def test_groups_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradient, loss and shares are those of one batch, however it is worked through."""
     network, embedding, lm_head = make_parts()
-    rows = make_rows()
-    gradients = []
-    for groups in ([rows], [rows.of(slice(i, i + 1)) for i in range(2)]):
+    rows = make_rows(batch=3)
+    rows.response[2] = rows.response[0].roll(-2)
+    whole = [rows]
+    found = []
+    for groups, logits_at_once in (
+        (whole, 2**25),
+        ([rows.of([2]), rows.of([0, 1])], 2**25),
+        (whole, VOCAB * 4 * 3),  # three rows of three passes and the target's
+    ):
+        monkeypatch.setattr(step_module, "_LOGITS_AT_ONCE", logits_at_once)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
         result = training_step(
             network,
@@ -132,12 +144,26 @@ def test_groups_count_by_their_response_rows() -> None:
             embedding,
             lm_head,
             groups,
-            passes=1,
+            passes=3,
             weights=SOFT,
             theta=THETA,
             clip_norm=1e9,
         )
-        gradients.append([parameter.grad.clone() for parameter in network.parameters()])
-    assert result.agreement.shape == (1,)
-    for whole, split in zip(*gradients, strict=True):
-        torch.testing.assert_close(split, whole, rtol=1e-4, atol=1e-6)
+        gradients = [parameter.grad.clone() for parameter in network.parameters()]
+        found.append((*result, *gradients))
+    assert found[0][1].shape == (3,)
+    for other in found[1:]:
+        for expected, value in zip(found[0], other, strict=True):
+            torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_without_a_row_changes_nothing_but_decay() -> None:
+    network, embedding, lm_head = make_parts()
+    before = [parameter.clone() for parameter in network.parameters()]
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    result = training_step(
+        network, optimizer, embedding, lm_head, [], passes=2, weights=SOFT, theta=THETA
+    )
+    assert result.loss == 0 and result.mean_emitted == 1
+    for parameter, old in zip(network.parameters(), before, strict=True):
+        assert torch.equal(parameter, old)

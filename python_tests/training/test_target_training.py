@@ -15,13 +15,13 @@ from sparrow_kernels.embedded.world import ATTRIBUTE_COUNTS, MAX_PARTS
 pytest.importorskip("transformers")
 from sparrow_kernels.training.small_target import HIDDEN, build_target, build_tokenizer
 from sparrow_kernels.training.target import run as target_run
-from sparrow_kernels.training.target.checkpoint import Progress
 from sparrow_kernels.training.target.language import (
     BatchMaker,
     ClipBatch,
     _text_hidden,
     language_loss,
 )
+from sparrow_kernels.training.target.progress import Progress
 from sparrow_kernels.training.target.tile_pool import VIEWS
 
 SPECIMENS = (int(np.prod(ATTRIBUTE_COUNTS)) * MAX_PARTS + 5) * VIEWS

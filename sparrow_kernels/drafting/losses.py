@@ -1,7 +1,6 @@
 """Losses between what a draft row says and what the target says at the same row.
 
-Each loss of a row is a number `[B, R]`; `row_mean` averages it over the rows that count. The
-weighted sums that papers use are `LossWeights`.
+Each loss of a row is a number. The weighted sums that papers use are `LossWeights`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,10 @@ class LossWeights:
         distribution_l1: sum of absolute differences of the two distributions.
         list_mle: the order of the target's `list_length` best ids.
         smooth_l1: of the states themselves.
-        list_length: k of ListMLE@k.
+        top_cross_entropy: against the target's distribution, of its `list_length` best ids alone.
+        list_length: k of ListMLE@k, and of the term above.
+        known_within: rows count whose token the target likes best is among so many of the draft's
+            best; 0 for all rows.
         pass_decay: pass j counts `pass_decay ** (j - 1)`.
     """
 
@@ -30,20 +32,25 @@ class LossWeights:
     distribution_l1: float = 0.0
     list_mle: float = 0.0
     smooth_l1: float = 0.0
+    top_cross_entropy: float = 0.0
     list_length: int = 10
+    known_within: int = 0
     pass_decay: float = 1.0
 
 
-FIRST_STAGE = LossWeights(smooth_l1=1.0, soft_cross_entropy=0.1)
-"""On text, from a fresh draft (EAGLE, arXiv 2401.15077)."""
-
-SECOND_STAGE = LossWeights(distribution_l1=10.0, list_mle=0.1)
-"""With clips or images (ViSpec, arXiv 2509.15235, which Sparrow follows)."""
-
-
-def row_mean(losses: Tensor, counted: Tensor) -> Tensor:
-    """Mean of `[B, R]` losses over the rows where `counted` `[B, R]` is set; 0 if none is."""
-    return torch.where(counted, losses, 0.0).sum() / counted.sum().clamp_min(1)
+LOSSES = {
+    # Cross-entropy as EAGLE-3 has it (arXiv 2503.01840), with a hold on the states that are fed on.
+    "soft": LossWeights(soft_cross_entropy=1.0, smooth_l1=0.1, pass_decay=0.9),
+    # EAGLE (arXiv 2401.15077): on text, from a fresh draft.
+    "eagle": LossWeights(smooth_l1=1.0, soft_cross_entropy=0.1),
+    # ViSpec (arXiv 2509.15235), which Sparrow follows: with clips or images, after the first stage.
+    "vispec": LossWeights(distribution_l1=10.0, list_mle=0.1),
+    # HiViS (arXiv 2509.23928): its self-fed stage.
+    "hivis": LossWeights(
+        smooth_l1=1.0, soft_cross_entropy=0.1, top_cross_entropy=1.0, known_within=5
+    ),
+}
+"""The weights of published recipes, by name."""
 
 
 def soft_cross_entropy(draft_logits: Tensor, target_probs: Tensor) -> Tensor:
@@ -71,39 +78,58 @@ def list_mle(draft_logits: Tensor, target_probs: Tensor, length: int) -> Tensor:
     return (remaining - scores).sum(dim=-1)
 
 
+def top_cross_entropy(draft_logits: Tensor, target_probs: Tensor, length: int) -> Tensor:
+    """`[..., V]` twice -> `[...]`: the terms of the cross-entropy of the target's best ids.
+
+    The rest of the target's distribution, which no tree of top tokens will hold, does not count
+    (HASS, arXiv 2408.15766, and HiViS after it).
+    """
+    probs, ids = target_probs.topk(min(length, target_probs.shape[-1]), dim=-1)
+    return -(probs * draft_logits.log_softmax(dim=-1).gather(-1, ids)).sum(dim=-1)
+
+
+def is_known(draft_logits: Tensor, target_probs: Tensor, within: int) -> Tensor:
+    """`[..., V]` twice -> `[...]` bool: the target's best id is among so many of the draft's."""
+    best = target_probs.argmax(dim=-1, keepdim=True)
+    better = draft_logits > draft_logits.gather(-1, best)
+    return better.sum(dim=-1) < within
+
+
 def state_distance(output: Tensor, state: Tensor) -> Tensor:
     """`[..., H]` twice -> `[...]`: smooth L1 of a draft output and a target state, mean of H."""
     return F.smooth_l1_loss(output, state, reduction="none").mean(dim=-1)
 
 
-def weighted_loss(
+def row_losses(
     weights: LossWeights,
     output: Tensor,
     draft_logits: Tensor,
     state: Tensor,
     target_probs: Tensor,
-    counted: Tensor,
 ) -> Tensor:
-    """The weighted sum of one pass, a scalar.
+    """The weighted sum of each row, `[...]`.
 
     Args:
         weights: which losses, and how much of each.
-        output: `[B, R, H]` draft outputs.
-        draft_logits: `[B, R, V]` the LM head over them.
-        state: `[B, R, H]` the target's states at the same rows.
-        target_probs: `[B, R, V]` the target's distributions there.
-        counted: `[B, R]` bool, rows that count.
+        output: `[..., H]` draft outputs.
+        draft_logits: `[..., V]` the LM head over them.
+        state: `[..., H]` the target's states at the same rows.
+        target_probs: `[..., V]` the target's distributions there.
     """
-    total = output.new_zeros(())
+    length = weights.list_length
+    total = draft_logits.new_zeros(draft_logits.shape[:-1])
     if weights.soft_cross_entropy:
-        rows = soft_cross_entropy(draft_logits, target_probs)
-        total = total + weights.soft_cross_entropy * row_mean(rows, counted)
+        total = total + weights.soft_cross_entropy * soft_cross_entropy(draft_logits, target_probs)
     if weights.distribution_l1:
-        rows = distribution_l1(draft_logits, target_probs)
-        total = total + weights.distribution_l1 * row_mean(rows, counted)
+        total = total + weights.distribution_l1 * distribution_l1(draft_logits, target_probs)
     if weights.list_mle:
-        rows = list_mle(draft_logits, target_probs, weights.list_length)
-        total = total + weights.list_mle * row_mean(rows, counted)
+        total = total + weights.list_mle * list_mle(draft_logits, target_probs, length)
+    if weights.top_cross_entropy:
+        terms = top_cross_entropy(draft_logits, target_probs, length)
+        total = total + weights.top_cross_entropy * terms
     if weights.smooth_l1:
-        total = total + weights.smooth_l1 * row_mean(state_distance(output, state), counted)
+        total = total + weights.smooth_l1 * state_distance(output, state)
+    if weights.known_within:
+        known = is_known(draft_logits, target_probs, weights.known_within)
+        total = torch.where(known, total, 0.0)
     return total

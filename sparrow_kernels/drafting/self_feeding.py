@@ -9,11 +9,16 @@ root is row i - (j - 1):
     sees             pass 1 of rows <= i - (j - 1), and its own chain: pass d of row i - (j - d)
                      for d = 2 … j
 
-So a row costs `R + passes` scores, not `R * passes`. The idea is EAGLE-3's training-time test
-(arXiv 2503.01840); Sparrow (arXiv 2602.15318) makes two passes.
+So a row costs `R + passes` scores, not `R * passes`. What it sees of pass 1 is attended to by
+`anchored_window_attention`, whose memory is linear in the rows, and its own chain is merged to that
+by the log-sum-exp. The idea is EAGLE-3's training-time test (arXiv 2503.01840); Sparrow (arXiv
+2602.15318) makes two passes.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +26,18 @@ from torch import Tensor
 
 from sparrow_kernels.drafting.network import DraftNetwork
 from sparrow_kernels.drafting.rotary import rotary, rotate
+from sparrow_kernels.ops.attention import anchored_window_attention
+
+
+class ClipKeys(NamedTuple):
+    """Rows that stand for clips past `fc`, padded on the right."""
+
+    rows: Tensor
+    """`[B, C, H]`."""
+    positions: Tensor
+    """`[B, C]` int64."""
+    counts: Sequence[int]
+    """How many of them each sequence has."""
 
 
 def self_fed_outputs(
@@ -33,7 +50,7 @@ def self_fed_outputs(
     *,
     positions: Tensor | None = None,
     shift: Tensor | None = None,
-    clip: tuple[Tensor, Tensor] | None = None,
+    clip: ClipKeys | None = None,
 ) -> list[Tensor]:
     """The draft's outputs in each of `passes` passes: as many `[B, R - first_row, H]`.
 
@@ -52,9 +69,8 @@ def self_fed_outputs(
             have no outputs, as in a draft prefill.
         positions: `[B, R]` int64 where a row's is not its number.
         shift: `[B, R, H]` what clips add to rows.
-        clip: rows `[B, C, H]` that stand for a clip past `fc`, and their positions `[B, C]`. All
-            rows from `first_row` on see them: a clip lies before what is emitted, and the layer is
-            one, so what lies before it need not be known.
+        clip: rows that stand for clips. All rows from `first_row` on see them: a clip lies before
+            what is emitted, and the layer is one, so what lies before it need not be known.
 
     Raises:
         ValueError: `passes` below 1, `first_row` outside the rows, or shapes that differ.
@@ -72,56 +88,80 @@ def self_fed_outputs(
         )
     if positions is None:
         positions = torch.arange(length, device=hidden.device)[None]
-    groups = network.shape.heads // network.shape.kv_heads
 
     def projected(rows: Tensor, where: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated q and k, and v, of rows at positions `where` `[B | 1, n]`."""
         query, key, value = network.query_key_value(rows)
-        cos, sin = rotary(where[:, None], head_dim, theta, rows.dtype)
-        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
-        return query, key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+        cos, sin = rotary(where[:, None], head_dim, theta, value.dtype)
+        # Under autocast a norm may leave q and k in another dtype than v.
+        query, key = query.to(value.dtype), key.to(value.dtype)
+        return rotate(query, cos, sin), rotate(key, cos, sin), value
 
     rows = network.rows(embeddings, hidden, 0, shift)
     query, key, value = projected(rows, positions)
+    seen = torch.ones(key.shape[0], key.shape[2], dtype=torch.bool, device=key.device)
     if clip is not None:
-        _, clip_key, clip_value = projected(*clip)
+        _, clip_key, clip_value = projected(clip.rows, clip.positions)
         key, value = torch.cat([clip_key, key], dim=2), torch.cat([clip_value, value], dim=2)
-    keys, values = [key], [value]
+        counts = torch.tensor(clip.counts, device=key.device)
+        is_clip = torch.arange(clip_key.shape[2], device=key.device) < counts[:, None]
+        seen = torch.cat([is_clip, seen], dim=1)
+    committed = _Committed(key, value, seen, clip is None or len(set(clip.counts)) == 1)
     rows, query = rows[:, first_row:], query[:, :, first_row:]
     shift = None if shift is None else shift[:, first_row:]
-    outputs = [network.finish(rows, _attend(query, keys, values))]
+    outputs = [network.finish(rows, committed.attend(query, 0)[0])]
+    chain: list[tuple[Tensor, Tensor]] = []
     for depth in range(1, passes):
         fed = _shifted(outputs[-1], 1)
         rows = network.rows(embeddings[:, first_row:], fed, depth, shift)
         query, key, value = projected(rows, positions[:, first_row:])
-        keys.append(key)
-        values.append(value)
-        outputs.append(network.finish(rows, _attend(query, keys, values)))
+        chain.append((key, value))
+        outputs.append(network.finish(rows, _merged(query, *committed.attend(query, depth), chain)))
     return outputs
 
 
-def _attend(query: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
-    """Attention of the newest pass.
+class _Committed(NamedTuple):
+    """Pass 1: keys and values `[B, Hkv, S, D]`, which `[B, S]` bool there are, and if all are."""
 
-    query `[B, Hq, n, D]` of the last n rows; keys and values one a pass, pass 1's of all rows,
-    `[B, Hq, R, D]`, the others' of the last n.
+    key: Tensor
+    value: Tensor
+    seen: Tensor
+    are_all_seen: bool
+
+    def attend(self, query: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+        """Attention of the last rows' `query` `[B, Hq, n, D]`, each a node at `depth` which sees
+        what its root saw: out `[B, Hq, n, D]`, 0 for rows without a root, and lse `[B, Hq, n]`."""
+        end = self.key.shape[2] - depth
+        if query.shape[2] <= depth:
+            return torch.zeros_like(query), query.new_full(query.shape[:3], -torch.inf)
+        out, lse = anchored_window_attention(
+            query[:, :, depth:],
+            self.key[:, :, :end],
+            self.value[:, :, :end],
+            self.seen[:, :end],
+            window=end if self.are_all_seen else 0,
+            return_lse=True,
+        )
+        return F.pad(out, (0, 0, depth, 0)), F.pad(lse, (depth, 0), value=-torch.inf)
+
+
+def _merged(query: Tensor, out: Tensor, lse: Tensor, chain: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """`[B, Hq, n, D]`: attention to pass 1, `out` and `lse`, and to a row's own chain.
+
+    chain: keys and values `[B, Hkv, n, D]` of pass 2, 3 … and the newest.
     """
-    depth, (count, length) = len(keys) - 1, (query.shape[2], keys[0].shape[2])
-    query = query * query.shape[-1] ** -0.5
-    committed = query @ keys[0].transpose(-1, -2)
-    unseen = torch.ones(count, length, dtype=torch.bool, device=query.device)
-    unseen = unseen.triu(1 - depth + length - count)
-    # The lowest finite score, not -inf: a row without a root still sees its own chain.
-    scores = [committed.masked_fill(unseen, torch.finfo(committed.dtype).min)]
-    chain_values = []
-    for back, key, value in zip(range(depth - 1, -1, -1), keys[1:], values[1:], strict=True):
-        scores.append((query * _shifted(key, back)).sum(dim=-1, keepdim=True))
-        chain_values.append(_shifted(value, back))
-    weights = torch.cat(scores, dim=-1).softmax(dim=-1)
-    attended = weights[..., :length] @ values[0]
-    for number, value in enumerate(chain_values):
-        attended = attended + weights[..., length + number, None] * value
-    return attended
+    heads, scale = chain[0][0].shape[1], query.shape[-1] ** -0.5
+    grouped = query.unflatten(1, (heads, -1))
+    scores, values = [lse.unflatten(1, (heads, -1))], [out.unflatten(1, (heads, -1))]
+    for back, (key, value) in zip(range(len(chain) - 1, -1, -1), chain, strict=True):
+        score = (grouped * _shifted(key, back)[:, :, None]).sum(dim=-1) * scale
+        scores.append(score.to(lse.dtype))
+        values.append(_shifted(value, back)[:, :, None])
+    weights = torch.stack(scores, dim=-1).softmax(dim=-1).to(query.dtype)
+    attended = torch.zeros_like(grouped)
+    for weight, value in zip(weights.unbind(-1), values, strict=True):
+        attended = attended + weight[..., None] * value
+    return attended.flatten(1, 2)
 
 
 def _shifted(rows: Tensor, by: int) -> Tensor:

@@ -1,60 +1,59 @@
-"""One training step of a draft, from what a frozen target left at its text rows. Torch only."""
+"""One training step of a draft, from what a frozen target left at its text rows. Torch only.
+
+A pass's loss is the mean over the rows that its chains reach, in the whole batch: in how many
+groups, and in how many processes, it is worked through changes nothing but rounding.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
 
 from sparrow_kernels.drafting.clip_rows import clip_rows
-from sparrow_kernels.drafting.losses import LossWeights, weighted_loss
+from sparrow_kernels.drafting.losses import LossWeights, row_losses
 from sparrow_kernels.drafting.network import DraftNetwork
-from sparrow_kernels.drafting.self_feeding import self_fed_outputs
+from sparrow_kernels.drafting.self_feeding import ClipKeys, self_fed_outputs
+from sparrow_kernels.drafting.text_rows import TextRows, reached
 
-
-class TextRows(NamedTuple):
-    """A batch of sequences, text rows only, padded on the right."""
-
-    tokens: Tensor
-    """`[B, R]` int64, the text tokens x_k with k >= 1."""
-    hidden: Tensor
-    """`[B, R, state_width]` for each the target's states at the slot before it, be that visual."""
-    state: Tensor
-    """`[B, R, H]` for each the target's top state at its own slot: what its output should be."""
-    response: Tensor
-    """`[B, R]` bool, rows a tree may be rooted at: their token was emitted, and the token after
-    them may be drafted (so not the last row, and not the one before a stop id)."""
-    positions: Tensor | None = None
-    """`[B, R]` int64 where a row's is not its number."""
-    embeddings: Tensor | None = None
-    """`[B, R, H]` where they are not those of the tokens."""
-    clip: Tensor | None = None
-    """`[B, C, H]` what stands for one clip past `fc`, see `drafting.rows`."""
-    clip_positions: Tensor | None = None
-    """`[B, C]` int64."""
-    runs_before: Tensor | None = None
-    """`[B, R]` int64: 1 for rows behind the clip."""
-
-    def of(self, sequences: Tensor | slice) -> TextRows:
-        """Some of the sequences."""
-        chosen: list[Any] = [None if each is None else each[sequences] for each in self]
-        return TextRows(*chosen)
+_LOGITS_AT_ONCE = 2**25
+"""Numbers in the logits of all passes of a chunk of rows: 128 MiB of float32."""
 
 
 class StepResult(NamedTuple):
     """A step's loss, and how well the draft did in it."""
 
     loss: Tensor
-    """Scalar, with autograd."""
+    """Scalar."""
     agreement: Tensor
     """`[passes]` share of counted rows whose best id is the target's best."""
     mean_emitted: Tensor
     """Scalar: tokens a target call would emit with a chain of `passes` drafted tokens, averaged
     over all roots. An estimate of decoding's own: that visits only some roots, and stops at
     stop ids."""
+
+
+class LossSums(NamedTuple):
+    """What groups and processes add up."""
+
+    loss: Tensor
+    """Scalar, with autograd: this part's share of the batch's loss."""
+    agreed: Tensor
+    """`[passes]` rows whose best id is the target's best."""
+    accepted: Tensor
+    """`[passes]` rows of which that is true all the way from the root."""
+
+
+def pass_counts(groups: Sequence[TextRows], passes: int) -> Tensor:
+    """`[passes]` float64: the rows that count in each pass."""
+    counts = torch.zeros(passes, dtype=torch.float64)
+    for rows in groups:
+        counts += reached(rows.response, passes).sum(dim=(1, 2)).cpu()
+    return counts
 
 
 def draft_loss(
@@ -67,37 +66,80 @@ def draft_loss(
     weights: LossWeights,
     theta: float,
     sees_clip: str = "nothing",
-) -> StepResult:
+    counts: Tensor | None = None,
+) -> LossSums:
     """Forward and loss over a batch. `embedding` and `lm_head` are the target's, and frozen.
 
     A draft with an LM head of its own is held against the target's distribution over the ids that
-    this head can say.
+    this head can say. Logits are made for some rows at a time, and again in the backward.
+
+    Args:
+        counts: `[passes]` the rows that count in the whole batch, of which `rows` may be a part.
     """
     outputs, first = trained_outputs(network, embedding, rows, passes, theta, sees_clip)
-    counted = response = rows.response[:, first:]
-    state = rows.state[:, first:]
+    counts = pass_counts([rows], passes) if counts is None else counts
+    response = rows.response[:, first:]
+    is_reached = reached(response, passes)[:, response]
+    places = response.nonzero(as_tuple=True)
+    decay = weights.pass_decay ** torch.arange(passes, dtype=torch.float64)
+    shares = (decay / counts.clamp_min(1)).to(response.device, outputs[0].dtype)
+    chosen = torch.stack([output[places] for output in outputs])
+    state = rows.state[:, first:][places]
+    size = _rows_at_once(network, lm_head, passes)
+    loss, agreed = outputs[0].new_zeros(()), []
+    for start in range(0, len(state), size):
+        part = slice(start, start + size)
+        arguments = (network, lm_head, weights, chosen[:, part], state[part], is_reached[:, part])
+        if len(state) > size:
+            chunk, right = checkpoint(_chunk_losses, *arguments, use_reentrant=False)
+        else:
+            chunk, right = _chunk_losses(*arguments)
+        loss = loss + (shares * chunk).sum()
+        agreed.append(right)
+    agrees = torch.zeros_like(reached(response, passes))
+    if agreed:
+        agrees[:, response] = torch.cat(agreed, dim=1)
+    accepted = [agrees[0]]
+    for each in agrees[1:]:
+        accepted.append(torch.nn.functional.pad(accepted[-1], (1, -1)) & each)
+    sums = [grid.sum(dim=(1, 2)).double().cpu() for grid in (agrees, torch.stack(accepted))]
+    return LossSums(loss, *sums)
+
+
+def _chunk_losses(
+    network: DraftNetwork,
+    lm_head: nn.Module,
+    weights: LossWeights,
+    outputs: Tensor,
+    state: Tensor,
+    is_reached: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """`[passes, n, H]` and `[n, H]` -> summed losses `[passes]`, and who agrees `[passes, n]`."""
     with torch.no_grad():
-        target_logits = lm_head(state)
+        target_logits = _logits(lm_head, state)
         if network.shape.head_size:
             target_logits = target_logits[..., network.draft_ids]
         target_probs = target_logits.softmax(dim=-1)
         target_best = target_probs.argmax(dim=-1)
-    loss = outputs[0].new_zeros(())
-    agreement, accepted_all, accepted = [], counted, loss.detach()
-    for number, output in enumerate(outputs):
-        if number:
-            counted = _after(counted) & response
-            accepted_all = _after(accepted_all) & response
-        headed = network.headed(output)
-        logits = network.head(headed) if network.shape.head_size else lm_head(headed)
-        part = weighted_loss(weights, output, logits, state, target_probs, counted)
-        loss = loss + weights.pass_decay**number * part
-        agrees = (logits.detach().argmax(dim=-1) == target_best) & counted
-        accepted_all = accepted_all & agrees
-        agreement.append(agrees.sum() / counted.sum().clamp_min(1))
-        # Counted rows, so that chains cut by the end of a response do not count as refused.
-        accepted = accepted + accepted_all.sum() / counted.sum().clamp_min(1)
-    return StepResult(loss, torch.stack(agreement), 1 + accepted)
+    losses, agrees = [], []
+    head = network.head if network.shape.head_size else lm_head
+    for output, counted in zip(outputs, is_reached, strict=True):
+        logits = _logits(head, network.headed(output))
+        each = row_losses(weights, output, logits, state.to(output.dtype), target_probs)
+        losses.append(torch.where(counted, each, 0.0).sum())
+        agrees.append((logits.detach().argmax(dim=-1) == target_best) & counted)
+    return torch.stack(losses), torch.stack(agrees)
+
+
+def _logits(head: nn.Module, hidden: Tensor) -> Tensor:
+    weight: Tensor = head.weight  # type: ignore[assignment]
+    logits: Tensor = head(hidden.to(weight.dtype))
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def _rows_at_once(network: DraftNetwork, lm_head: nn.Module, passes: int) -> int:
+    weight: Tensor = lm_head.weight  # type: ignore[assignment]
+    return max(1, _LOGITS_AT_ONCE // (weight.shape[0] * (1 + passes)))
 
 
 def trained_outputs(
@@ -114,15 +156,16 @@ def trained_outputs(
     if network.shape.embedding_size:
         embedding = network.embedding
     embedded = embedding(rows.tokens) if rows.embeddings is None else rows.embeddings
+    like = network.fc.weight
     outputs = self_fed_outputs(
         network,
-        embedded,
-        rows.hidden,
+        embedded.to(like),
+        rows.hidden.to(like),
         passes,
         theta,
         first_row=first,
         positions=rows.positions,
-        **_of_clip(network, sees_clip, rows),
+        **_of_clip(network, sees_clip, rows, like),
     )
     return outputs, first
 
@@ -139,50 +182,69 @@ def training_step(
     theta: float,
     clip_norm: float = 1.0,
     sees_clip: str = "nothing",
+    autocast: torch.dtype | None = None,
+    add_up: Callable[[Tensor], None] | None = None,
 ) -> StepResult:
     """One optimizer step; gradients are clipped to `clip_norm`.
 
     Args:
-        groups: the batch, in groups of sequences of like length, so that little is padding. A
-            group counts by its response rows.
+        groups: the batch, in groups of sequences of like length, so that little is padding. They
+            are worked through one after the other.
         sees_clip: what the draft sees of a clip, see `drafting.rows`.
+        autocast: what its products run in; the weights stay what they are.
+        add_up: replaces a tensor by its sum over all processes, each with other groups.
     """
-    counts = [float(rows.response.sum()) for rows in groups]
-    results = []
+    add_up = add_up or (lambda _: None)
+    counts = pass_counts(groups, passes)
+    add_up(counts)
+    totals = torch.zeros(1 + 2 * passes, dtype=torch.float64)
     optimizer.zero_grad(set_to_none=True)
-    for rows, count in zip(groups, counts, strict=True):
-        result = draft_loss(
-            network,
-            embedding,
-            lm_head,
-            rows,
-            passes=passes,
-            weights=weights,
-            theta=theta,
-            sees_clip=sees_clip,
-        )
-        share = count / max(sum(counts), 1.0)
-        (share * result.loss).backward()
-        results.append(StepResult(*(share * value.detach() for value in result)))
+    device = network.fc.weight.device.type
+    for rows in groups:
+        with torch.autocast(device, autocast, enabled=autocast is not None):
+            part = draft_loss(
+                network,
+                embedding,
+                lm_head,
+                rows.trimmed(),
+                passes=passes,
+                weights=weights,
+                theta=theta,
+                sees_clip=sees_clip,
+                counts=counts,
+            )
+        part.loss.backward()
+        totals += torch.cat([part.loss.detach().double().cpu()[None], part.agreed, part.accepted])
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            add_up(parameter.grad)
+    add_up(totals)
     nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
     optimizer.step()
-    return StepResult(*(torch.stack(values).sum(dim=0) for values in zip(*results, strict=True)))
+    shares = totals[1:].view(2, passes) / counts.clamp_min(1)
+    return StepResult(totals[0], shares[0], 1 + shares[1].sum())
 
 
-def _of_clip(network: DraftNetwork, sees_clip: str, rows: TextRows) -> dict[str, Any]:
-    """`clip` and `shift` of `self_fed_outputs`, one clip a sequence."""
-    if rows.clip is None or rows.clip_positions is None or rows.runs_before is None:
+def _of_clip(network: DraftNetwork, sees_clip: str, rows: TextRows, like: Tensor) -> dict[str, Any]:
+    """`clip` and `shift` of `self_fed_outputs`."""
+    if rows.clip is None or rows.clip_positions is None:
         return {}
-    made = [clip_rows(network, sees_clip, clip, [len(clip)]) for clip in rows.clip]
-    standing = torch.stack([each.rows for each in made])
-    clip = (standing, rows.clip_positions[:, made[0].places])
-    if made[0].shifts is None:
+    standing, positions, shifts = [], [], []
+    for clip, where, runs in zip(rows.clip, rows.clip_positions, rows.clip_runs, strict=True):
+        made = clip_rows(network, sees_clip, clip[: sum(runs)].to(like), runs)
+        standing.append(made.rows)
+        positions.append(where[made.places])
+        if made.shifts is not None:
+            shifts.append(made.shifts)
+    clip = ClipKeys(
+        pad_sequence(standing, batch_first=True),
+        pad_sequence(positions, batch_first=True),
+        [len(each) for each in standing],
+    )
+    if not shifts or rows.runs_before is None:
         return {"clip": clip}
-    shifts = torch.stack([each.shifts for each in made if each.shifts is not None])
-    index = rows.runs_before[..., None].expand(-1, -1, shifts.shape[-1])
-    return {"clip": clip, "shift": shifts.gather(1, index)}
-
-
-def _after(rows: Tensor) -> Tensor:
-    """`[B, R]` bool moved one row on: row i says whether row i - 1 was set."""
-    return F.pad(rows, (1, -1))
+    padded = pad_sequence(shifts, batch_first=True)
+    index = rows.runs_before[..., None].expand(-1, -1, padded.shape[-1])
+    return {"clip": clip, "shift": padded.gather(1, index)}

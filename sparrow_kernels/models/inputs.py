@@ -60,45 +60,77 @@ def _processed(
         raise ValueError("clips must hold at least one clip, got none")
     if not question.strip():
         raise ValueError("question must not be empty")
+    check_chat_template(processor)
+    read = [clip_for(processor, clip, fps) for clips in prompts for clip in clips]
+    if len(prompts) > 1:
+        _check_stack(processor, read)
+    texts = [_chat(processor, question, len(clips)) for clips in prompts]
+    return processor_outputs(processor, texts, read)
+
+
+def check_chat_template(processor: Any) -> None:
+    """Raise `ValueError` where `processor`, or a tokenizer in its place, has none."""
     if not getattr(processor, "chat_template", None):
         raise ValueError(
             f"processor must have a chat template, got {type(processor).__name__} without one"
             " (save chat_template.jinja beside the model)"
         )
+
+
+def clip_for(
+    processor: Any,
+    clip: Clip | str | os.PathLike[str] | BinaryIO,
+    fps: float | str | Fraction,
+) -> Clip:
+    """A clip as `processor` takes it, sampled at `fps` where it has not been read yet."""
+    if isinstance(clip, Clip):
+        return clip
     video_processor = processor.video_processor
     merged = getattr(video_processor, "temporal_patch_size", None) or 2
     most = getattr(video_processor, "max_frames", None) or MAX_FRAMES
-    read = [
-        clip
-        if isinstance(clip, Clip)
-        else read_clip(clip, fps, temporal_patch_size=merged, max_frames=most)
-        for clips in prompts
-        for clip in clips
-    ]
-    if len(prompts) > 1:
-        _check_stack(processor, read)
-    inputs = processor(
-        text=[_chat(processor, question, len(clips)) for clips in prompts],
-        videos=[clip.frames for clip in read],
-        video_metadata=[
-            VideoMetadata(
-                total_num_frames=len(clip.frames),
-                fps=float(clip.fps),
-                width=clip.frames.shape[3],
-                height=clip.frames.shape[2],
-                duration=float(len(clip.frames) / clip.fps),
-                frames_indices=list(range(len(clip.frames))),
-            )
-            for clip in read
-        ],
-        do_sample_frames=False,
-        return_tensors="pt",
-        **({"padding": True, "padding_side": "left"} if len(prompts) > 1 else {}),
+    return read_clip(clip, fps, temporal_patch_size=merged, max_frames=most)
+
+
+def processor_outputs(
+    processor: Any, texts: Sequence[str], clips: Sequence[Clip], images: Sequence[Any] = ()
+) -> dict[str, Any]:
+    """Outputs for prompts that the chat template has written, and their clips in order.
+
+    Args:
+        processor: the target's own; its tokenizer where it reads text alone.
+        images: as PIL has them.
+    """
+    media: dict[str, Any] = {}
+    if clips:
+        media = {
+            "videos": [clip.frames for clip in clips],
+            "video_metadata": [
+                VideoMetadata(
+                    total_num_frames=len(clip.frames),
+                    fps=float(clip.fps),
+                    width=clip.frames.shape[3],
+                    height=clip.frames.shape[2],
+                    duration=float(len(clip.frames) / clip.fps),
+                    frames_indices=list(range(len(clip.frames))),
+                )
+                for clip in clips
+            ],
+            "do_sample_frames": False,
+        }
+    if images:
+        media["images"] = list(images)
+    outputs = dict(
+        processor(
+            text=list(texts),
+            **media,
+            return_tensors="pt",
+            **({"padding": True, "padding_side": "left"} if len(texts) > 1 else {}),
+        )
     )
-    outputs = dict(inputs)
     if "second_per_grid_ts" in outputs:
         # Computed from float rates by the processor: 2 / (2 / 49) is not 49.
-        outputs["second_per_grid_ts"] = torch.tensor([float(merged / clip.fps) for clip in read])
+        merged = getattr(processor.video_processor, "temporal_patch_size", None) or 2
+        outputs["second_per_grid_ts"] = torch.tensor([float(merged / clip.fps) for clip in clips])
     return outputs
 
 

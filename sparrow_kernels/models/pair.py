@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+)
 
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.models.drafts.load import load_draft
@@ -28,6 +35,8 @@ def load_target(
 ) -> tuple[VidLLM, Any]:
     """A target and its processor; None for the embedded one.
 
+    A target that reads text alone has its tokenizer in the processor's place.
+
     Args:
         dtype: also by name; "auto" for the one that the target was saved in.
 
@@ -40,8 +49,10 @@ def load_target(
             f"target must be a directory with config.json and safetensors, got {path} (train one"
             " with `sparrow train target`)"
         )
-    target = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype).eval()
-    return target, AutoProcessor.from_pretrained(path)
+    sees = type(AutoConfig.from_pretrained(path)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    model: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    reader: Any = AutoProcessor if sees else AutoTokenizer
+    return model.from_pretrained(path, dtype=dtype).eval(), reader.from_pretrained(path)
 
 
 def draft_for(

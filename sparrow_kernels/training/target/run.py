@@ -17,15 +17,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sparrow_kernels.embedded.recipe import LanguageStage, TargetRecipe, VisionStage
+from sparrow_kernels.training.checkpoint import write_whole
 from sparrow_kernels.training.small_target import HIDDEN, build_processor, build_target
-from sparrow_kernels.training.target.checkpoint import (
-    Progress,
-    load_checkpoint,
-    save_checkpoint,
-    write_whole,
-)
 from sparrow_kernels.training.target.clip_features import pool_features
 from sparrow_kernels.training.target.language import BatchMaker, language_loss
+from sparrow_kernels.training.target.progress import Progress, load_checkpoint, save_checkpoint
 from sparrow_kernels.training.target.tile_pool import TilePool, build_tile_pool
 from sparrow_kernels.training.target.vision import (
     attribute_codes,

@@ -1,14 +1,15 @@
-"""Checkpoints of a run: written whole or not at all, so that a run can be cut at any moment."""
+"""Where the target's run stands, and its checkpoints."""
 
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from sparrow_kernels.training.checkpoint import load_whole, write_whole
 
 _RATE = 0.03  # of the running accuracies
 
@@ -43,16 +44,9 @@ def save_checkpoint(
     write_whole(state, path)
 
 
-def write_whole(content: Any, path: Path) -> None:
-    """Write beside the old file, then put the new one in its place."""
-    fresh = path.with_suffix(".new")
-    torch.save(content, fresh)
-    os.replace(fresh, path)
-
-
 def load_checkpoint(path: Path) -> tuple[Progress, dict[str, Any], dict[str, Any]] | None:
     """(progress, model state, optimizer state), or None where there is no checkpoint."""
-    if not path.exists():
+    state = load_whole(path)
+    if state is None:
         return None
-    state = torch.load(path, weights_only=True)
     return Progress(**state["progress"]), state["model"], state["optimizer"]
