@@ -50,7 +50,8 @@ class TextRows(NamedTuple):
     def to(self, device: torch.device | str) -> TextRows:
         """The same on `device`."""
         parts: list[Any] = [None if each is None else each.to(device) for each in self[:-1]]
-        return TextRows(*parts, *self[-1:])
+        parts.append(self.clip_runs)
+        return TextRows(*parts)
 
     def trimmed(self) -> TextRows:
         """Without what is behind the last response row: no loss of an earlier one reads it."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
@@ -101,7 +102,7 @@ def draft_loss(
         agrees[:, response] = torch.cat(agreed, dim=1)
     accepted = [agrees[0]]
     for each in agrees[1:]:
-        accepted.append(torch.nn.functional.pad(accepted[-1], (1, -1)) & each)
+        accepted.append(F.pad(accepted[-1], (1, -1)) & each)
     sums = [grid.sum(dim=(1, 2)).double().cpu() for grid in (agrees, torch.stack(accepted))]
     return LossSums(loss, *sums)
 
@@ -116,10 +117,8 @@ def _chunk_losses(
 ) -> tuple[Tensor, Tensor]:
     """`[passes, n, H]` and `[n, H]` -> summed losses `[passes]`, and who agrees `[passes, n]`."""
     with torch.no_grad():
-        target_logits = _logits(lm_head, state)
-        if network.shape.head_size:
-            target_logits = target_logits[..., network.draft_ids]
-        target_probs = target_logits.softmax(dim=-1)
+        said = network.draft_ids if network.shape.head_size else None
+        target_probs = _logits(lm_head, state, said).softmax(dim=-1)
         target_best = target_probs.argmax(dim=-1)
     losses, agrees = [], []
     head = network.head if network.shape.head_size else lm_head
@@ -131,10 +130,16 @@ def _chunk_losses(
     return torch.stack(losses), torch.stack(agrees)
 
 
-def _logits(head: nn.Module, hidden: Tensor) -> Tensor:
+def _logits(head: nn.Module, hidden: Tensor, ids: Tensor | None = None) -> Tensor:
+    """`[..., V]` in float32 at least, of `ids` alone where they are given."""
     weight: Tensor = head.weight  # type: ignore[assignment]
-    logits: Tensor = head(hidden.to(weight.dtype))
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    hidden = hidden.to(weight.dtype)
+    if ids is None:
+        logits: Tensor = head(hidden)
+    else:
+        bias: Tensor | None = getattr(head, "bias", None)
+        logits = F.linear(hidden, weight[ids], None if bias is None else bias[ids])
+    return logits.float() if logits.itemsize == 2 else logits
 
 
 def _rows_at_once(network: DraftNetwork, lm_head: nn.Module, passes: int) -> int:

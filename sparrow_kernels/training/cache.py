@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -60,7 +59,9 @@ class StateCache:
     def put(self, number: int, dialogue: str, rows: TextRows) -> None:
         """Keep the rows of a dialogue, where there is room."""
         parts = {
-            name: part.contiguous() for name, part in rows._asdict().items() if _is_tensor(part)
+            name: part.contiguous()
+            for name, part in rows._asdict().items()
+            if isinstance(part, Tensor)
         }
         size = sum(part.nbytes for part in parts.values())
         path = self._path(number)
@@ -97,12 +98,3 @@ def weights_mark(model: nn.Module) -> str:
         digest.update(f"{name} {list(parameter.shape)} {parameter.dtype}".encode())
         digest.update(sample.numpy().tobytes())
     return digest.hexdigest()
-
-
-def _is_tensor(part: Any) -> bool:
-    return isinstance(part, Tensor)
-
-
-def size_of(rows: TextRows) -> int:
-    """Bytes of a dialogue's rows."""
-    return sum(part.nbytes for part in rows if isinstance(part, torch.Tensor))
