@@ -166,46 +166,6 @@ class TestTrain:
         assert "--target must be left out" in one_line_error(capsys)
 
 
-class TestEvaluate:
-    def test_prints_both_tables(
-        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        pytest.importorskip("transformers")
-        import sparrow_kernels.measuring.evaluation  # noqa: F401
-
-        asked: list[Any] = []
-
-        def answers(target: Any, processor: Any, tokens: int, seeds: range) -> dict[str, Any]:
-            asked.append((tokens, len(seeds)))
-            kinds = ("content", "exact", "color", "count", "shape", "action")
-            return {"visual_tokens": tokens} | {k: 0.1 * i for i, k in enumerate(kinds)}
-
-        def emitted(*arguments: Any) -> dict[str, Any]:
-            return {
-                "visual_tokens": arguments[3],
-                "tree": "6-5-1",
-                "mean_emitted": 4.567,
-                "mean_emitted_other_clip": 2.0,
-            }
-
-        monkeypatch.setattr("sparrow_kernels.training.evaluation.evaluate_budget", answers)
-        monkeypatch.setattr("sparrow_kernels.measuring.evaluation.evaluate_draft", emitted)
-        monkeypatch.setattr(
-            "sparrow_kernels.models.pair.load_pair", lambda t, d: ("target", "draft", "processor")
-        )
-        assert main(["evaluate", "--clips", "3", "--visual-tokens", "60", "500"]) == 0
-        assert asked == [(60, 3), (500, 3)]
-        rows = [line.split() for line in capsys.readouterr().out.splitlines() if line]
-        assert ["60", "0.000", "0.100", "0.200", "0.300", "0.400", "0.500"] in rows
-        assert ["500", "6-5-1", "4.57", "2.00"] in rows
-
-    def test_refusals(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main(["evaluate", "--clips", "1"]) == 1
-        assert "--clips must be at least 2" in one_line_error(capsys)
-        assert main(["evaluate", "--visual-tokens", "500", "9"]) == 1
-        assert "visual_tokens must be 28 or more, got 9" in one_line_error(capsys)
-
-
 class TestBench:
     def test_outside_a_checkout_says_so(
         self,

@@ -167,23 +167,23 @@ def test_the_dtype_asked_for_is_the_one_that_runs(
 
 def test_auto_is_as_saved_on_a_gpu_but_for_the_embedded_target() -> None:
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
-    assert question._dtype("auto", False, gpu) == "auto"
-    assert question._dtype("auto", True, gpu) == "float32"
-    assert question._dtype("auto", False, cpu) == "float32"
-    assert question._dtype("float16", True, cpu) == "float16"
+    assert question.dtype_of("auto", False, gpu) == "auto"
+    assert question.dtype_of("auto", True, gpu) == "float32"
+    assert question.dtype_of("auto", False, cpu) == "float32"
+    assert question.dtype_of("float16", True, cpu) == "float16"
 
 
 @pytest.mark.parametrize("seen, auto", [(0, "cpu"), (2, "cuda")])
 def test_devices(seen: int, auto: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: seen > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
-    assert question._device("auto") == torch.device(auto)
-    assert question._device("cpu") == torch.device("cpu")
+    assert question.device_of("auto") == torch.device(auto)
+    assert question.device_of("cpu") == torch.device("cpu")
     for asked in ("cuda", "cuda:1"):
         if seen:
-            assert question._device(asked) == torch.device(asked)
+            assert question.device_of(asked) == torch.device(asked)
     with pytest.raises(ValueError, match=f"got cuda:2, and it sees {seen or 'no GPU'}"):
-        question._device("cuda:2")
+        question.device_of("cuda:2")
 
 
 def test_attn_is_the_backend_of_the_command_alone(

@@ -107,6 +107,82 @@ def tree(text: str) -> TreeConfig:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def written_to(suffix: str) -> Callable[[str], Path]:
+    """The path of a file to write, such as `.csv`, in a folder that is there."""
+
+    def file(text: str) -> Path:
+        out = path(text)
+        if out.suffix.lower() != suffix or out.is_dir():
+            _refuse(f"a file that ends in {suffix}", text)
+        if not out.parent.is_dir():
+            _refuse("in a folder that exists", text)
+        if not os.access(out if out.exists() else out.parent, os.W_OK):
+            _refuse("where you may write", text)
+        return out
+
+    return file
+
+
+def add_target_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which target and draft, and where and in what they run."""
+    parser.add_argument(
+        "--target",
+        type=path,
+        metavar="DIR",
+        help="a Vid-LLM of transformers with its processor (default: the embedded one)",
+    )
+    add_draft_arguments(parser)
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="of the weights (default: auto, which is as saved for a target of yours on a GPU, and"
+        " float32 otherwise)",
+    )
+    parser.add_argument(
+        "--device",
+        type=device,
+        default="auto",
+        metavar="cpu|cuda[:N]",
+        help="where to run (default: auto, which is a GPU if torch sees one)",
+    )
+    parser.add_argument(
+        "--attn",
+        choices=("auto", "native", "triton", "torch", "reference"),
+        help="backend of attention and of every other op that has it, others as under auto"
+        " (default: SPARROW_BACKEND, else auto)",
+    )
+
+
+def add_text_arguments(parser: argparse.ArgumentParser) -> None:
+    """How long a text may be, and how its tokens are drafted and chosen."""
+    parser.add_argument(
+        "--max-new-tokens",
+        type=positive,
+        default=256,
+        metavar="N",
+        help="tokens an answer may have (default: 256)",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=temperature,
+        default=0.0,
+        metavar="T",
+        help="sample at this temperature, which scores are divided by (default: 0, greedy)",
+    )
+    parser.add_argument(
+        "--tree",
+        type=tree,
+        metavar="30-4-8",
+        help="nodes-levels-children of the draft tree; with :marginals, as in 64-8-16:marginals, of"
+        " one distribution a level; or children a level such as 4x2x1"
+        " (default: the draft's own)",
+    )
+    parser.add_argument(
+        "--seed", type=seed, default=0, metavar="S", help="what sampling draws (default: 0)"
+    )
+
+
 def add_draft_arguments(parser: argparse.ArgumentParser) -> None:
     """Which draft, and how it reads a prompt."""
     parser.add_argument(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from sparrow_kernels.cli.signals import Terminated
 from sparrow_kernels.cli.streams import STDOUT
 
@@ -16,10 +19,25 @@ _INCOMPLETE = "what was written so far is incomplete"
 _WRITTEN_FOR_USERS = (ValueError, TypeError, NotImplementedError, ImportError)
 
 
+class WrongCommandLine(ValueError):
+    """What a command line asks for cannot be done; found when it had been parsed."""
+
+
+@contextmanager
+def wrong_command_line() -> Iterator[None]:
+    """Whatever is refused inside the block is the command line's fault."""
+    try:
+        yield
+    except (*_WRITTEN_FOR_USERS, OSError) as error:
+        raise WrongCommandLine(explain(error)) from error
+
+
 def status_of(error: BaseException) -> int:
     """The exit status that tells of an error."""
     if isinstance(error, Terminated):
         return error.status
+    if isinstance(error, WrongCommandLine):
+        return USAGE
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     return BROKEN_PIPE if reader_left(error) else 1

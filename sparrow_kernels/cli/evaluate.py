@@ -1,75 +1,215 @@
-"""Measure the target's answers on unseen clips, read from real mp4 files, and its draft.
+"""Measure what a draft gains at each length of clip, on video files of yours or on generated ones.
 
-A draft is also fed the states of another clip under the same text: what it loses then is what the
-target's text states carry of the clip.
+A clip is decoded speculatively, by our plain loop over the same cache and attention, and by
+transformers' generate as it comes. With --answers instead: the share of right answers to questions
+about generated clips, and what the draft loses when it is fed the states of another clip.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from sparrow_kernels.cli.arguments import path, positive, whole
+from sparrow_kernels._version import __version__
+from sparrow_kernels.cli import answers
+from sparrow_kernels.cli.arguments import (
+    add_target_arguments,
+    add_text_arguments,
+    positive,
+    question,
+    whole,
+    written_to,
+)
+from sparrow_kernels.cli.errors import one_line, wrong_command_line
+from sparrow_kernels.cli.length_report import lines
+from sparrow_kernels.cli.streams import print_json
+from sparrow_kernels.cli.terminal import ProgressBar
+from sparrow_kernels.cli.videos import ClipsAction
 
-HELP = "measure the target's answers and its draft on unseen clips"
+if TYPE_CHECKING:
+    from sparrow_kernels import SparrowDecoder
+    from sparrow_kernels.measuring.clip_plan import Plan, Prompt
 
-_QUICK_CLIPS, _QUICK_TOKENS = 2, [100]
-_KINDS = ("content", "exact", "color", "count", "shape", "action")
+HELP = "measure what a draft gains at each length of clip"
+
+_CLIPS, _LENGTHS, _REPEATS = 5, [500, 4000], 3
+_QUICK_CLIPS, _QUICK_LENGTHS = 2, [100]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--target", type=path, metavar="DIR", help="default: the embedded one")
-    parser.add_argument("--draft", type=path, metavar="DIR", help="default: the embedded one")
+    add_target_arguments(parser)
     parser.add_argument(
         "--clips",
-        type=whole(1, 10_000),
-        metavar="N",
-        help="clips at each length (default: 50; two control clips differ, so 2 or more)",
+        action=ClipsAction,
+        nargs="+",
+        metavar="N | PATH",
+        help="so many generated clips at each length, which the embedded target understands; or"
+        f" video files, or folders of them (default: {_CLIPS}, with --answers {answers.CLIPS})",
     )
     parser.add_argument(
-        "--visual-tokens",
+        "--lengths",
         type=positive,
         nargs="+",
         metavar="N",
-        help="lengths of the clips (default: 500 4000)",
+        help="about how many visual tokens a clip has; of files so many frames are looked at"
+        f" (default: {' and '.join(map(str, _LENGTHS))}; files as they are, at 2 frames a second)",
+    )
+    parser.add_argument(
+        "--visual-tokens",
+        dest="lengths",
+        type=positive,
+        nargs="+",
+        metavar="N",
+        help="another name of --lengths",
+    )
+    parser.add_argument(
+        "--question",
+        type=question,
+        metavar="TEXT",
+        help="asked about each clip (default: Describe the video in detail.)",
+    )
+    add_text_arguments(parser)
+    parser.add_argument(
+        "--repeats",
+        type=whole(1, 1000),
+        metavar="N",
+        help=f"runs of each way, of which medians are shown (default: {_REPEATS}, with --quick 1)",
+    )
+    parser.add_argument(
+        "--csv",
+        type=written_to(".csv"),
+        metavar="FILE.csv",
+        help="write a row a length and a row a clip there; times in seconds",
+    )
+    parser.add_argument(
+        "--plot",
+        type=written_to(".png"),
+        metavar="FILE.png",
+        help="draw what a call emits and the decode speedups over the length there",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object instead; times in seconds"
+    )
+    parser.add_argument(
+        "--answers",
+        action="store_true",
+        help="the answers' share right, and the draft under another clip's states, instead",
     )
     parser.add_argument(
         "--quick",
         action="store_true",
-        help=f"{_QUICK_CLIPS} clips of {_QUICK_TOKENS[0]} visual tokens: does it run at all",
+        help=f"{_QUICK_CLIPS} clips of {_QUICK_LENGTHS[0]} visual tokens: does it run at all",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    clips = arguments.clips or (_QUICK_CLIPS if arguments.quick else 50)
-    if clips < 2:
-        raise ValueError(f"--clips must be at least 2, got {clips} (the control swaps clips)")
-    lengths = arguments.visual_tokens or (_QUICK_TOKENS if arguments.quick else [500, 4000])
-    from sparrow_kernels.embedded.clips import clip_shape
+    own = isinstance(arguments.clips, list)
+    quick, some = arguments.quick, answers.CLIPS if arguments.answers else _CLIPS
+    clips = arguments.clips or (_QUICK_CLIPS if quick else some)
+    lengths = arguments.lengths or (_QUICK_LENGTHS if quick else [] if own else _LENGTHS)
+    lengths = list(dict.fromkeys(lengths))
+    with wrong_command_line():
+        _check(arguments, clips, lengths)
+    if arguments.answers:
+        return answers.run(arguments, clips, lengths)
+    return _run(arguments, clips, lengths)
 
-    for visual_tokens in lengths:
-        clip_shape(visual_tokens)  # raises before minutes of work
-    from sparrow_kernels.measuring.evaluation import UNSEEN_SEED, evaluate_draft
-    from sparrow_kernels.models.pair import load_pair
+
+def _check(arguments: argparse.Namespace, clips: int | list[Path], lengths: list[int]) -> None:
+    """Refuse what can be known to fail before seconds of imports and loading."""
+    if isinstance(clips, list):
+        if arguments.quick:
+            raise ValueError("--quick must be left out with video files of yours")
+        from sparrow_kernels.video.source import VideoSource
+
+        for each in clips:
+            with VideoSource(each).opened():
+                pass
+    else:
+        from sparrow_kernels.embedded.clips import clip_shape
+
+        for length in lengths:
+            clip_shape(length)
+    if arguments.answers:
+        answers.check(arguments, clips)
+    if arguments.plot is not None:
+        from sparrow_kernels.measuring.row_files import check_plots
+
+        check_plots()
+
+
+def _run(arguments: argparse.Namespace, clips: int | list[Path], lengths: list[int]) -> int:
+    from sparrow_kernels.cli.question import asked_backend, load_decoder
+    from sparrow_kernels.measuring.clip_plan import Prompt
+    from sparrow_kernels.measuring.evaluation import QUESTION
     from sparrow_kernels.models.quiet import quiet_transformers
-    from sparrow_kernels.training.evaluation import evaluate_budget
 
-    with quiet_transformers():
-        target, draft, processor = load_pair(arguments.target, arguments.draft)
-    seeds = range(UNSEEN_SEED, UNSEEN_SEED + clips)
-    print(f"answers of the target, share right of {clips} unseen clips through mp4 files")
-    _print_row("visual tokens", _KINDS)
-    for visual_tokens in lengths:
-        row = evaluate_budget(target, processor, visual_tokens, seeds)
-        _print_row(row["visual_tokens"], [f"{row[kind]:.3f}" for kind in _KINDS])
-    print("\ntokens a target call emits on captions, with the draft")
-    _print_row("visual tokens", ["tree", "mean", "other clip"])
-    for visual_tokens in lengths:
-        row = evaluate_draft(target, draft, processor, visual_tokens, seeds)
-        means = (row["mean_emitted"], row["mean_emitted_other_clip"])
-        _print_row(row["visual_tokens"], [row["tree"], *(f"{mean:.2f}" for mean in means)])
+    with asked_backend(arguments.attn), quiet_transformers(), ProgressBar("measuring") as bar:
+        decoder, processor = load_decoder(arguments, bar)
+        with wrong_command_line():
+            prompt = Prompt(decoder.target, processor, arguments.question or QUESTION)
+            plan = _plan(prompt, clips, lengths, bar)
+            plan.check()
+        for one in plan.left_out:
+            bar.clear()
+            print(f"sparrow: warning: {one_line(str(one))}", file=sys.stderr)
+        _measure(arguments, decoder, prompt, plan, bar)
     return 0
 
 
-def _print_row(first: object, columns: Sequence[str]) -> None:
-    print(f"{first!s:>13}" + "".join(f"{column:>12}" for column in columns), flush=True)
+def _plan(prompt: Prompt, clips: int | list[Path], lengths: list[int], bar: ProgressBar) -> Plan:
+    from sparrow_kernels.measuring.clip_plan import plan_files, plan_generated
+
+    if isinstance(clips, list):
+        return plan_files(
+            prompt, clips, lengths, lambda path: bar.note(f"looking through {path.name}")
+        )
+    return plan_generated(prompt, clips, lengths)
+
+
+def _measure(
+    arguments: argparse.Namespace,
+    decoder: SparrowDecoder,
+    prompt: Prompt,
+    plan: Plan,
+    bar: ProgressBar,
+) -> None:
+    from sparrow_kernels.cli.question import sampling
+    from sparrow_kernels.measuring.by_length import measure
+    from sparrow_kernels.measuring.row_files import write_csv, write_plot
+    from sparrow_kernels.measuring.run_facts import run_facts
+
+    repeats = arguments.repeats or (1 if arguments.quick else _REPEATS)
+    facts = run_facts(decoder, prompt.question) | {
+        "target": str(arguments.target or "embedded"),
+        "draft": str(arguments.draft or "embedded"),
+        "temperature": arguments.temperature,
+        "repeats": repeats,
+        "version": __version__,
+        "command": shlex.join(["sparrow", *sys.argv[1:]]),
+    }
+    rows: list[dict[str, Any]] = []
+    for of_length in measure(
+        decoder,
+        prompt,
+        plan.cases,
+        repeats=repeats,
+        max_new_tokens=arguments.max_new_tokens,
+        seed=arguments.seed,
+        on_run=bar,
+        **sampling(arguments.temperature),
+    ):
+        rows += of_length
+        if arguments.csv is not None:  # after each length: minutes may lie between them
+            write_csv(arguments.csv, rows, facts)
+        if not arguments.json:
+            bar.clear()
+            print("\n".join(lines(of_length)), flush=True)
+    if arguments.plot is not None:
+        write_plot(arguments.plot, rows)
+    if arguments.json:
+        left_out = [one._asdict() for one in plan.left_out]
+        print_json(facts | {"rows": rows, "left_out": left_out})

@@ -7,21 +7,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparrow_kernels.cli.arguments import (
-    add_draft_arguments,
+    add_target_arguments,
+    add_text_arguments,
     clip,
-    device,
     fps,
-    path,
-    positive,
     question,
-    seed,
-    temperature,
-    tree,
     whole,
 )
 from sparrow_kernels.cli.errors import one_line
@@ -47,55 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CLIP.mp4",
         help="further clips, asked the same and decoded together; one answer each",
     )
-    parser.add_argument(
-        "--target",
-        type=path,
-        metavar="DIR",
-        help="a Vid-LLM of transformers with its processor (default: the embedded one)",
-    )
-    add_draft_arguments(parser)
-    parser.add_argument(
-        "--dtype",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        default="auto",
-        help="of the weights (default: auto, which is as saved for a target of yours on a GPU, and"
-        " float32 otherwise)",
-    )
-    parser.add_argument(
-        "--device",
-        type=device,
-        default="auto",
-        metavar="cpu|cuda[:N]",
-        help="where to run (default: auto, which is a GPU if torch sees one)",
-    )
-    parser.add_argument(
-        "--attn",
-        choices=("auto", "native", "triton", "torch", "reference"),
-        help="backend of attention and of every other op that has it, others as under auto"
-        " (default: SPARROW_BACKEND, else auto)",
-    )
-    parser.add_argument(
-        "--max-new-tokens",
-        type=positive,
-        default=256,
-        metavar="N",
-        help="tokens an answer may have (default: 256)",
-    )
-    parser.add_argument(
-        "--temperature",
-        type=temperature,
-        default=0.0,
-        metavar="T",
-        help="sample at this temperature, which scores are divided by (default: 0, greedy)",
-    )
-    parser.add_argument(
-        "--tree",
-        type=tree,
-        metavar="30-4-8",
-        help="nodes-levels-children of the draft tree; with :marginals, as in 64-8-16:marginals, of"
-        " one distribution a level; or children a level such as 4x2x1"
-        " (default: the draft's own)",
-    )
+    add_target_arguments(parser)
+    add_text_arguments(parser)
     parser.add_argument(
         "--fps",
         type=fps,
@@ -103,9 +50,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="frames a second to look at: 2 divided by a whole number, such as 1 or 2/3"
         " (default: 2)",
-    )
-    parser.add_argument(
-        "--seed", type=seed, default=0, metavar="S", help="what sampling draws (default: 0)"
     )
     parser.add_argument(
         "--compare", action="store_true", help="also decode without speculation, and compare"
@@ -131,7 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
     for each in clips:
         _check_exists(each)  # said before seconds of imports and loading
     streams = sys.stdout.isatty() and not arguments.json and len(clips) == 1
-    with _backend(arguments.attn), ProgressBar("prefill") as bar:
+    from sparrow_kernels.cli.question import asked_backend
+
+    with asked_backend(arguments.attn), ProgressBar("prefill") as bar:
         question = _prepare(arguments, clips, bar)
         result = _decode(question, arguments.seed, bar, streams)
         comparison = _compare(question, arguments, bar) if arguments.compare else None
@@ -170,15 +116,6 @@ def _check_exists(clip: str) -> None:
 
         clip_path(clip)  # has words for a URL
     raise FileNotFoundError(f"clip {clip} does not exist")
-
-
-def _backend(name: str | None) -> Any:
-    """What `--attn` asks for: as in `SPARROW_BACKEND`, but for this command."""
-    if name is None:
-        return nullcontext()
-    from sparrow_kernels import backend
-
-    return backend(name)
 
 
 def _prepare(arguments: argparse.Namespace, clips: list[str], bar: ProgressBar) -> Question:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 
-from sparrow_kernels import SparrowDecoder
+from sparrow_kernels import SparrowDecoder, backend
 from sparrow_kernels.cli.terminal import ProgressBar
 from sparrow_kernels.models.families import Parts
 from sparrow_kernels.models.inputs import build_batch
@@ -40,17 +41,10 @@ class Question(NamedTuple):
 
 def prepare(arguments: argparse.Namespace, clips: list[str], bar: ProgressBar) -> Question:
     """Load the models and read the clips."""
-    device = _device(arguments.device)
-    bar.note("loading the models")
-    target: Any
+    decoder, processor = load_decoder(arguments, bar)
+    target, device = decoder.target, decoder.target.device
+    bar.note("reading the clip" if len(clips) == 1 else f"reading {len(clips)} clips")
     with quiet_transformers():
-        dtype = _dtype(arguments.dtype, arguments.target is None, device)
-        target, processor = load_target(arguments.target, dtype=dtype)
-        target.to(device)
-        how = {"positions": arguments.positions, "sees_clip": arguments.sees_clip}
-        draft = draft_for(target, arguments.draft, **how)
-        decoder = SparrowDecoder(target, draft, arguments.tree)
-        bar.note("reading the clip" if len(clips) == 1 else f"reading {len(clips)} clips")
         inputs = build_batch(processor, arguments.question, clips, fps=arguments.fps)
     inputs = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
     visual_tokens = Parts(target).visual_mask(inputs["input_ids"]).sum(dim=1).tolist()
@@ -58,7 +52,33 @@ def prepare(arguments: argparse.Namespace, clips: list[str], bar: ProgressBar) -
     return Question(decoder, processor, inputs, settings, visual_tokens)
 
 
-def _device(asked: str) -> torch.device:
+def load_decoder(arguments: argparse.Namespace, bar: ProgressBar) -> tuple[SparrowDecoder, Any]:
+    """The target and draft of `add_target_arguments`, and the target's processor."""
+    device = device_of(arguments.device)
+    bar.note("loading the models")
+    target: Any
+    with quiet_transformers():
+        dtype = dtype_of(arguments.dtype, arguments.target is None, device)
+        target, processor = load_target(arguments.target, dtype=dtype)
+        target.to(device)
+        how = {"positions": arguments.positions, "sees_clip": arguments.sees_clip}
+        draft = draft_for(target, arguments.draft, **how)
+        return SparrowDecoder(target, draft, arguments.tree), processor
+
+
+def asked_backend(name: str | None) -> AbstractContextManager[Any]:
+    """What `--attn` asks for: as in `SPARROW_BACKEND`, but for this command."""
+    return nullcontext() if name is None else backend(name)
+
+
+def sampling(temperature: float) -> dict[str, Any]:
+    """Keywords of `generate` for `--temperature`."""
+    if temperature > 0:
+        return {"do_sample": True, "temperature": temperature}
+    return {"do_sample": False}
+
+
+def device_of(asked: str) -> torch.device:
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if asked == "auto":
         return torch.device("cuda" if available else "cpu")
@@ -72,7 +92,7 @@ def _device(asked: str) -> torch.device:
     return device
 
 
-def _dtype(asked: str, embedded: bool, device: torch.device) -> str:
+def dtype_of(asked: str, embedded: bool, device: torch.device) -> str:
     """The embedded target is saved in float16 to be small, and made to run in float32."""
     if asked != "auto":
         return asked
@@ -88,7 +108,4 @@ def _settings(arguments: argparse.Namespace, target: Any, prompt_length: int) ->
             f" {prompt_length} (a shorter clip, or fewer frames: --fps {arguments.fps / 2})"
         )
     new_tokens = min(arguments.max_new_tokens, context - prompt_length)
-    settings: dict[str, Any] = {"max_new_tokens": new_tokens, "do_sample": False}
-    if arguments.temperature > 0:
-        settings |= {"do_sample": True, "temperature": arguments.temperature}
-    return settings
+    return {"max_new_tokens": new_tokens, **sampling(arguments.temperature)}

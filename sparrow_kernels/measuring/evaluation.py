@@ -166,7 +166,7 @@ def evaluate_draft(
         "clips": len(scripts),
         "tree": str(tree),
         "mean_emitted": mean_emitted(runs),
-        "histogram": _summed([run.histogram for run in runs]),
+        "histogram": summed([run.histogram for run in runs]),
     }
     if control:
         result["mean_emitted_other_clip"] = mean_emitted(control_runs)
@@ -178,7 +178,7 @@ def mean_emitted(runs: list[DecodeStats]) -> float:
     return sum(run.new_tokens - 1 for run in runs) / sum(run.target_calls for run in runs)
 
 
-def _summed(histograms: list[list[int]]) -> list[int]:
+def summed(histograms: list[list[int]]) -> list[int]:
     width = max(len(histogram) for histogram in histograms)
     return [sum(h[k] for h in histograms if k < len(h)) for k in range(width)]
 

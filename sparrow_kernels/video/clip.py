@@ -22,7 +22,7 @@ from sparrow_kernels.video.sampling_rate import sampling_rate
 from sparrow_kernels.video.source import VideoSource, clip_path, expected
 from sparrow_kernels.video.timeline import LONGEST_SHOWN
 
-__all__ = ["Clip", "clip_path", "read_clip", "sampling_rate"]
+__all__ = ["Clip", "TooManyFrames", "clip_path", "read_clip", "sampling_rate"]
 
 MAX_FRAMES = 768
 MAX_FRAME_PIXELS = 768 * 28 * 28
@@ -42,6 +42,14 @@ class Clip:
     """`[T, 3, H, W]` uint8 RGB, upright, with square pixels; T is at least 2."""
     fps: Fraction
     """Frames a second of `frames`, not of the file."""
+
+
+class TooManyFrames(ValueError):
+    """A clip is too long for a rate; at `fps` it is not, as far as it has been read."""
+
+    def __init__(self, message: str, fps: Fraction) -> None:
+        super().__init__(message)
+        self.fps = fps
 
 
 class _Shown(NamedTuple):
@@ -70,8 +78,9 @@ def read_clip(
     Raises:
         FileNotFoundError: there is no such file.
         TypeError: neither a path nor a file.
-        ValueError: no video, fewer than two frames, more than `max_frames` samples, an impossible
-            shape, several frame sizes, or damage that stops the decoder.
+        TooManyFrames: more than `max_frames` samples; a `ValueError`.
+        ValueError: no video, fewer than two frames, an impossible shape, several frame sizes, or
+            damage that stops the decoder.
         ImportError: PyAV is not installed.
     """
     rate = sampling_rate(fps, temporal_patch_size)
@@ -137,11 +146,12 @@ class _Samples:
         """Raise if `seconds` need more samples than allowed, naming a rate at which they do not."""
         if not self.too_many(seconds):
             return
-        span = math.ceil(self.merged * seconds / self.max_frames)
-        raise ValueError(
+        fewer = Fraction(self.merged, math.ceil(self.merged * seconds / self.max_frames))
+        raise TooManyFrames(
             f"clip must have at most {self.max_frames} frames at {float(self.rate):g} fps, got a"
             f" clip of {float(seconds):.1f} s or more: {self.name}"
-            f" (sample fewer: --fps {Fraction(self.merged, span)})"
+            f" (sample fewer: --fps {fewer})",
+            fewer,
         )
 
 
