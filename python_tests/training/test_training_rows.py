@@ -69,7 +69,7 @@ def test_rows_are_those_of_a_prefill(
     assert same(rows.clip, prompt.clip)
     assert same(rows.clip_positions, prompt.clip_positions)
     assert same(rows.runs_before, prompt.runs_before)
-    assert rows.clip_runs == (() if prompt.clip is None else (prompt.clip_runs,))
+    assert rows.clip_runs == ((prompt.clip_runs,) if rules.has_clip_rows else ())
     # What a row should put out is what the next row reads, where the top state is what is read.
     roots = rows.response[0].nonzero()[:, 0]
     assert len(roots) == len("noise") - 1 + len("quite sure") - 1

@@ -32,7 +32,8 @@ def clip_rows(network: DraftNetwork, sees_clip: str, clip: Tensor, runs: Sequenc
         return ClipRows(network.normed_embedding(clip), places, None)
     if sees_clip == "embeddings":
         return ClipRows(clip, places, None)
-    rows, kept, shifts = [], [], [clip.new_zeros(clip.shape[1])]
+    # A text without a clip has none of the first two, and a shift of nothing.
+    rows, kept, shifts = [clip[:0]], [places[:0]], [clip.new_zeros(clip.shape[1])]
     for run, where in zip(clip.split(list(runs)), places.split(list(runs)), strict=True):
         answers, shift = network.adaptor(run)
         count = adapted(network, len(run))

@@ -144,7 +144,8 @@ class DraftNetwork(nn.Module):
         shape = self.shape
         batch, length, _ = rows.shape
         fused = self.qkv(self._read(rows))
-        heads = fused.view(batch, length, -1, shape.head_dim).transpose(1, 2)
+        count = shape.heads + 2 * shape.kv_heads
+        heads = fused.view(batch, length, count, shape.head_dim).transpose(1, 2)
         query, key, value = heads.split([shape.heads, shape.kv_heads, shape.kv_heads], dim=1)
         if shape.query_key_norm:
             query, key = self._norm(query, "query_norm"), self._norm(key, "key_norm")

@@ -85,6 +85,11 @@ class RowRules:
     mrope_interleaved: bool = False
 
     @property
+    def has_clip_rows(self) -> bool:
+        """Whether a clip has rows that do not go through `fc`."""
+        return self.sees_clip in _BESIDE_FC
+
+    @property
     def clip_layer(self) -> int | None:
         """The layer whose states stand for a clip's slots, as `layer_ids` count."""
         return self.middle_layer if self.sees_clip == "middle" else None
@@ -98,7 +103,7 @@ class RowRules:
         rows = text[text > 0]
         if self.slice_clip and self.sees_clip == "nothing":
             return RowPlan(text[1:], text[:-1], text[:0])
-        clip = visual.nonzero()[:, 0] if self.sees_clip in _BESIDE_FC else rows[:0]
+        clip = visual.nonzero()[:, 0] if self.has_clip_rows else rows[:0]
         return RowPlan(rows, rows - 1, clip)
 
     def rows(

@@ -38,6 +38,10 @@ def text_rows(states: SequenceStates, response: Tensor, rules: RowRules) -> Text
     )
     if rows.positions.dim() > 1:
         raise ValueError("positions must be compact or sequence to train a draft, got mrope")
+    clip, clip_positions, runs_before = rows.clip, rows.clip_positions, rows.runs_before
+    if clip is None and rules.has_clip_rows:  # a text, among dialogues with clips
+        clip, clip_positions = states.embeddings[:0], plan.clip
+        runs_before = torch.zeros_like(plan.rows)
     parts: list[Any] = [
         rows.tokens,
         rows.states,
@@ -45,12 +49,12 @@ def text_rows(states: SequenceStates, response: Tensor, rules: RowRules) -> Text
         response[plan.rows],
         rows.positions,
         rows.embeddings,
-        rows.clip,
-        rows.clip_positions,
-        rows.runs_before,
+        clip,
+        clip_positions,
+        runs_before,
     ]
     parts = [None if part is None else part[None] for part in parts]
-    parts.append(() if rows.clip is None else (rows.clip_runs,))
+    parts.append((rows.clip_runs,) if rules.has_clip_rows else ())
     return TextRows(*parts)
 
 

@@ -1,0 +1,69 @@
+"""A short run of a tiny target, as a process: `python training_run.py OUT [STEPS]`.
+
+What it is to be killed in, resumed, and shared by several processes. Prints each step's loss.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from dialogue_cases import clip_dialogue, text_dialogue, write_clip, write_lines
+from family_cases import tiny
+
+from sparrow_kernels.training import run as run_module
+from sparrow_kernels.training.dialogues import read_dialogues
+from sparrow_kernels.training.encoding import Encoder
+from sparrow_kernels.training.run import DraftTraining
+from sparrow_kernels.training.user_data import DialogueTraining, TrainingSettings
+from sparrow_kernels.training.workers import Workers, join_workers
+
+STEPS = 20
+
+
+def dialogues(folder: Path) -> Path:
+    """Eleven of them, two with a clip."""
+    write_clip(folder)
+    lines = [text_dialogue(seed, words=4 + seed) for seed in range(9)]
+    lines[3:3] = [clip_dialogue("noise of a kind"), clip_dialogue("more noise")]
+    return write_lines(folder / "data.jsonl", lines)
+
+
+def training(
+    folder: Path, out: Path, workers: Workers | None = None, **settings: object
+) -> DialogueTraining:
+    """A run over them: both stages, every other step a checkpoint."""
+    target, processor = tiny("qwen2_5_vl")
+    asked = {"steps": STEPS - 6, "text_steps": 6, "batch": 4, "passes": 3, "held_out": 1}
+    asked |= {"measure_every": 8, "measured_tokens": 12, "tree": "6-5-1", "sees_clip": "middle"}
+    return DialogueTraining(
+        target,
+        Encoder(target, processor),
+        read_dialogues(folder / "data.jsonl"),
+        out,
+        TrainingSettings(**{**asked, **settings}),  # type: ignore[arg-type]
+        workers=workers,
+    )
+
+
+def main() -> None:
+    folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+    torch.set_num_threads(1)
+    run_module._SECONDS_BETWEEN_CHECKPOINTS = 0.0
+    workers = join_workers(torch.device("cpu"))
+    step = DraftTraining.step
+
+    def shown(self: DraftTraining, number: int) -> object:
+        result = step(self, number)
+        if workers.is_first:
+            print(f"step {number} loss {result.loss.item():.9f}", flush=True)
+        return result
+
+    DraftTraining.step = shown  # type: ignore[method-assign, assignment]
+    training(folder, out, workers).run()
+    workers.leave()
+
+
+if __name__ == "__main__":
+    main()

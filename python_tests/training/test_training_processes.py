@@ -1,0 +1,87 @@
+"""Runs that are killed, and runs that several processes share."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import training_run
+from safetensors.torch import load_file
+
+SCRIPT = Path(training_run.__file__)
+
+
+def environment() -> dict[str, str]:
+    paths = [str(SCRIPT.parents[2]), str(SCRIPT.parents[1]), str(SCRIPT.parent)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+
+
+def losses(said: str) -> dict[int, float]:
+    """By step; of a step that was made twice, the last."""
+    found = re.findall(r"step (\d+) loss (\S+)", said)
+    return {int(step): float(loss) for step, loss in found}
+
+
+def run(folder: Path, out: Path, *launcher: str) -> dict[int, float]:
+    command = [sys.executable, *launcher, str(SCRIPT), str(folder), str(out)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return losses(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, float]]:
+    """The folder of the data, in which `whole` is a run that nothing has disturbed."""
+    folder = tmp_path_factory.mktemp("data")
+    training_run.dialogues(folder)
+    return folder, run(folder, folder / "whole")
+
+
+def test_a_run_killed_again_and_again_ends_as_one_that_was_not(
+    whole: tuple[Path, dict[int, float]], tmp_path: Path
+) -> None:
+    folder, expected = whole
+    out = tmp_path / "killed"
+    command = [sys.executable, str(SCRIPT), str(folder), str(out)]
+    said = ""
+    # In the first stage, as it writes a checkpoint or not, between the stages, near the end.
+    for last in (0, 4, 6, 17):
+        process = subprocess.Popen(
+            command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            said += line
+            if line.startswith(f"step {last} "):
+                break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    found = {**losses(said), **run(folder, out)}
+    assert found == expected
+    kept, ours = (load_file(each / "model.safetensors") for each in (folder / "whole", out))
+    for name, value in kept.items():
+        assert torch.equal(value, ours[name]), name
+    for name in ("training.csv",):
+        assert (out / name).read_text() == (folder / "whole" / name).read_text()
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
+def test_two_processes_take_the_steps_of_one(
+    whole: tuple[Path, dict[int, float]], tmp_path: Path
+) -> None:
+    folder, expected = whole
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    found = run(folder, tmp_path / "shared", *launcher)
+    assert found.keys() == expected.keys() and len(found) == training_run.STEPS
+    for step, loss in expected.items():
+        assert found[step] == pytest.approx(loss, abs=1e-5), step
+    kept = load_file(folder / "whole" / "model.safetensors")
+    ours = load_file(tmp_path / "shared" / "model.safetensors")
+    for name, value in kept.items():
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=2e-3)
