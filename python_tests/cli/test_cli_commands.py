@@ -14,6 +14,7 @@ import pytest
 from sparrow_kernels import __version__
 from sparrow_kernels.cli import environment, main
 from sparrow_kernels.embedded.draft_recipe import DraftRecipe
+from sparrow_kernels.training.workers import Workers
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -153,7 +154,10 @@ class TestTrain:
             ((out,), {"resume": False, "seed": 0}),
             (
                 (Path("t"), "processor", out),
-                {"resume": True, "seed": 3, "recipe": recipe, "mode": "msd"},
+                {
+                    **{"resume": True, "seed": 3, "recipe": recipe, "mode": "msd"},
+                    **{"sees_clip": None, "workers": Workers()},
+                },
             ),
         ]
 

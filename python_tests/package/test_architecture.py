@@ -19,7 +19,7 @@ LAYERS = {
     "video": (),
     "models": ("ops", "decoding", "drafting", "video", "video_shim", "releases"),
     "embedded": (),
-    "training": ("ops", "decoding", "drafting", "models", "embedded", "video"),
+    "training": ("ops", "decoding", "drafting", "models", "embedded", "video", "_version"),
     "measuring": ("ops", "decoding", "drafting", "models", "embedded", "video", "training"),
     # The commands that train, evaluate and compare call functions which are no library API, and
     # `sparrow env` asks the op registry which backend is available.

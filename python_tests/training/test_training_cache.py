@@ -56,9 +56,7 @@ def assert_same(ours: TextRows | None, theirs: TextRows | None) -> None:
 
 
 @pytest.mark.parametrize("mode", ["sparrow", "eagle2", "msd", "vispec"])
-def test_kept_rows_are_the_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
-) -> None:
+def test_kept_rows_are_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     made = Cached(tmp_path, mode)
     plain = DialogueRows(made.target, made.encoder, made.dialogues, made.rules)
     first, second = made.rows(), made.rows()

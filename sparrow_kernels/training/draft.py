@@ -20,7 +20,7 @@ from sparrow_kernels.drafting.losses import LossWeights
 from sparrow_kernels.drafting.modes import MODES
 from sparrow_kernels.embedded.draft_recipe import DraftRecipe
 from sparrow_kernels.models.pair import load_target
-from sparrow_kernels.training.embedded_clips import EmbeddedClips
+from sparrow_kernels.training.embedded_clips import ClipStates, EmbeddedClips
 from sparrow_kernels.training.plan import Stage, TrainingPlan
 from sparrow_kernels.training.run import DraftTraining
 from sparrow_kernels.training.target.clip_features import pool_features
@@ -32,33 +32,43 @@ from sparrow_kernels.training.workers import Workers
 _SEED_OFFSET = 1_000_000
 
 
-def draft_training(
-    target: Any,
-    processor: Any,
-    folder: Path,
-    *,
-    seed: int = 0,
-    recipe: DraftRecipe | None = None,
-    features: Tensor | None = None,
-    mode: str = "sparrow",
-    sees_clip: str | None = None,
-    workers: Workers | None = None,
-) -> DraftTraining:
-    """The run that `train_draft` makes, not begun; for its arguments see there."""
-    recipe, system, workers = recipe or DraftRecipe(), MODES[mode], workers or Workers()
-    target.eval().requires_grad_(False)
+def clip_maker(
+    target: Any, processor: Any, seed: int = 0, features: Tensor | None = None
+) -> BatchMaker:
+    """Draws the clips that drafts are trained on; for its arguments see `train_draft`."""
     if features is None:
         features = pool_features(target.model.visual, build_tile_pool(seed))
-    maker = BatchMaker(processor.tokenizer.backend_tokenizer, features, seed + _SEED_OFFSET)
-    settings = system.settings_for(target.config.get_text_config().num_hidden_layers)
-    if sees_clip is not None:
-        settings |= {"sees_clip": sees_clip, "trained_to_see": sees_clip}
+    return BatchMaker(processor.tokenizer.backend_tokenizer, features, seed + _SEED_OFFSET)
+
+
+def fresh_draft(
+    target: Any, mode: str, recipe: DraftRecipe, seed: int = 0, **settings: Any
+) -> SparrowDraft:
+    """A draft to be trained, in float32; `settings` are of `SparrowDraftConfig`."""
+    layers = target.config.get_text_config().num_hidden_layers
     torch.manual_seed(seed)
-    draft = SparrowDraft.for_target(target, tree=recipe.tree, **settings).float()
+    asked = {**MODES[mode].settings_for(layers), "tree": recipe.tree, **settings}
+    return SparrowDraft.for_target(target, **asked).float()
+
+
+def draft_training(
+    target: Any,
+    draft: SparrowDraft,
+    states: ClipStates,
+    folder: Path,
+    recipe: DraftRecipe,
+    *,
+    passes: int,
+    about: dict[str, str | int | float | bool | None],
+    workers: Workers | None = None,
+) -> DraftTraining:
+    """The run of one draft, not begun. `about` is what a run that is gone on with must share."""
+    target.eval().requires_grad_(False)
+    workers = workers or Workers()
     stage = Stage(
         recipe.steps,
         recipe.learning_rate,
-        system.passes or recipe.passes,
+        passes,
         LossWeights(
             soft_cross_entropy=recipe.soft_cross_entropy,
             # Of layers that feed side by side the output is not the target's top state.
@@ -68,17 +78,12 @@ def draft_training(
         recipe.warmup,
         recipe.hold,
     )
-    rules = draft.config.row_rules()
-    source = EmbeddedClips(target, maker, recipe.clips, rules, workers.share)
+    source = EmbeddedClips(states, draft.config.row_rules(), workers.share)
     plan = TrainingPlan(
-        ((stage, source),),
-        recipe.betas,
-        recipe.weight_decay,
-        recipe.clip_norm,
-        {"mode": mode, "sees_clip": draft.config.trained_to_see, "seed": seed},
+        ((stage, source),), recipe.betas, recipe.weight_decay, recipe.clip_norm, about
     )
-    head = target.get_output_embeddings()
-    return DraftTraining(draft, target.get_input_embeddings(), head, plan, folder, workers=workers)
+    heads = target.get_input_embeddings(), target.get_output_embeddings()
+    return DraftTraining(draft, *heads, plan, folder, workers=workers)
 
 
 def train_draft(
@@ -112,24 +117,32 @@ def train_draft(
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     workers = workers or Workers()
+    recipe = recipe or DraftRecipe()
+    seen = {} if sees_clip is None else {"sees_clip": sees_clip, "trained_to_see": sees_clip}
+    draft = fresh_draft(target, mode, recipe, seed, **seen)
+    maker = clip_maker(target, processor, seed, features)
     training = draft_training(
         target,
-        processor,
+        draft,
+        ClipStates(target, maker, recipe.clips, [draft.config.row_rules()]),
         folder,
-        seed=seed,
-        recipe=recipe,
-        features=features,
-        mode=mode,
-        sees_clip=sees_clip,
+        recipe,
+        passes=MODES[mode].passes or recipe.passes,
+        about={"mode": mode, "sees_clip": draft.config.trained_to_see, "seed": seed},
         workers=workers,
     )
     if resume:
         training.resume()
     training.run()
     if workers.is_first:
-        training.draft.config.sees_clip = "nothing"
-        training.draft.half().save_pretrained(folder)
+        write_draft(draft, folder)
     return folder
+
+
+def write_draft(draft: SparrowDraft, folder: Path) -> None:
+    """Save a trained draft, in float16 and with the clip out of its sight."""
+    draft.config.sees_clip = "nothing"
+    draft.half().save_pretrained(folder)
 
 
 def main() -> None:

@@ -24,32 +24,51 @@ from sparrow_kernels.training.small_target import END, VIDEO
 from sparrow_kernels.training.target.language import BatchMaker, ClipBatch
 
 
-class EmbeddedClips:
-    """Rows of generated clips. Those of a step depend on the seed and the step alone.
+class ClipStates:
+    """What the target leaves at generated clips, by step; for all drafts that are trained on them.
+
+    Those of a step depend on the seed and the step alone.
 
     Args:
         target: the small target.
         maker: draws the clips and their exchanges.
         clips: which clips.
+        rules: how the drafts read them.
+    """
+
+    def __init__(
+        self, target: Any, maker: BatchMaker, clips: LanguageStage, rules: Sequence[RowRules]
+    ) -> None:
+        self._target, self._maker, self._clips, self._rules = target, maker, clips, rules
+        self._step = -1
+        self._states: tuple[list[Exchange], list[Exchange]] = ([], [])
+
+    def __call__(self, step: int) -> tuple[list[Exchange], list[Exchange]]:
+        """The step's captions, and its short answers."""
+        if step != self._step:
+            batch = self._maker(self._clips, step)
+            self._states, self._step = batch_states(self._target, batch, *self._rules), step
+        return self._states
+
+
+class EmbeddedClips:
+    """Implements `RowSource`.
+
+    Args:
+        states: of all of a step's clips.
         rules: how the draft reads them.
         share: this process's of each batch's sequences, `(number, of so many)`.
     """
 
     def __init__(
-        self,
-        target: Any,
-        maker: BatchMaker,
-        clips: LanguageStage,
-        rules: RowRules,
-        share: tuple[int, int] = (0, 1),
+        self, states: ClipStates, rules: RowRules, share: tuple[int, int] = (0, 1)
     ) -> None:
-        self._target, self._maker, self._clips, self._rules = target, maker, clips, rules
+        self._states, self._rules = states, rules
         self._number, self._of = share
 
     def groups(self, step: int) -> Sequence[TextRows]:
         """The captions' rows and those of the short answers, whose lengths differ."""
-        states = batch_states(self._target, self._maker(self._clips, step), self._rules)
-        shared = (kind[self._number :: self._of] for kind in states)
+        shared = (kind[self._number :: self._of] for kind in self._states(step))
         return [rows_of(kind, self._rules) for kind in shared if kind]
 
 

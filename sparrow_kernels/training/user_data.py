@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +200,10 @@ class DialogueTraining:
             ("all", settings.steps, self._dialogues, settings.loss),
         ):
             if steps:
-                stage = Stage(steps, rate, passes, LOSSES[loss], warmup=max(1, min(50, steps // 5)))
+                weights = LOSSES[loss]
+                if self.draft.config.paired:  # whose output is not the target's top state
+                    weights = replace(weights, smooth_l1=0.0)
+                stage = Stage(steps, rate, passes, weights, warmup=max(1, min(50, steps // 5)))
                 stages.append((stage, self._rows(name, dialogues, rules)))
         about: dict[str, str | int | float | bool | None] = {
             "mode": settings.mode,
