@@ -81,8 +81,11 @@ def training_command(folder: Path) -> list[str]:
         *("--data", str(folder / "answers.jsonl")),
         *("--out", str(folder / "draft")),
         *("--draft-vocabulary", "8192"),
-        *("--steps", "1000"),
+        *("--steps", "600"),
         *("--batch", "8"),
+        *("--tree", "6-5-1"),
+        *("--measure-every", "100"),
+        *("--cache-gb", "4"),
     ]
 
 
