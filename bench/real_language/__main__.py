@@ -81,7 +81,7 @@ def training_command(folder: Path) -> list[str]:
         *("--data", str(folder / "answers.jsonl")),
         *("--out", str(folder / "draft")),
         *("--draft-vocabulary", "8192"),
-        *("--steps", "600"),
+        *("--steps", "350"),
         *("--batch", "8"),
         *("--tree", "6-5-1"),
         *("--measure-every", "100"),
