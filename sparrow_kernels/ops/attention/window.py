@@ -24,8 +24,8 @@ from torch import Tensor
 from sparrow_kernels.ops.attention.reference import accumulation_dtype
 
 _ROWS = 128
-# Scores of a block of several requests: no more than this many.
-_SCORES = 1 << 24
+# Scores of a block of several requests: no more than this many, 4 MiB, which caches still hold.
+_SCORES = 1 << 20
 Columns = slice | Tensor
 # Given the anchors `[S]` bool, the window and a block's first position and end: the columns `[n]`.
 Rule = Callable[[Tensor, int, int, int], Columns]
@@ -95,11 +95,14 @@ def forward(
     for requests, rows, columns, visible in _blocks(query, anchor_mask, window, rule):
         packed = _pack(query[requests, :, rows], kv_heads, dtype)
         scores = _scores(packed, key[requests, :, columns].to(dtype), visible, scale)
-        block_lse = scores.logsumexp(-1, keepdim=True)
-        weights = scores.sub_(_finite(block_lse)).exp_()
+        highest = scores.amax(-1, keepdim=True)
+        weights = scores.sub_(_finite(highest)).exp_()
+        total = weights.sum(-1, keepdim=True)
         block_out = weights @ value[requests, :, columns].to(dtype)
-        out[requests, :, rows] = _unpack(block_out, heads)
-        lse[requests, :, rows] = _unpack(block_lse, heads).squeeze(-1)
+        # A row that sees nothing: its sums are 0 and its highest score is -inf, as is its lse.
+        total.masked_fill_(total == 0.0, 1.0)
+        out[requests, :, rows] = _unpack(block_out.div_(total), heads)
+        lse[requests, :, rows] = _unpack(highest.add_(total.log_()), heads).squeeze(-1)
     return out, lse
 
 
@@ -132,22 +135,24 @@ def backward(
         packed_lse = _pack(lse[requests, :, rows].unsqueeze(-1), kv_heads, dtype)
         weights = _scores(packed, keys, visible, scale).sub_(_finite(packed_lse)).exp_()
         _add(d_value[requests], columns, weights.mT @ d_out)
-        d_weights = d_out @ values.mT
-        delta = (d_weights * weights).sum(-1, keepdim=True)
+        d_scores = (d_out @ values.mT).mul_(weights)
+        delta = d_scores.sum(-1, keepdim=True)
         if grad_lse is not None:
             d_lse = _pack(grad_lse[requests, :, rows].unsqueeze(-1), kv_heads, dtype)
             # What reaches a row that sees nothing may be NaN, and 0 * NaN is NaN.
             delta -= d_lse.masked_fill(packed_lse == -torch.inf, 0.0)
-        d_scores = d_weights.sub_(delta).mul_(weights).mul_(scale)
-        d_query[requests, :, rows] = _unpack(d_scores @ keys, heads)
-        _add(d_key[requests], columns, d_scores.mT @ packed)
+        d_scores.addcmul_(weights, delta, value=-1.0)
+        d_query[requests, :, rows] = _unpack((d_scores @ keys).mul_(scale), heads)
+        _add(d_key[requests], columns, (d_scores.mT @ packed).mul_(scale))
     return d_query, d_key.to(key.dtype), d_value.to(value.dtype)
 
 
 def _scores(packed: Tensor, keys: Tensor, visible: Tensor, scale: float) -> Tensor:
     """`[b, Hkv, G * r, n]`, -inf where row `r` does not see the column."""
-    scores = (packed @ keys.mT).mul_(scale)
-    scores.unflatten(2, (-1, visible.shape[0])).masked_fill_(~visible, -torch.inf)
+    scores = (packed * scale) @ keys.mT
+    seen_by_all = int(visible.all(0).cumprod(0).sum())  # the first columns, mostly nearly all
+    masked = scores[..., seen_by_all:].unflatten(2, (-1, visible.shape[0]))
+    masked.masked_fill_(~visible[:, seen_by_all:], -torch.inf)
     return scores
 
 
