@@ -11,7 +11,7 @@ import torch
 from dispatch import compiles_once, opcheck
 from hypothesis import HealthCheck, given, settings
 from interpreter import DEVICES
-from test_attention_window import dense, drawn, text, with_gradients
+from test_attention_window import dense, drawn, lse_and_references, text, with_gradients
 
 from sparrow_kernels.ops import env
 from sparrow_kernels.ops.attention import anchored_window_attention
@@ -74,6 +74,16 @@ CASES = {
     "head dim 80": (scattered(40, 0.2), 4, {"head_dim": 80}),
     "head dim 128": (scattered(40, 0.2), 4, {"head_dim": 128}),
     "head dim 8": (scattered(40, 0.2), 4, {"head_dim": 8}),
+    "the last rows": (text(66, (14, 50)), 12, {"rows": 40}),
+    "the last rows, scattered anchors": (scattered(66, 0.2), 12, {"rows": 37}),
+    "the last rows, window 0": (scattered(66, 0.4), 0, {"rows": 21}),
+    "the last rows, some see nothing": (text(50, (0, 37)), 0, {"rows": 30}),
+    "the last rows, no anchor": (text(60, (0, 60)), 5, {"rows": 23}),
+    "the last rows, causal": (scattered(53, 0.3), 53, {"rows": 20}),
+    "the last rows, ragged": (ragged(), 5, {"rows": 33}),
+    "the last rows, group 7": (scattered(40, 0.2), 4, {"heads": 7, "kv_heads": 1, "rows": 18}),
+    "the last row": (scattered(60, 0.2), 4, {"rows": 1}),
+    "no row": (scattered(20, 0.2), 4, {"rows": 0}),
     "float16": (scattered(50, 0.2), 9, {"dtype": torch.float16}),
     "float16, head dim 80": (text(40, (5, 30)), 4, {"head_dim": 80, "dtype": torch.float16}),
 }
@@ -81,6 +91,16 @@ CASES = {
 
 def attend(mask, window, scale=None):
     return lambda *leaves: anchored_window_attention(*leaves, mask, window=window, scale=scale)
+
+
+def largest_summand(query, key, value, grad):
+    """d_query and d_key are made of differences that can come out small, so float32's rounding is
+    measured by what was subtracted. Half precision rounds the result more coarsely than that."""
+    if query.dtype != torch.float32 or not query.numel():
+        return 0.0
+    widest = [float(tensor.norm(dim=-1).max()) for tensor in (grad, value)]
+    largest = max(float(query.abs().max()), float(key.abs().max()))
+    return widest[0] * widest[1] * largest * query.shape[-1] ** -0.5
 
 
 def check(query, key, value, grad, mask, window, device="cpu"):
@@ -98,13 +118,7 @@ def check(query, key, value, grad, mask, window, device="cpu"):
                     *(tensor.to(work) for tensor in inputs),
                 )
             )
-    # d_query and d_key are made of differences that can come out small, so float32's rounding is
-    # measured by what was subtracted. Half precision rounds the result more coarsely than that.
-    size = 0.0
-    if query.dtype == torch.float32 and query.numel():
-        widest = [float(tensor.norm(dim=-1).max()) for tensor in (grad, value)]
-        largest = max(float(query.abs().max()), float(key.abs().max()))
-        size = widest[0] * widest[1] * largest * query.shape[-1] ** -0.5
+    size = largest_summand(query, key, value, grad)
     for name, got, exact, rounded in zip(
         ("out", "d_query", "d_key", "d_value"), actual, *references, strict=True
     ):
@@ -130,6 +144,40 @@ def test_tiles_need_not_be_square(rows, keys, window, device, small_tiles):
     check(*drawn(mask, heads=2, kv_heads=1), mask, window, device)
 
 
+LSE_CASES = [
+    "a clip in the middle",
+    "window 0, rows that see nothing",
+    "the last rows, some see nothing",
+    "the last rows, causal",
+    "the last rows, ragged",
+    "no row",
+    "float16",
+]
+
+
+@on_each_device
+@pytest.mark.parametrize("name", LSE_CASES)
+def test_log_sum_exp_and_its_gradient(name, device, small_tiles):
+    mask, window, options = CASES[name]
+    mask = mask.to(device)
+    query, key, value, grad = (tensor.to(device) for tensor in drawn(mask, **options))
+    wide = largest_summand(query, key, value, grad)
+
+    def ours(*leaves):
+        return anchored_window_attention(*leaves, mask, window=window, return_lse=True)
+
+    with env.backend("triton"), torch.device(device):
+        compared = lse_and_references(ours, mask, window, query, key, value, grad)
+    for what, got, exact, rounded in compared:
+        if what == "lse":
+            assert got.dtype == torch.float32
+            blind = exact.isinf()
+            assert torch.equal(got.isinf(), blind)
+            got, exact, rounded = (x.masked_fill(blind, 0.0) for x in (got, exact, rounded.float()))
+        summands = {"lse": 4.0, "d_query": wide, "d_key": wide}.get(what, 0.0)
+        assert_close(got, exact, rounded, name=what, summands=summands)
+
+
 # Runs, so that tiles of anchors alone, of none and of both come up.
 masks = st.lists(st.tuples(st.booleans(), st.integers(1, 6)), min_size=1, max_size=4).map(
     lambda runs: torch.tensor([[is_text for is_text, n in runs for _ in range(n)]])
@@ -143,10 +191,34 @@ masks = st.lists(st.tuples(st.booleans(), st.integers(1, 6)), min_size=1, max_si
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(mask=masks, window=st.integers(0, 30), group=st.integers(1, 2), split=st.integers(1, 4))
-def test_drawn_masks(device, small_tiles, mask, window, group, split):
+@given(
+    mask=masks,
+    window=st.integers(0, 30),
+    group=st.integers(1, 2),
+    split=st.integers(1, 4),
+    ahead=st.integers(0, 20),
+)
+def test_drawn_masks(device, small_tiles, mask, window, group, split, ahead):
     small_tiles(split=split)
-    check(*drawn(mask, heads=group, kv_heads=1), mask, window, device)
+    rows = max(mask.shape[1] - ahead, 1)
+    check(*drawn(mask, heads=group, kv_heads=1, rows=rows), mask, window, device)
+
+
+@on_each_device
+def test_the_last_rows_are_those_of_a_whole_call(device, small_tiles):
+    """Not a row ahead of them is read: there memory is poisoned. Nor is one written."""
+    mask, rows, window = scattered(70, 0.3).to(device), 41, 9
+    query, key, value, grad = (tensor.to(device) for tensor in drawn(mask))
+    query[:, :, :-rows] = grad[:, :, :-rows] = 0.0
+    with env.backend("triton"):
+        whole = with_gradients(attend(mask, window), query, key, value, grad)
+        query[:, :, :-rows] = grad[:, :, :-rows] = torch.nan
+        last = [query[:, :, -rows:], key, value, grad[:, :, -rows:]]
+        few = with_gradients(attend(mask, window), *last)
+    for left, right in zip(few[:2], whole[:2], strict=True):
+        torch.testing.assert_close(left, right[:, :, -rows:], rtol=1e-4, atol=1e-5)
+    for left, right in zip(few[2:], whole[2:], strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
 
 
 @on_each_device
@@ -241,17 +313,20 @@ def test_are_ops(device, small_tiles):
         out, lse = ANCHORED_WINDOW(query, key, value, mask, 3, 0.25)
     leaves = [tensor.detach().clone().requires_grad_() for tensor in (query, key, value)]
     opcheck(ANCHORED_WINDOW, "triton", *leaves, mask, 3, 0.25)
-    opcheck(ANCHORED_WINDOW_BACKWARD, "triton", grad, query, key, value, out, lse, mask, 3, 0.25)
+    saved = [grad, query, key, value, out, lse, mask, 3, 0.25]
+    for arguments in (saved, [*saved, torch.randn_like(lse)]):
+        opcheck(ANCHORED_WINDOW_BACKWARD, "triton", *arguments)
 
-    def calls(length, window):
+    def calls(length, window, rows=None):
         mask = text(length, (4, 9)).to(device)
-        return lambda: (*(tensor.to(device) for tensor in drawn(mask)[:3]), mask, window)
+        return lambda: (*(tensor.to(device) for tensor in drawn(mask, rows=rows)[:3]), mask, window)
 
     def run(query, key, value, mask, window):
-        return anchored_window_attention(query, key, value, mask, window=window)
+        return anchored_window_attention(query, key, value, mask, window=window, return_lse=True)
 
     with env.backend("triton"):
         compiles_once(run, [calls(12, 3), calls(30, 4)])
+        compiles_once(run, [calls(12, 3, 5), calls(30, 4, 11)])
 
 
 def test_what_it_does_not_take():

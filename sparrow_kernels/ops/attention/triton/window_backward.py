@@ -43,35 +43,37 @@ def backward(
     grad_lse: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, contiguous; `out` and `lse` are what `forward` gave."""
-    batch, heads, length, head_dim = query.shape
-    kv_heads = key.shape[1]
+    batch, heads, rows, head_dim = query.shape
+    kv_heads, length = key.shape[1:3]
     d_query, d_key, d_value = (
         torch.empty(like.shape, dtype=like.dtype, device=like.device)
         for like in (query, key, value)
     )
-    if grad_lse is not None:
-        raise NotImplementedError("anchored_window_attention: triton takes no gradient of lse yet")
     if query.numel() == 0:
         return d_query, d_key.zero_(), d_value.zero_()
     mask, order, rank = plan(anchor_mask)
     out, lse = out.contiguous(), lse.contiguous()
-    delta = torch.empty_like(lse)
+    grad_lse = None if grad_lse is None else grad_lse.contiguous()
+    delta = torch.empty((batch, heads, length), dtype=torch.float32, device=query.device)
     strides = [stride for x in (grad, query, key, value) for stride in x.stride()[:3]]
     scale = float(scale)
-    sizes = (batch, heads, heads // kv_heads, length, min(window, length), scale, scale * LOG2_E)
+    group = heads // kv_heads
+    sizes = (batch, heads, group, length, rows, min(window, length), scale, scale * LOG2_E)
     dims = {"D": head_dim, "BLOCK_D": block_dim(head_dim)}
 
     tiles = tiles_for("query", query)
-    query_grad_kernel[(triton.cdiv(length, tiles.rows) * batch * heads,)](
-        *(grad, query, key, value, out, lse, delta, d_query, mask, order, rank),
+    query_grad_kernel[(triton.cdiv(rows, tiles.rows) * batch * heads,)](
+        *(grad, query, key, value, out, lse, grad_lse, delta, d_query, mask, order, rank),
         *strides,
         *sizes,
         **dims,
         **tiles.options(),
     )
+    if rows < length:
+        lse = torch.nn.functional.pad(lse, (length - rows, 0))
     tiles = tiles_for("key", query)
     pairs, key_tiles = batch * kv_heads, triton.cdiv(length, tiles.keys)
-    max_splits = max(heads // kv_heads * triton.cdiv(length, tiles.rows) // _STEPS, 1)
+    max_splits = max(group * triton.cdiv(rows, tiles.rows) // _STEPS, 1)
     split = min(split_programs(query.device, pairs), key_tiles * max_splits)
     may_be_split = min(key_tiles, split // 2) if max_splits > 1 else 0
     sums = (2, pairs, split, tiles.keys, head_dim) if may_be_split else (0,)

@@ -39,17 +39,16 @@ LOG2_E = 1.4426950408889634
 def forward(
     query: Tensor, key: Tensor, value: Tensor, anchor_mask: Tensor, window: int, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Attention of query `[B, Hq, S, D]` and its natural log-sum-exp `[B, Hq, S]` float32."""
-    batch, heads, length, head_dim = query.shape
+    """Attention of query `[B, Hq, R, D]` and its natural log-sum-exp `[B, Hq, R]` float32."""
+    batch, heads, rows, head_dim = query.shape
+    length = key.shape[2]
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-    lse = torch.empty((batch, heads, length), dtype=torch.float32, device=query.device)
+    lse = torch.empty((batch, heads, rows), dtype=torch.float32, device=query.device)
     if out.numel() == 0:
         return out, lse.fill_(-torch.inf)
-    if length != key.shape[2]:
-        raise NotImplementedError("anchored_window_attention: triton takes no R < S yet")
     mask, order, rank = plan(anchor_mask)
     tiles = tiles_for("forward", query)
-    forward_kernel[(batch * triton.cdiv(length, tiles.rows) * heads,)](
+    forward_kernel[(batch * triton.cdiv(rows, tiles.rows) * heads,)](
         query,
         key,
         value,
@@ -65,6 +64,7 @@ def forward(
         heads,
         heads // key.shape[1],
         length,
+        rows,
         min(window, length),
         scale * LOG2_E,
         D=head_dim,
@@ -74,13 +74,13 @@ def forward(
     return out, lse
 
 
-@triton.jit(do_not_specialize=["batch", "heads", "group", "length", "window"])
+@triton.jit(do_not_specialize=["batch", "heads", "group", "length", "query_rows", "window"])
 def forward_kernel(
-    query_ptr,  # [B, Hq, S, D]
+    query_ptr,  # [B, Hq, R, D]
     key_ptr,  # [B, Hkv, S, D]
     value_ptr,  # [B, Hkv, S, D]
-    out_ptr,  # [B, Hq, S, D] contiguous
-    lse_ptr,  # [B, Hq, S] float32
+    out_ptr,  # [B, Hq, R, D] contiguous
+    lse_ptr,  # [B, Hq, R] float32
     mask_ptr,  # [B, S] uint8, 1 for an anchor
     order_ptr,  # [B, S] int32
     rank_ptr,  # [B, S + 1] int32
@@ -97,6 +97,7 @@ def forward_kernel(
     heads,  # Hq
     group,  # G
     length,  # S
+    query_rows,  # R
     window,  # at most S
     scale_log2,  # scale / ln 2
     D: tl.constexpr,
@@ -104,14 +105,16 @@ def forward_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    # Grid: (ceil(S / BLOCK_M) * B * Hq,).
-    row_tiles = tl.cdiv(length, BLOCK_M)
+    # Grid: (ceil(R / BLOCK_M) * B * Hq,).
+    offset = length - query_rows  # Rows go by their positions, [offset, length).
+    row_tiles = tl.cdiv(query_rows, BLOCK_M)
     head = tl.program_id(0) % heads
     tile = tl.program_id(0) // heads
     request = (tile % batch).to(tl.int64)
-    first_row = (row_tiles - 1 - tile // batch) * BLOCK_M
+    first_row = offset + (row_tiles - 1 - tile // batch) * BLOCK_M
     end_row = tl.minimum(first_row + BLOCK_M, length)
     query_ptr += request * query_stride_b + head.to(tl.int64) * query_stride_h
+    query_ptr -= tl.cast(offset, tl.int64) * query_stride_s
     kv_head = (head // group).to(tl.int64)
     key_ptr += request * key_stride_b + kv_head * key_stride_h
     value_ptr += request * value_stride_b + kv_head * value_stride_h
@@ -154,7 +157,7 @@ def forward_kernel(
     out = sums / total_weight[:, None]
     # A blind row's highest score is -inf, and so is its log-sum-exp.
     lse = (highest + tl.log2(total_weight)) * 0.6931471805599453
-    row_base = (request * heads + head) * length
+    row_base = (request * heads + head) * query_rows - offset
     dims = tl.arange(0, BLOCK_D)
     out_pointers = out_ptr + (row_base + rows)[:, None] * D + dims[None, :]
     tl.store(

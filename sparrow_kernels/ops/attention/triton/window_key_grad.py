@@ -40,18 +40,19 @@ def anchor_splits(anchor_tiles, split_programs, max_splits):
         "heads",
         "group",
         "length",
+        "query_rows",
         "window",
         "split_programs",
         "max_splits",
     ]
 )
 def key_grad_kernel(
-    grad_ptr,  # [B, Hq, S, D]
-    query_ptr,  # [B, Hq, S, D]
+    grad_ptr,  # [B, Hq, R, D]
+    query_ptr,  # [B, Hq, R, D]
     key_ptr,  # [B, Hkv, S, D]
     value_ptr,  # [B, Hkv, S, D]
-    lse_ptr,  # [B, Hq, S] float32
-    delta_ptr,  # [B, Hq, S] float32
+    lse_ptr,  # [B, Hq, S] float32, the rows at their positions
+    delta_ptr,  # [B, Hq, S] float32, the rows at their positions
     d_key_ptr,  # [B, Hkv, S, D] contiguous, written
     d_value_ptr,  # [B, Hkv, S, D] contiguous, written
     partial_ptr,  # [2, B * Hkv, split_programs, BLOCK_N, D] float32, written where split
@@ -73,6 +74,7 @@ def key_grad_kernel(
     heads,  # Hq
     group,  # G
     length,  # S
+    query_rows,  # R
     window,  # at most S
     scale,
     scale_log2,  # scale / ln 2
@@ -118,8 +120,12 @@ def key_grad_kernel(
     last_slot = tl.max(slots, 0)
     # Rows [first_slot, end_row) see some of the keys; [full_row, edge_row) see all, in whole tiles.
     end_row = tl.where(reach > 0, tl.minimum(last_slot + reach, length), first_slot)
-    full_row = tl.minimum(last_slot, end_row)
-    full_tiles = tl.maximum(tl.minimum(end_row, first_slot + reach) - full_row, 0) // BLOCK_M
+    end_full = tl.minimum(end_row, first_slot + reach)
+    # Of these only [length - query_rows, length) are there.
+    first_slot = tl.maximum(first_slot, length - query_rows)
+    end_row = tl.maximum(end_row, first_slot)
+    full_row = tl.minimum(tl.maximum(last_slot, first_slot), end_row)
+    full_tiles = tl.maximum(end_full - full_row, 0) // BLOCK_M
     edge_row = full_row + full_tiles * BLOCK_M
     before = full_row - first_slot
     edge_rows = before + end_row - edge_row
@@ -133,6 +139,10 @@ def key_grad_kernel(
     d_values = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     query_ptr += request * query_stride_b + kv_head * group * query_stride_h
     grad_ptr += request * grad_stride_b + kv_head * group * grad_stride_h
+    # Rows go by their positions; with another stride of lse and delta this spills on sm_90.
+    offset = (length - query_rows).to(tl.int64)
+    query_ptr -= offset * query_stride_s
+    grad_ptr -= offset * grad_stride_s
     row_base = (request * heads + kv_head * group) * length
     lse_ptr += row_base
     delta_ptr += row_base
@@ -177,7 +187,7 @@ def key_grad_kernel(
     dims = tl.arange(0, BLOCK_D)
     in_row = (dims < D)[None, :]
     if splits > 1:
-        part = pair.to(tl.int64) * split_programs + tile * splits + split
+        part = pair.to(tl.int64) * split_programs + program
         parts = part * BLOCK_N + tl.arange(0, BLOCK_N)
         pointers = partial_ptr + parts[:, None] * D + dims[None, :]
         tl.store(pointers, d_keys, mask=in_row)

@@ -1,6 +1,6 @@
 """The query's gradient of anchored window attention, and delta.
 
-    p = 2^((scale * q k^T) / ln 2 - lse / ln 2)      delta = sum(grad * out)
+    p = 2^((scale * q k^T) / ln 2 - lse / ln 2)      delta = sum(grad * out) - grad_lse
     d_scores = p (grad v^T - delta)                  d_query = scale * d_scores k
 
 Grid: one program for each tile of BLOCK_M rows (last, longest, first), request and query head
@@ -30,16 +30,17 @@ from sparrow_kernels.ops.attention.triton.window_keys import (
 )
 
 
-@triton.jit(do_not_specialize=["batch", "heads", "group", "length", "window"])
+@triton.jit(do_not_specialize=["batch", "heads", "group", "length", "query_rows", "window"])
 def query_grad_kernel(
-    grad_ptr,  # [B, Hq, S, D]
-    query_ptr,  # [B, Hq, S, D]
+    grad_ptr,  # [B, Hq, R, D]
+    query_ptr,  # [B, Hq, R, D]
     key_ptr,  # [B, Hkv, S, D]
     value_ptr,  # [B, Hkv, S, D]
-    out_ptr,  # [B, Hq, S, D] contiguous
-    lse_ptr,  # [B, Hq, S] float32
-    delta_ptr,  # [B, Hq, S] float32, written
-    d_query_ptr,  # [B, Hq, S, D] contiguous, written
+    out_ptr,  # [B, Hq, R, D] contiguous
+    lse_ptr,  # [B, Hq, R] float32
+    grad_lse_ptr,  # [B, Hq, R] float32 contiguous, or None
+    delta_ptr,  # [B, Hq, S] float32, written at the rows' positions
+    d_query_ptr,  # [B, Hq, R, D] contiguous, written
     mask_ptr,  # [B, S] uint8, 1 for an anchor
     order_ptr,  # [B, S] int32
     rank_ptr,  # [B, S + 1] int32
@@ -59,6 +60,7 @@ def query_grad_kernel(
     heads,  # Hq
     group,  # G
     length,  # S
+    query_rows,  # R
     window,  # at most S
     scale,
     scale_log2,  # scale / ln 2
@@ -67,23 +69,27 @@ def query_grad_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    # Grid: (ceil(S / BLOCK_M) * B * Hq,).
-    row_tiles = tl.cdiv(length, BLOCK_M)
+    # Grid: (ceil(R / BLOCK_M) * B * Hq,).
+    offset = length - query_rows  # Rows go by their positions, [offset, length).
+    row_tiles = tl.cdiv(query_rows, BLOCK_M)
     head = tl.program_id(0) % heads
     tile = tl.program_id(0) // heads
     request = (tile % batch).to(tl.int64)
-    first_row = (row_tiles - 1 - tile // batch) * BLOCK_M
+    first_row = offset + (row_tiles - 1 - tile // batch) * BLOCK_M
     end_row = tl.minimum(first_row + BLOCK_M, length)
     kv_head = (head // group).to(tl.int64)
     head = head.to(tl.int64)
     grad_ptr += request * grad_stride_b + head * grad_stride_h
     query_ptr += request * query_stride_b + head * query_stride_h
+    grad_ptr -= tl.cast(offset, tl.int64) * grad_stride_s
+    query_ptr -= tl.cast(offset, tl.int64) * query_stride_s
     key_ptr += request * key_stride_b + kv_head * key_stride_h
     value_ptr += request * value_stride_b + kv_head * value_stride_h
     mask_ptr += request * length
     order_ptr += request * length
     rank_ptr += request * (length + 1)
-    head_base = (request * heads + head) * length
+    head_base = (request * heads + head) * query_rows - offset
+    delta_ptr += (request * heads + head) * length
 
     rows = first_row + tl.arange(0, BLOCK_M)
     row_exists = rows < end_row
@@ -91,8 +97,12 @@ def query_grad_kernel(
     grad = load_rows(grad_ptr, rows, grad_stride_s, row_exists, D, BLOCK_D)
     out = load_rows(out_ptr + head_base * D, rows, D, row_exists, D, BLOCK_D)
     delta = tl.sum(grad.to(tl.float32) * out.to(tl.float32), 1)
-    tl.store(delta_ptr + head_base + rows, delta, mask=row_exists)
     lse = tl.load(lse_ptr + head_base + rows, mask=row_exists, other=-float("inf"))
+    if grad_lse_ptr is not None:
+        # What reaches a row that sees nothing may be NaN, and 0 * NaN is NaN.
+        seeing = row_exists & (lse != -float("inf"))
+        delta -= tl.load(grad_lse_ptr + head_base + rows, mask=seeing, other=0.0)
+    tl.store(delta_ptr + rows, delta, mask=row_exists)
     # A row that sees nothing, as one beyond the end, weighs 0 everywhere.
     lse = tl.where(lse == -float("inf"), float("inf"), lse)
     lse_log2 = lse * 1.4426950408889634

@@ -6,6 +6,7 @@ float16 and bfloat16 share tiles and compile alike, so each comes up once; so do
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,21 +28,23 @@ _SIZES = (
     (torch.float16, "fp16", 80),
     (torch.float32, "fp32", 128),
 )
-_KERNELS: tuple[tuple[Kernel, Any], ...] = (
-    ("forward", forward_kernel),
-    ("query", query_grad_kernel),
-    ("key", key_grad_kernel),
+# A name, the kernel's tiles, itself, and the tensors left out.
+_KERNELS: tuple[tuple[str, Kernel, Any, tuple[str, ...]], ...] = (
+    ("forward", "forward", forward_kernel, ()),
+    ("query", "query", query_grad_kernel, ("grad_lse_ptr",)),
+    ("query from lse", "query", query_grad_kernel, ()),
+    ("key", "key", key_grad_kernel, ()),
 )
-_OF_FLOATS = ("lse_ptr", "delta_ptr", "partial_ptr")
+_OF_FLOATS = ("lse_ptr", "grad_lse_ptr", "delta_ptr", "partial_ptr")
 _OF_INTEGERS = ("order_ptr", "rank_ptr")
 
 
 def shipped(arch: int) -> list[Shipped]:
     """The configurations for `arch`, 80 or 90."""
     found = [
-        _sized(kernel, function, dtype, short, head_dim, arch)
+        _sized(*kernel, dtype, short, head_dim, arch)
         for dtype, short, head_dim in _SIZES
-        for kernel, function in _KERNELS
+        for kernel in _KERNELS
     ]
     added = {"D": 128, "BLOCK_D": 128, "BLOCK_N": 128, "ROWS": ADDED_ROWS}
     return [
@@ -52,21 +55,27 @@ def shipped(arch: int) -> list[Shipped]:
 
 
 def _sized(
-    kernel: Kernel, function: Any, dtype: torch.dtype, short: str, head_dim: int, arch: int
+    name: str,
+    kernel: Kernel,
+    function: Any,
+    left_out: tuple[str, ...],
+    dtype: torch.dtype,
+    short: str,
+    head_dim: int,
+    arch: int,
 ) -> Shipped:
     chosen = tiles(kernel, dtype, head_dim, arch // 10)
-    constexprs = {
+    constexprs: dict[str, int | None] = {
         "D": head_dim,
         "BLOCK_D": block_dim(head_dim),
         "BLOCK_M": chosen.rows,
         "BLOCK_N": chosen.keys,
     }
-    name = f"{kernel} D{head_dim} {short} M{chosen.rows} N{chosen.keys}"
     return _shipped(
-        name,
+        f"{name} D{head_dim} {short} M{chosen.rows} N{chosen.keys}",
         function,
         short,
-        constexprs,
+        constexprs | dict.fromkeys(left_out),
         chosen.num_warps,
         chosen.num_stages,
         tensor_cores=dtype != torch.float32,
@@ -77,7 +86,7 @@ def _shipped(
     name: str,
     function: Any,
     short: str,
-    constexprs: dict[str, int],
+    constexprs: Mapping[str, int | None],
     num_warps: int,
     num_stages: int = 3,
     tensor_cores: bool = False,
@@ -90,7 +99,7 @@ def _shipped(
         attrs={
             (place,): [["tt.divisibility", 16]]
             for place, name in enumerate(function.arg_names)
-            if name.endswith("_ptr") or "_stride_" in name
+            if name not in constexprs and (name.endswith("_ptr") or "_stride_" in name)
         },
         num_warps=num_warps,
         num_stages=num_stages,
@@ -98,7 +107,7 @@ def _shipped(
     )
 
 
-def _type(name: str, short: str, constexprs: dict[str, int]) -> str:
+def _type(name: str, short: str, constexprs: Mapping[str, int | None]) -> str:
     """The compiler's name for the type of an argument."""
     if name in constexprs:
         return "constexpr"
