@@ -5,6 +5,7 @@ What it is to be killed in, resumed, and shared by several processes. Prints eac
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
 
@@ -31,10 +32,17 @@ def dialogues(folder: Path) -> Path:
 
 
 def training(
-    folder: Path, out: Path, workers: Workers | None = None, **settings: object
+    folder: Path,
+    out: Path,
+    workers: Workers | None = None,
+    dtype: torch.dtype = torch.float32,
+    **settings: object,
 ) -> DialogueTraining:
-    """A run over them: both stages, every other step a checkpoint."""
+    """A run over them, in both stages; in half precision products run in bfloat16."""
     target, processor = tiny("qwen2_5_vl")
+    workers = workers or Workers()
+    if (workers.device.type, dtype) != ("cpu", torch.float32):
+        target = copy.deepcopy(target).to(workers.device, dtype)
     asked = {"steps": STEPS - 6, "text_steps": 6, "batch": 4, "passes": 3, "held_out": 1}
     asked |= {"measure_every": 8, "measured_tokens": 12, "tree": "6-5-1", "sees_clip": "middle"}
     return DialogueTraining(
@@ -44,6 +52,7 @@ def training(
         out,
         TrainingSettings(**{**asked, **settings}),  # type: ignore[arg-type]
         workers=workers,
+        autocast=None if dtype == torch.float32 else torch.bfloat16,
     )
 
 

@@ -6,6 +6,14 @@ import pytest
 import torch
 from dispatch import compiles_once, opcheck
 from test_attention_dispatch import LargestTensor
+from window_cases import (
+    dense,
+    drawn,
+    ragged,
+    text,
+    with_gradients,
+    with_lse_gradients,
+)
 
 from sparrow_kernels.ops import env
 from sparrow_kernels.ops.attention import anchored_window_attention
@@ -13,18 +21,6 @@ from sparrow_kernels.ops.attention.window_ops import ANCHORED_WINDOW, ANCHORED_W
 from sparrow_kernels.testing import assert_close
 
 BACKENDS = ["reference", "torch"]
-
-
-def text(length, *spans, batch=1):
-    """Anchors everywhere but in the spans."""
-    mask = torch.ones(batch, length, dtype=torch.bool)
-    for first, end in spans:
-        mask[:, first:end] = False
-    return mask
-
-
-def ragged():
-    return torch.cat((text(150, (3, 90)), text(150, (50, 150)), text(150, (0, 150))))
 
 
 CASES = {
@@ -61,51 +57,6 @@ CASES = {
 }
 
 
-def drawn(mask, heads=4, kv_heads=2, head_dim=16, dtype=torch.float32, rows=None):
-    """Query, key, value and the output's gradient; the query and that of the last `rows`."""
-    generator = torch.Generator().manual_seed(mask.shape[1])
-    batch, length = mask.shape
-    shapes = [(batch, number, length, head_dim) for number in (heads, kv_heads, kv_heads, heads)]
-    query, key, value, grad = (
-        torch.randn(shape, generator=generator).to(dtype) for shape in shapes
-    )
-    first = 0 if rows is None else length - rows
-    return [query[:, :, first:], key, value, grad[:, :, first:]]
-
-
-def dense(query, key, value, mask, window, work):
-    """The definition with the whole `[R, S]` mask, rows that see nothing at 0."""
-    scores, value, blind = dense_scores(query, key, value, mask, window, work)
-    weights = scores.masked_fill(blind, 0.0).softmax(-1)
-    return weights.masked_fill(blind, 0.0) @ value
-
-
-def dense_with_lse(query, key, value, mask, window, work):
-    """The same and its log-sum-exp, -inf where a row sees nothing."""
-    scores, _, blind = dense_scores(query, key, value, mask, window, work)
-    lse = scores.masked_fill(blind, 0.0).logsumexp(-1)
-    out = dense(query, key, value, mask, window, work)
-    return out, lse.masked_fill(blind.squeeze(-1), -torch.inf)
-
-
-def dense_scores(query, key, value, mask, window, work):
-    """Masked scores, the values of each query head, and which rows see nothing."""
-    query, key, value = query.to(work), key.to(work), value.to(work)
-    length, group = mask.shape[1], query.shape[1] // key.shape[1]
-    row, slot = torch.arange(length)[length - query.shape[2] :, None], torch.arange(length)
-    sees = (slot <= row) & (mask[:, None, None, :] | (row - slot < window))
-    key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
-    scores = (query @ key.mT * query.shape[-1] ** -0.5).masked_fill(~sees, -torch.inf)
-    return scores, value, ~sees.any(-1, keepdim=True)
-
-
-def with_gradients(function, query, key, value, grad):
-    leaves = [tensor.detach().clone().requires_grad_() for tensor in (query, key, value)]
-    out = function(*leaves)
-    out.backward(grad.to(out.dtype))
-    return [out.detach(), *(leaf.grad for leaf in leaves)]
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", CASES)
 def test_result_and_gradients(name, backend):
@@ -130,121 +81,6 @@ def test_result_and_gradients(name, backend):
             torch.testing.assert_close(*three[:2], rtol=1e-12, atol=1e-13)
         else:
             assert_close(*three, name=what)
-
-
-LSE_CASES = [
-    "a clip in the middle",
-    "window 0, rows that see nothing",
-    "one row that sees nothing",
-    "empty sequence",
-    "group 7",
-    "float64",
-    "float16",
-    "the last rows",
-    "the last rows, causal",
-    "the last rows, some see nothing",
-    "the last rows, ragged",
-    "no row",
-    "several causal requests",
-]
-
-
-def with_lse_gradients(function, query, key, value, grad, d_lse):
-    """`out, lse, d_query, d_key, d_value`; without `grad` the output itself is not used."""
-    leaves = [tensor.detach().clone().requires_grad_() for tensor in (query, key, value)]
-    out, lse = function(*leaves)
-    # As merging does: what reaches a row that sees nothing is no number.
-    d_lse = torch.where(lse.isinf(), torch.nan, d_lse).to(lse.dtype)
-    if grad is None:
-        torch.autograd.backward([lse], [d_lse])
-    else:
-        torch.autograd.backward([out, lse], [grad.to(out.dtype), d_lse])
-    return [out.detach(), lse.detach(), *(leaf.grad for leaf in leaves)]
-
-
-def lse_and_references(function, mask, window, query, key, value, grad):
-    """For each of `out, lse, d_query, d_key, d_value`: ours, in float64, in the query's dtype."""
-    generator = torch.Generator().manual_seed(1)
-    d_lse = torch.randn(query.shape[:3], generator=generator).to(query.device)
-    actual = with_lse_gradients(function, query, key, value, grad, d_lse)
-    references = [
-        with_lse_gradients(
-            lambda *x, work=work: dense_with_lse(*x, mask, window, work),
-            *(tensor.to(work) for tensor in (query, key, value)),
-            grad,
-            d_lse,
-        )
-        for work in (torch.float64, query.dtype)
-    ]
-    names = ("out", "lse", "d_query", "d_key", "d_value")
-    return zip(names, actual, *references, strict=True)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", LSE_CASES)
-def test_log_sum_exp_and_its_gradient(name, backend):
-    mask, window, options = CASES[name]
-    query, key, value, grad = drawn(mask, **options)
-
-    def ours(*leaves):
-        return anchored_window_attention(*leaves, mask, window=window, return_lse=True)
-
-    with env.backend(backend):
-        compared = lse_and_references(ours, mask, window, query, key, value, grad)
-    for what, actual, exact, rounded in compared:
-        if what == "lse":
-            wide = torch.float64 if query.dtype == torch.float64 else torch.float32
-            assert actual.dtype == wide
-            blind = exact.isinf()
-            assert torch.equal(actual.isinf(), blind)
-            actual, exact, rounded = (
-                x.masked_fill(blind, 0.0) for x in (actual, exact, rounded.to(wide))
-            )
-        if query.dtype == torch.float64:
-            torch.testing.assert_close(actual, exact, rtol=1e-12, atol=1e-13)
-        else:
-            assert_close(actual, exact, rounded, name=what)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_lse_alone_has_a_gradient(backend):
-    mask, window, _ = CASES["float64"]
-    query, key, value, _ = drawn(mask, dtype=torch.float64, rows=90)
-
-    def ours(*leaves):
-        return anchored_window_attention(*leaves, mask, window=window, return_lse=True)
-
-    leaves = [tensor.clone().requires_grad_() for tensor in (query, key, value)]
-    with env.backend(backend):
-        ours(*leaves)[1].sum().backward()
-    wide = [tensor.clone().requires_grad_() for tensor in (query, key)]
-    dense_with_lse(*wide, value, mask, window, torch.float64)[1].sum().backward()
-    for leaf, reference in zip(leaves[:2], wide, strict=True):
-        torch.testing.assert_close(leaf.grad, reference.grad, rtol=1e-12, atol=1e-13)
-    assert not leaves[2].grad.any()
-
-
-def test_an_unused_lse_reaches_no_backend():
-    mask, window, _ = CASES["a clip in the middle"]
-    query, key, value, grad = drawn(mask)
-    implementation = ANCHORED_WINDOW_BACKWARD.implementations["torch"]
-    function, given = implementation.function, []
-
-    def noted(*arguments):
-        given.append(arguments[9])
-        return function(*arguments)
-
-    implementation.function = noted
-    try:
-        for return_lse in (False, True):
-            query.requires_grad_()
-            out = anchored_window_attention(
-                query, key, value, mask, window=window, return_lse=return_lse
-            )
-            (out[0] if return_lse else out).backward(grad)
-    finally:
-        implementation.function = function
-    assert given == [None, None]
 
 
 def test_gradcheck():

@@ -21,6 +21,7 @@ from sparrow_kernels.training.dialogues import DataError, read_dialogues
 from sparrow_kernels.training.encoding import Encoder
 from sparrow_kernels.training.history import COLUMNS
 from sparrow_kernels.training.user_data import DialogueTraining, TrainingSettings
+from sparrow_kernels.training.workers import Workers
 
 SHORT: dict[str, Any] = {"steps": 2, "text_steps": 0, "held_out": 0, "passes": 2}
 
@@ -67,6 +68,33 @@ def test_every_system_learns_from_dialogues(tmp_path: Path, mode: str) -> None:
         assert bool(weight.isfinite().all()), name
         if name != "network.adaptor.key.bias":  # no score depends on it
             assert not torch.equal(weight, fresh.get_parameter(name)), name
+
+
+def losses(out: Path) -> list[float]:
+    return [float(line.split(",")[1]) for line in (out / "training.csv").read_text().split()[1:]]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_target_of_half_precision(tmp_path: Path, dtype: torch.dtype) -> None:
+    """The draft's weights stay in float32; the loss is that of a target in float32, to rounding."""
+    asked = {"steps": 6, "held_out": 1, "measure_every": 2}
+    whole = trained(tmp_path, tmp_path / "whole", **asked)
+    half = trained(tmp_path, tmp_path / "half", dtype=dtype, **asked)
+    assert losses(half) == pytest.approx(losses(whole), rel=0.02)
+    checkpoint = torch.load(half / "training.pt", weights_only=True)
+    assert {value.dtype for value in checkpoint["draft"].values()} == {torch.float32}
+    assert {each.dtype for each in load_file(half / "model.safetensors").values()} == {dtype}
+
+
+@pytest.mark.gpu
+def test_a_gpu_takes_the_steps_of_a_cpu(tmp_path: Path) -> None:
+    asked = {"steps": 6, "held_out": 1, "measure_every": 2}
+    cpu = trained(tmp_path, tmp_path / "cpu", **asked)
+    workers = Workers(device=torch.device("cuda", 0))
+    gpu = trained(tmp_path, tmp_path / "gpu", workers=workers, **asked)
+    assert losses(gpu) == pytest.approx(losses(cpu), rel=1e-3)
+    half = trained(tmp_path, tmp_path / "half", workers=workers, dtype=torch.bfloat16, **asked)
+    assert losses(half) == pytest.approx(losses(cpu), rel=0.02)
 
 
 def test_a_vocabulary_of_its_own(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from test_attention_window import drawn, text, with_gradients
-from test_triton_window import attend, check, scattered
+from triton_window_cases import attend, check, scattered
+from window_cases import drawn, text, with_gradients
 
 from sparrow_kernels.ops import env
 from sparrow_kernels.ops.attention.window_ops import ANCHORED_WINDOW, ANCHORED_WINDOW_BACKWARD

@@ -272,8 +272,11 @@ def _regenerate(
 
 
 def _autocast(target: Any) -> torch.dtype | None:
-    """Products run in what the target runs in, where that is half as wide as the weights."""
-    return target.dtype if target.dtype.itemsize == 2 else None
+    """What the draft's products run in beside a target of half precision: gradients want the range
+    of bfloat16 also where that is float16."""
+    import torch
+
+    return torch.bfloat16 if target.dtype.itemsize == 2 else None
 
 
 def _rate(text: str) -> float:

@@ -144,7 +144,8 @@ def _logits(head: nn.Module, hidden: Tensor, ids: Tensor | None = None) -> Tenso
 
 def _rows_at_once(network: DraftNetwork, lm_head: nn.Module, passes: int) -> int:
     weight: Tensor = lm_head.weight  # type: ignore[assignment]
-    return max(1, _LOGITS_AT_ONCE // (weight.shape[0] * (1 + passes)))
+    said = network.shape.head_size or weight.shape[0]
+    return max(1, _LOGITS_AT_ONCE // (said * (1 + passes)))
 
 
 def trained_outputs(
