@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from sparrow_kernels.measuring.evaluation import UNSEEN_SEED, caption_inputs
 from sparrow_kernels.models.families import Parts
 from sparrow_kernels.models.sequence import SequenceReader
 from sparrow_kernels.training.encoding import stop_ids
-from sparrow_kernels.training.held_out import answered
+from sparrow_kernels.training.held_out import answered, blind
 from sparrow_kernels.training.replay import known_text, replay
 from sparrow_kernels.training.rows import wanted_layers
 
@@ -45,10 +44,7 @@ def ways(target: Any, root: Path, seeds: Sequence[int] = SEEDS) -> list[Way]:
             draft = trained(target, root, seed, system)
             if draft.config.trained_to_see != "nothing":
                 found.append(Way(system.name, seed, False, draft))
-            blind = copy.copy(draft)
-            blind.config = copy.deepcopy(draft.config)
-            blind.config.sees_clip = "nothing"
-            found.append(Way(system.name, seed, True, blind))
+            found.append(Way(system.name, seed, True, blind(draft)))
     return found
 
 

@@ -47,7 +47,7 @@ def test_from_clips_to_a_draft(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main([*command, *QUICK, "--trained-to-see", "middle", "--cache-gb", "1"]) == 0
     assert f"{out}: a trained draft" in capsys.readouterr().out
     assert load_draft(out, load_target()[0]).config.trained_to_see == "middle"
-    assert len(list(out.glob("states/all/*/*.safetensors"))) == 2
+    assert len(list(out.glob("states/*/*.safetensors"))) == 2
     asked = [str(tmp_path / "0.mp4"), "Describe this video.", "--draft", str(out), "--json"]
     assert main(["generate", *asked, "--compare", "--max-new-tokens", "12"]) == 0
     assert json.loads(capsys.readouterr().out)["identical"] is True
@@ -98,6 +98,16 @@ def test_broken_data_is_named_by_its_line(
 
 REFUSED = {
     "data's options without data": (["--batch", "2"], 1, "--batch must be left out without --data"),
+    "texts without steps": (
+        ["--data", "x", "--text-data", "y"],
+        1,
+        "--text-data must be left out without --text-steps",
+    ),
+    "a temperature of nothing": (
+        ["--data", "x", "--temperature", "1"],
+        1,
+        "--temperature must be left out without --regenerate",
+    ),
     "a mode that is none": (["--mode", "best"], 2, "invalid choice: 'best'"),
     "a rate of zero": (["--data", "x", "--learning-rate", "0"], 2, "a number above 0 and below 1"),
     "no passes": (["--data", "x", "--passes", "0"], 2, "a whole number from 1 to 16"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dialogue_cases import clip_dialogue, text_dialogue, write_clip, write_lines
@@ -11,7 +12,7 @@ from family_cases import tiny
 
 from sparrow_kernels.training.answers import regenerate
 from sparrow_kernels.training.dialogues import read_dialogues
-from sparrow_kernels.training.encoding import Encoder
+from sparrow_kernels.training.encoding import _END_OF_TURN, Encoder
 
 
 def written(folder: Path, out: Path, **settings: object) -> list[str]:
@@ -45,12 +46,21 @@ def test_answers_are_the_targets_own(tmp_path: Path) -> None:
 
 def test_a_file_that_was_cut_is_gone_on_with(tmp_path: Path) -> None:
     whole = written(tmp_path, tmp_path / "whole.jsonl")
-    cut = tmp_path / "cut.jsonl"
-    cut.write_text("\n".join(whole[:3]) + "\n" + whole[3][:40])
-    assert sorted(written(tmp_path, cut)) == sorted(whole)
-    before = cut.stat().st_mtime_ns
-    assert sorted(written(tmp_path, cut)) == sorted(whole)
-    assert cut.stat().st_mtime_ns == before, "nothing is left to write"
+    for kept, torn in ((3, 40), (0, 5), (2, 0)):
+        cut = tmp_path / f"cut-{kept}.jsonl"
+        cut.write_text("".join(line + "\n" for line in whole[:kept]) + whole[kept][:torn])
+        assert written(tmp_path, cut) == whole
+        before = cut.stat().st_mtime_ns
+        assert written(tmp_path, cut) == whole
+        assert cut.stat().st_mtime_ns == before, "nothing is left to write"
+
+
+def test_the_order_is_that_of_the_dialogues(tmp_path: Path) -> None:
+    lines = [json.loads(line)["messages"][0] for line in written(tmp_path, tmp_path / "a.jsonl")]
+    asked = (tmp_path / "data.jsonl").read_text().splitlines()
+    assert [isinstance(each["content"], str) for each in lines] == [
+        isinstance(json.loads(line)["messages"][0]["content"], str) for line in asked
+    ]
 
 
 def test_samples_follow_the_seed(tmp_path: Path) -> None:
@@ -61,8 +71,40 @@ def test_samples_follow_the_seed(tmp_path: Path) -> None:
     assert one == same and one != other
 
 
-def test_another_file_is_not_written_over(tmp_path: Path) -> None:
-    other = write_lines(tmp_path / "other.jsonl", [text_dialogue(1)])
-    with pytest.raises(ValueError, match="must be what was written here before"):
-        written(tmp_path, other)
-    assert json.loads(other.read_text()) == text_dialogue(1)
+def test_answers_end_where_training_would_refuse_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, processor = tiny("qwen2_5_vl")
+    path = write_lines(tmp_path / "data.jsonl", [text_dialogue(seed) for seed in range(3)])
+    encoder = Encoder(target, processor, max_length=80)
+    asked: list[tuple[int, int]] = []
+    generate = type(target).generate
+
+    def noted(self: Any, **inputs: Any) -> Any:
+        asked.append((inputs["input_ids"].shape[1], inputs["max_new_tokens"]))
+        return generate(self, **inputs)
+
+    monkeypatch.setattr(type(target), "generate", noted)
+    out = tmp_path / "answers.jsonl"
+    regenerate(target, encoder, read_dialogues(path), out, max_new_tokens=200, batch=1)
+    assert len(asked) == 3
+    for prompt, new_tokens in asked:
+        assert new_tokens == 80 - prompt - _END_OF_TURN
+
+
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_another_file_is_not_touched(tmp_path: Path, end: str) -> None:
+    for content in ('{"messages": []}', "some text\nof somebody", "x"):
+        other = tmp_path / "other.jsonl"
+        other.write_text(content + end)
+        with pytest.raises(ValueError, match="must hold this target's answers"):
+            written(tmp_path, other)
+        assert other.read_text() == content + end
+
+
+def test_answers_of_another_kind_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "answers.jsonl"
+    before = written(tmp_path, out)
+    with pytest.raises(ValueError, match="must hold this target's answers to these dialogues"):
+        written(tmp_path, out, temperature=0.5)
+    assert out.read_text().splitlines() == before

@@ -45,7 +45,9 @@ class Cached:
 
     @property
     def shards(self) -> list[Path]:
-        return sorted(self.folder.glob("*/*.safetensors"))
+        """The oldest first."""
+        found = self.folder.glob("*/*.safetensors")
+        return sorted(found, key=lambda path: path.stat().st_mtime_ns)
 
 
 def assert_same(ours: TextRows | None, theirs: TextRows | None) -> None:
@@ -71,17 +73,31 @@ def test_kept_rows_are_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         monkeypatch.setattr(Encoder, "__call__", lambda *_: pytest.fail("the target ran again"))
 
 
-def test_shards_of_another_target_or_line_are_not_read(tmp_path: Path) -> None:
+def test_shards_of_another_target_line_or_clip_are_not_read(tmp_path: Path) -> None:
     made = Cached(tmp_path)
     made.rows().rows(0)
-    before = made.shards[0].read_bytes()
     made.rows(about="another").rows(0)
-    assert made.shards[0].read_bytes() != before
-    made.rows().rows(0)
-    changed = made.rows()
+    assert len(made.shards) == 2
+    source = made.rows()
     made.dialogues[0] = made.dialogues[2]
-    assert_same(changed.rows(0), made.rows().rows(2))
+    assert_same(source.rows(0), made.rows().rows(2))
+    assert len(made.shards) == 3
+    before = made.rows().rows(1)
+    write_clip(tmp_path, frames=8)
+    after = made.rows().rows(1)
+    assert before is not None and after is not None and len(made.shards) == 5
+    assert after.clip is not None and before.clip is not None
+    assert after.clip.shape[1] > before.clip.shape[1]
     assert made.warnings == []
+
+
+def test_a_folder_that_was_moved_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Cached(tmp_path)
+    made.rows().rows(1)
+    monkeypatch.chdir(tmp_path)
+    made.dialogues = read_dialogues("data.jsonl")
+    monkeypatch.setattr(Encoder, "__call__", lambda *_: pytest.fail("the target ran again"))
+    assert made.rows().rows(1) is not None
 
 
 def test_another_checkpoint_has_another_mark() -> None:
@@ -110,12 +126,15 @@ def test_no_more_than_asked_for(tmp_path: Path) -> None:
     made = Cached(tmp_path)
     made.rows().rows(1)
     size = made.shards[0].stat().st_size
-    made.shards[0].unlink()
+    first = made.shards[0].name
     source = made.rows(most=size + 100)
-    for number in (1, 0, 2):
+    for number in (0, 2, 1):
         source.rows(number)
-    assert [path.name for path in made.shards] == ["0000001.safetensors"]
-    assert made.rows(most=size + 100).rows(1) is not None
+    assert [path.name for path in made.shards] == [first]
+    made.shards[0].unlink()
+    source = StateCache(made.folder, 2 * size, "this target", made.warnings.append, writers=4)
+    DialogueRows(made.target, made.encoder, made.dialogues, made.rules, cache=source).rows(1)
+    assert made.shards == [], "a quarter of it is too little"
 
 
 def test_a_full_disk_ends_the_keeping_and_not_the_run(
@@ -134,4 +153,4 @@ def test_a_full_disk_ends_the_keeping_and_not_the_run(
     for number in (1, 2):
         assert_same(source.rows(number), plain.rows(number))
     assert len(made.warnings) == 1 and "No space left" in made.warnings[0]
-    assert [path.name for path in made.folder.glob("*/*")] == ["0000000.safetensors"]
+    assert list(made.folder.glob("*/*")) == made.shards and len(made.shards) == 1

@@ -25,6 +25,11 @@ def test_a_file_of_texts_and_clips(tmp_path: Path) -> None:
 
 BROKEN: dict[str, tuple[Any, str]] = {
     "no JSON": ("{not", "must be one JSON object"),
+    "a number without an end": ('{"messages": ' + "9" * 5000 + "}", "must be one JSON object"),
+    "half of a surrogate pair": (
+        '{"messages": [{"role": "user", "content": "hi \\ud83d"}]}',
+        "must be text that UTF-8 can hold",
+    ),
     "a list": ("[1, 2]", r'must be {"messages": \[...\]} with a message, got \[1, 2\]'),
     "no messages": ({"messages": []}, "with a message"),
     "messages of text": ({"messages": "hello"}, "with a message"),

@@ -53,6 +53,55 @@ def test_the_assistants_tokens_count(tmp_path: Path, family: str) -> None:
         assert tokenizer.decode(rows.tokens[rows.response]) == roots_of(encoded, tokenizer)
 
 
+# As LLaVA-OneVision's own: media first, content in parts, and a turn is written in another way than
+# it is asked for.
+LLAVA = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'video') %}"
+    "{{ '<video>\\n' }}{% endfor %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ '\\n' + content['text'] }}{% endfor %}{{ '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def test_a_turn_is_trained_as_it_is_emitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, processor = tiny("llava_onevision")
+    monkeypatch.setattr(processor, "chat_template", LLAVA)
+    encoder = Encoder(target, processor)
+    made = dialogue(tmp_path, {"messages": [*SEVERAL[1:]]})
+    encoded = encoder(made)
+    assert roots_of(encoded, processor.tokenizer) == "quite sure"[:-1]
+    prompt, whole = (each["input_ids"][0] for each in (encoder.prompts([made]), encoded.inputs))
+    assert whole[: len(prompt)].equal(prompt), "what the target is asked, and what it answered"
+    assert processor.tokenizer.decode(whole[len(prompt) :]) == "quite sure<|im_end|>"
+    assert "two clips" in processor.tokenizer.decode(prompt)
+
+
+def test_an_answer_of_one_token_has_nothing_to_draft(tmp_path: Path) -> None:
+    target, processor = tiny("qwen2_5_vl")
+    encoded = Encoder(target, processor)(dialogue(tmp_path, clip_dialogue("Y")))
+    assert not bool(encoded.response.any())
+
+
+def test_whatever_a_template_or_processor_raises_is_told_of_the_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, processor = tiny("qwen2_5_vl")
+    made = dialogue(tmp_path, clip_dialogue())
+    monkeypatch.setattr(processor, "chat_template", "{{ raise_exception('no system role') }}")
+    with pytest.raises(DataError, match="data.jsonl:1: no system role"):
+        Encoder(target, processor)(made)
+    with pytest.raises(DataError, match="data.jsonl:1: no system role"):
+        Encoder(target, processor).prompts([made])
+    monkeypatch.undo()
+    monkeypatch.delattr(processor, "video_processor")
+    with pytest.raises(DataError, match="data.jsonl:1: .*video_processor"):
+        Encoder(target, processor)(made)
+
+
 def test_prompts_are_what_comes_before_the_last_answer(tmp_path: Path) -> None:
     target, processor = tiny("qwen2_5_vl")
     made = dialogue(tmp_path, {"messages": SEVERAL})
@@ -66,7 +115,7 @@ def test_prompts_are_what_comes_before_the_last_answer(tmp_path: Path) -> None:
     )
 
 
-def test_a_template_that_rewrites_what_was_said_is_refused(tmp_path: Path) -> None:
+def test_templates_that_rewrite_what_was_said(tmp_path: Path) -> None:
     target, _ = tiny("Llama")
     tokenizer = plain_tokenizer()
     tokenizer.chat_template = (
@@ -74,7 +123,15 @@ def test_a_template_that_rewrites_what_was_said_is_refused(tmp_path: Path) -> No
         "{% else %}{{ m.content }}{% endif %}<|im_end|>{% endfor %}"
     )
     made = dialogue(tmp_path, {"messages": [*text_dialogue(1)["messages"], said("user", "so?")]})
-    with pytest.raises(DataError, match=r"must write messages\[1\] behind the ones before it"):
+    # The last turn alone counts then, and it is there.
+    encoded = Encoder(target, tokenizer)(made)
+    answer = made.messages[1]["content"]
+    assert roots_of(encoded, tokenizer) == answer[:-1]
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ 'said' if m.role == 'assistant' else m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}?{% endif %}"
+    )
+    with pytest.raises(DataError, match=r"must write messages\[1\] as it is, and does not"):
         Encoder(target, tokenizer)(made)
 
 

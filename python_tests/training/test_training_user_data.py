@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from sparrow_kernels import SparrowDecoder, load_draft
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.drafting.modes import MODES
+from sparrow_kernels.training import held_out
 from sparrow_kernels.training.checkpoint import write_whole
 from sparrow_kernels.training.dialogues import DataError, read_dialogues
 from sparrow_kernels.training.encoding import Encoder
@@ -48,6 +49,7 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
     assert (out / "training.png").read_bytes().startswith(b"\x89PNG")
     card = (out / "README.md").read_text()
     assert "4 steps in" in card and "tokens a target call on held-out prompts, tree 6-5-1" in card
+    assert "A sparrow draft of" in card
     facts = json.loads(card.partition("```json\n")[2].partition("```")[0])
     assert facts["sees_clip"] == "middle" and facts["batch"] == 4
     (dialogue, *_) = read_dialogues(tmp_path / "data.jsonl")
@@ -149,6 +151,32 @@ def test_a_clip_that_cannot_be_read_is_left_out_once(tmp_path: Path) -> None:
     assert "bad.mp4" in str(broken.wrong[0])
 
 
+def test_nothing_to_learn_from_is_an_error(tmp_path: Path) -> None:
+    broken = Broken(tmp_path)
+    write_lines(broken.path, [clip_dialogue(name="bad.mp4"), clip_dialogue("Y")])
+    with pytest.raises(ValueError, match="that a draft can learn from, got none among the 2"):
+        broken.training(tmp_path / "out", skip=True).run()
+
+
+def test_what_is_held_out_is_measured_as_it_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the clip out of its sight, whatever it sees in training."""
+    seen = []
+    real = held_out.replay
+
+    def replay(draft: Any, *arguments: Any) -> list[int]:
+        seen.append((draft.config.sees_clip, arguments[2].prompt.clip))
+        return real(draft, *arguments)
+
+    monkeypatch.setattr(held_out, "replay", replay)
+    training_run.dialogues(tmp_path)
+    lines = (tmp_path / "data.jsonl").read_text().splitlines()
+    write_lines(tmp_path / "data.jsonl", [lines[3], *lines[:3], *lines[4:]])
+    trained(tmp_path, tmp_path / "out", held_out=1)
+    assert seen == [("nothing", None)]
+
+
 def test_a_refused_clip_leaves_what_was_learnt(tmp_path: Path) -> None:
     """Whatever steps came before are in the checkpoint, and the run goes on from there."""
     broken, out = Broken(tmp_path), tmp_path / "out"
@@ -168,6 +196,16 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(tmp_path: Path)
         trained(tmp_path, out, passes=3)
     with pytest.raises(ValueError, match="must be of a run with sees_clip nothing, got .* middle"):
         trained(tmp_path, out, sees_clip="nothing")
+    with pytest.raises(ValueError, match="must be of a run with learning_rate 0.5, got"):
+        trained(tmp_path, out, learning_rate=0.5)
+    with pytest.raises(ValueError, match="must be of a run with target .*, got one with"):
+        trained(tmp_path, out, dtype=torch.bfloat16)
+    data = tmp_path / "data.jsonl"
+    lines = data.read_text()
+    data.write_text(lines.replace("green", "grey"))
+    with pytest.raises(ValueError, match="must be of a run with dialogues .*, got one with"):
+        trained(tmp_path, out)
+    data.write_text(lines)
     checkpoint = out / "training.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"training.pt must be a checkpoint, got a damaged file"):

@@ -21,8 +21,8 @@ from sparrow_kernels.drafting.network import DraftNetwork
 from sparrow_kernels.drafting.self_feeding import ClipKeys, self_fed_outputs
 from sparrow_kernels.drafting.text_rows import TextRows, reached
 
-_LOGITS_AT_ONCE = 2**25
-"""Numbers in the logits of all passes of a chunk of rows: 128 MiB of float32."""
+_LOGITS_AT_ONCE = 2**27
+"""Numbers in the logits of all passes of a chunk of rows: 512 MiB of float32."""
 
 
 class StepResult(NamedTuple):
@@ -31,7 +31,8 @@ class StepResult(NamedTuple):
     loss: Tensor
     """Scalar."""
     agreement: Tensor
-    """`[passes]` share of counted rows whose best id is the target's best."""
+    """`[passes]` share of counted rows whose best id is the target's best, of those that the draft
+    can say."""
     mean_emitted: Tensor
     """Scalar: tokens a target call would emit with a chain of `passes` drafted tokens, averaged
     over all roots. An estimate of decoding's own: that visits only some roots, and stops at
@@ -83,11 +84,11 @@ def draft_loss(
     is_reached = reached(response, passes)[:, response]
     places = response.nonzero(as_tuple=True)
     decay = weights.pass_decay ** torch.arange(passes, dtype=torch.float64)
-    shares = (decay / counts.clamp_min(1)).to(response.device, outputs[0].dtype)
+    shares = (decay / counts.clamp_min(1)).to(response.device, torch.float32)
     chosen = torch.stack([output[places] for output in outputs])
     state = rows.state[:, first:][places]
     size = _rows_at_once(network, lm_head, passes)
-    loss, agreed = outputs[0].new_zeros(()), []
+    loss, agreed = torch.zeros((), device=response.device), []
     for start in range(0, len(state), size):
         part = slice(start, start + size)
         arguments = (network, lm_head, weights, chosen[:, part], state[part], is_reached[:, part])
@@ -134,11 +135,14 @@ def _logits(head: nn.Module, hidden: Tensor, ids: Tensor | None = None) -> Tenso
     """`[..., V]` in float32 at least, of `ids` alone where they are given."""
     weight: Tensor = head.weight  # type: ignore[assignment]
     hidden = hidden.to(weight.dtype)
-    if ids is None:
-        logits: Tensor = head(hidden)
-    else:
-        bias: Tensor | None = getattr(head, "bias", None)
-        logits = F.linear(hidden, weight[ids], None if bias is None else bias[ids])
+    # A frozen head runs in its own dtype: autocast would copy it, for each product again.
+    enabled = weight.requires_grad and torch.is_autocast_enabled(hidden.device.type)
+    with torch.autocast(hidden.device.type, enabled=enabled):
+        if ids is None:
+            logits: Tensor = head(hidden)
+        else:
+            bias: Tensor | None = getattr(head, "bias", None)
+            logits = F.linear(hidden, weight[ids], None if bias is None else bias[ids])
     return logits.float() if logits.itemsize == 2 else logits
 
 
@@ -227,8 +231,9 @@ def training_step(
                 parameter.grad = torch.zeros_like(parameter)
             add_up(parameter.grad)
     add_up(totals)
-    nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
-    optimizer.step()
+    if counts[0]:
+        nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
+        optimizer.step()
     shares = totals[1:].view(2, passes) / counts.clamp_min(1)
     return StepResult(totals[0], shares[0], 1 + shares[1].sum())
 

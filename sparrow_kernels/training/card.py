@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,11 @@ result = decoder.generate(**inputs, max_new_tokens=256)
 
 
 def write_card(
-    folder: Path, target: Any, draft: SparrowDraft, progress: Progress, facts: str
+    folder: Path,
+    target: Any,
+    draft: SparrowDraft,
+    progress: Progress,
+    facts: dict[str, Any],
 ) -> None:
     """Write `README.md`."""
     config = draft.config
@@ -58,7 +63,7 @@ def write_card(
     picture = ", `training.png` shows it" if (folder / "training.png").exists() else ""
     text = _CARD.format(
         name=Path(getattr(target, "name_or_path", "") or config.target_model_type).name,
-        mode=config.trained_to_see,
+        mode=facts["mode"],
         parameters=sum(p.numel() for p in draft.parameters()) / 1e6,
         family=config.target_model_type,
         layers=config.target_layers,
@@ -72,6 +77,6 @@ def write_card(
         loss=progress.loss,
         measured=measured,
         picture=picture,
-        facts=facts,
+        facts=json.dumps(facts, indent=2),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")

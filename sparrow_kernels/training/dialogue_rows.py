@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -48,7 +47,7 @@ class DialogueRows:
         self._batch, self._rows_at_once, self._seed = batch, rows_at_once, seed
         self._number, self._of = share
         self._cache, self._on_wrong = cache, on_wrong
-        self._wrong: set[int] = set()
+        self._empty: set[int] = set()
         self._epoch = -1
         self._order: list[int] = []
 
@@ -66,30 +65,39 @@ class DialogueRows:
         return [stacked(group) for group in groups]
 
     def rows(self, number: int) -> TextRows | None:
-        """The rows of one dialogue; None where it cannot be used and is left out."""
-        if number in self._wrong:
+        """The rows of one dialogue; None where there is nothing in it to draft, such as answers of
+        one token, or where it cannot be used and is left out."""
+        if number in self._empty:
             return None
         dialogue = self._dialogues[number]
-        written = json.dumps(dialogue.messages, sort_keys=True)
-        if self._cache is not None:
-            kept = self._cache.get(number, written)
-            if kept is not None:
-                return kept
+        kept = None if self._cache is None else self._cache.get(dialogue)
+        if kept is not None:
+            return kept
         try:
             encoded = self._encoder(dialogue)
         except DataError as error:
             if self._on_wrong is None:
                 raise
-            self._wrong.add(number)
             self._on_wrong(error)
+            self._leave_out(number)
+            return None
+        if not bool(encoded.response.any()):
+            self._leave_out(number)
             return None
         (states,) = self._reader(encoded.inputs)
-        rows = text_rows(states, encoded.response.to(states.ids.device), self._rules)
-        rows = rows.trimmed()
+        rows = text_rows(states, encoded.response.to(states.ids.device), self._rules).trimmed()
         if self._cache is not None:
             rows = rows.to("cpu")
-            self._cache.put(number, written, rows)
+            self._cache.put(dialogue, rows)
         return rows
+
+    def _leave_out(self, number: int) -> None:
+        self._empty.add(number)
+        if len(self._empty) == len(self._dialogues):
+            raise ValueError(
+                f"data must hold a dialogue that a draft can learn from, got none among the"
+                f" {len(self._dialogues)} that were read"
+            )
 
     def _at(self, place: int) -> int:
         """The dialogue at a place of the run's endless order."""

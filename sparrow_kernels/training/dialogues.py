@@ -5,12 +5,14 @@
                   {"role": "assistant", "content": "A cat jumps."}]}
 
 Content is text, or a list of texts, videos and images; paths are relative to the data's folder. A
-video may have its own `"fps"`. What is wrong with a line is found before anything is trained.
+video may have its own `"fps"`. What is wrong with a line as it is written is found before anything
+is loaded; what only a target or a decoder can tell, such as a damaged clip, when its turn comes.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,8 @@ class Dialogue:
 
     where: str
     """`FILE:LINE`, for errors."""
+    place: int
+    """The line."""
     messages: tuple[dict[str, Any], ...]
     """As written, but that content is text or a list of parts, and paths are whole."""
 
@@ -40,10 +44,15 @@ class Dialogue:
         return [part for message in self.messages for part in _media_of(message)]
 
     @property
+    def mark(self) -> str:
+        """Says what is in it, wherever its files lie: another text or file has another."""
+        return json.dumps([_marked(each) for each in self.messages], sort_keys=True)
+
+    @property
     def prompt(self) -> Dialogue:
         """What comes before the assistant's last turn."""
         answers = [n for n, each in enumerate(self.messages) if each["role"] == "assistant"]
-        return Dialogue(self.where, self.messages[: answers[-1]])
+        return Dialogue(self.where, self.place, self.messages[: answers[-1]])
 
     def wrong(self, what: str) -> DataError:
         """An error about it."""
@@ -70,7 +79,7 @@ def read_dialogues(
             if not line.strip():
                 continue
             try:
-                dialogues.append(_dialogue(f"{path}:{number}", line, path.parent))
+                dialogues.append(_dialogue(f"{path}:{number}", number, line, path.parent))
             except DataError as error:
                 if on_wrong is None:
                     raise
@@ -80,7 +89,7 @@ def read_dialogues(
     return dialogues
 
 
-def _dialogue(where: str, line: bytes, folder: Path) -> Dialogue:
+def _dialogue(where: str, number: int, line: bytes, folder: Path) -> Dialogue:
     def wrong(what: str) -> DataError:
         return DataError(f"{where}: {what}")
 
@@ -88,12 +97,16 @@ def _dialogue(where: str, line: bytes, folder: Path) -> Dialogue:
         written = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise wrong(f"must be UTF-8, got byte {line[error.start]:#04x}") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise wrong(f"must be one JSON object, got {error}") from None
+    try:
+        json.dumps(written, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise wrong("must be text that UTF-8 can hold, got half of a surrogate pair") from None
     messages = written.get("messages") if isinstance(written, dict) else None
     if not isinstance(messages, list) or not messages:
         raise wrong('must be {"messages": [...]} with a message, got ' + _shown(written))
-    checked = tuple(_message(each, number, folder, wrong) for number, each in enumerate(messages))
+    checked = tuple(_message(each, place, folder, wrong) for place, each in enumerate(messages))
     answers = [n for n, each in enumerate(checked) if each["role"] == "assistant"]
     if not answers:
         raise wrong("messages must hold an assistant's turn, got none")
@@ -102,7 +115,7 @@ def _dialogue(where: str, line: bytes, folder: Path) -> Dialogue:
     last_media = max((n for n, each in enumerate(checked) if _media_of(each)), default=-1)
     if last_media > answers[-1]:
         raise wrong(f"messages[{last_media}] must come before an assistant's turn, got none after")
-    return Dialogue(where, checked)
+    return Dialogue(where, number, checked)
 
 
 def _message(
@@ -151,6 +164,19 @@ def _part(part: Any, name: str, folder: Path, wrong: Callable[[str], DataError])
     if fps is not None and not is_rate:
         raise wrong(f"{name}.fps must be a rate above 0, got {_shown(fps)}")
     return {"type": kind, "path": str(found), **({} if fps is None else {"fps": fps})}
+
+
+def _marked(message: dict[str, Any]) -> dict[str, Any]:
+    """A message with what its files are in the place of where they are."""
+    if isinstance(message["content"], str):
+        return message
+    parts = []
+    for part in message["content"]:
+        if "path" in part:
+            file = os.stat(part["path"])
+            part = {**part, "path": [Path(part["path"]).name, file.st_size, file.st_mtime_ns]}
+        parts.append(part)
+    return {**message, "content": parts}
 
 
 def _media_of(message: dict[str, Any]) -> list[dict[str, Any]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -11,8 +13,11 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.models.inputs import check_chat_template, clip_for, processor_outputs
-from sparrow_kernels.training.dialogues import Dialogue
+from sparrow_kernels.training.dialogues import DataError, Dialogue
 from sparrow_kernels.training.rows import response_slots
+
+_END_OF_TURN = 8
+"""Tokens that templates write behind an answer, at most."""
 
 
 @dataclass
@@ -69,11 +74,12 @@ class Encoder:
 
         Raises:
             DataError: a clip cannot be read, the text is longer than the target takes, or the chat
-                template does not keep what was said before.
+                template does not write it.
         """
-        text, answers = self.written(dialogue)
-        ids, emitted = self._emitted(text, answers)
-        inputs = self._outputs([dialogue], [text])
+        with _blaming(dialogue):
+            text, answers = self.written(dialogue)
+            ids, emitted = self._emitted(text, answers)
+            inputs = self._outputs([dialogue], [text])
         whole = inputs["input_ids"][0]
         if self._longest is not None and len(whole) > self._longest:
             raise dialogue.wrong(
@@ -89,13 +95,14 @@ class Encoder:
             )
         spread = torch.zeros(len(whole), dtype=torch.bool)
         spread[len(whole) - tail :] = emitted[len(ids) - tail :]
-        response = response_slots(whole, spread, self._stops)
-        if not bool(response.any()):
-            raise dialogue.wrong("an assistant's turn must be of two tokens or more, got none")
-        return Encoded(inputs, response)
+        return Encoded(inputs, response_slots(whole, spread, self._stops))
 
     def written(self, dialogue: Dialogue) -> tuple[str, list[tuple[int, int]]]:
-        """The text that the chat template writes, and where in it the assistant's turns lie."""
+        """The text of a dialogue, and where in it the assistant's turns lie.
+
+        A template may write a turn in another way than it asks for one (LLaVA-OneVision's does):
+        then the last turn alone counts, written as the target would emit it.
+        """
         messages = [self._message(each) for each in dialogue.messages]
         text = self._template(messages)
         turns = []
@@ -105,12 +112,23 @@ class Encoder:
             begin = self._template(messages[:number], generate=True)
             end = self._template(messages[: number + 1])
             if not text.startswith(begin) or not text.startswith(end) or len(end) <= len(begin):
-                raise dialogue.wrong(
-                    f"the chat template must write messages[{number}] behind the ones before it,"
-                    " and leave those as they are"
-                )
+                return self._last_turn(dialogue)
             turns.append((len(begin), len(end)))
         return text, turns
+
+    def _last_turn(self, dialogue: Dialogue) -> tuple[str, list[tuple[int, int]]]:
+        answers = [n for n, each in enumerate(dialogue.messages) if each["role"] == "assistant"]
+        messages = [self._message(each) for each in dialogue.messages[: answers[-1] + 1]]
+        begin = self._template(messages[:-1], generate=True)
+        end = self._template(messages)
+        answer = _text_of(dialogue.messages[answers[-1]]).strip()
+        place = end.rfind(answer)
+        if place < 0:
+            raise dialogue.wrong(
+                f"the chat template must write messages[{answers[-1]}] as it is, and does not"
+            )
+        text = begin + answer + end[place + len(answer) :]
+        return text, [(len(begin), len(text))]
 
     def prompts(self, dialogues: Sequence[Dialogue]) -> dict[str, Any]:
         """Processor outputs of all before the assistant's last turns, padded on the left, ready
@@ -120,26 +138,36 @@ class Encoder:
             DataError: a clip cannot be read, or a prompt leaves no room for an answer.
         """
         before = [dialogue.prompt for dialogue in dialogues]
-        texts = [
-            self._template([self._message(each) for each in prompt.messages], generate=True)
-            for prompt in before
-        ]
-        inputs = self._outputs(before, texts)
+        texts = []
+        for prompt in before:
+            with _blaming(prompt):
+                written = [self._message(each) for each in prompt.messages]
+                texts.append(self._template(written, generate=True))
+        with _blaming(before[-1]):
+            inputs = self._outputs(before, texts)
         length = inputs["input_ids"].shape[1]
         if self._longest is not None and length >= self._longest:
             raise before[-1].wrong(f"must leave room below {self._longest} tokens, got {length}")
         return inputs
 
+    def room_behind(self, length: int) -> int | None:
+        """Tokens that an answer may have behind a prompt of so many; None for any number."""
+        return None if self._longest is None else max(1, self._longest - length - _END_OF_TURN)
+
     def answer_ids(self, dialogue: Dialogue) -> list[int]:
         """The ids that the target emitted, without reading a clip."""
-        ids, emitted = self._emitted(*self.written(dialogue))
+        with _blaming(dialogue):
+            ids, emitted = self._emitted(*self.written(dialogue))
         return ids[emitted].tolist()
 
     @property
     def about(self) -> str:
         """What its outputs depend on, beside the dialogue."""
-        template = self._processor.chat_template
-        return f"{type(self._processor).__name__} {template} {self._fps} {self._longest}"
+        processor, tokenizer = self._processor, self.tokenizer.backend_tokenizer
+        settings = getattr(processor, "to_json_string", lambda: "")()
+        known = (settings, processor.chat_template, tokenizer.to_str(), self._stops.tolist())
+        digest = hashlib.sha256(repr(known).encode()).hexdigest()
+        return f"{type(processor).__name__} {digest} {self._fps} {self._longest}"
 
     @property
     def can_pad(self) -> bool:
@@ -152,15 +180,14 @@ class Encoder:
         )
 
     def _message(self, message: dict[str, Any]) -> dict[str, Any]:
-        """As templates take it: a tokenizer's know texts alone, a processor's also parts."""
+        """As templates take it: a tokenizer's know texts alone, a processor's want parts."""
+        if self._reads_text_alone:
+            return {**message, "content": _text_of(message)}
         content = message["content"]
-        if self._reads_text_alone and not isinstance(content, str):
-            content = "".join(part.get("text", "") for part in content)
-        elif not isinstance(content, str):
-            content = [
-                part if part["type"] == "text" else {"type": part["type"]} for part in content
-            ]
-        return {**message, "content": content}
+        if isinstance(content, str):
+            content = [{"type": "text", "text": content}]
+        parts = [part if part["type"] == "text" else {"type": part["type"]} for part in content]
+        return {**message, "content": parts}
 
     def _emitted(self, text: str, answers: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         """The text's ids `[m]`, and which the target emitted: each answer up to its first stop."""
@@ -180,29 +207,43 @@ class Encoder:
         return ids, emitted
 
     def _outputs(self, dialogues: Sequence[Dialogue], texts: list[str]) -> dict[str, Any]:
-        clips, images = [], []
-        for dialogue in dialogues:
-            if dialogue.media and self._reads_text_alone:
-                raise dialogue.wrong("must be text, for a target that reads text alone")
-            for part in dialogue.media:
-                try:
-                    if part["type"] == "image":
-                        images.append(_image(part["path"]))
-                    else:
-                        rate = part.get("fps", self._fps)
-                        clips.append(clip_for(self._processor, part["path"], rate))
-                except (ValueError, OSError) as error:
-                    raise dialogue.wrong(str(error)) from error
         if self._reads_text_alone:
+            for dialogue in dialogues:
+                if dialogue.media:
+                    raise dialogue.wrong("must be text, for a target that reads text alone")
             padding = {"padding": True, "padding_side": "left"} if len(texts) > 1 else {}
             outputs = self.tokenizer(
                 texts, return_tensors="pt", add_special_tokens=False, **padding
             )
             return {name: outputs[name] for name in ("input_ids", "attention_mask")}
-        try:
-            return processor_outputs(self._processor, texts, clips, images)
-        except ValueError as error:
-            raise dialogues[-1].wrong(str(error)) from error
+        clips, images = [], []
+        for dialogue in dialogues:
+            for part in dialogue.media:
+                if part["type"] == "image":
+                    images.append(_image(part["path"]))
+                else:
+                    rate = part.get("fps", self._fps)
+                    clips.append(clip_for(self._processor, part["path"], rate))
+        return processor_outputs(self._processor, texts, clips, images)
+
+
+@contextmanager
+def _blaming(dialogue: Dialogue) -> Iterator[None]:
+    """Errors inside are the dialogue's: what templates, tokenizers, decoders and processors raise
+    for data that they cannot take is of every type. What is not installed is no fault of it."""
+    try:
+        yield
+    except (DataError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        raise dialogue.wrong(str(error) or type(error).__name__) from error
+
+
+def _text_of(message: dict[str, Any]) -> str:
+    content = message["content"]
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text", "") for part in content)
 
 
 def stop_ids(target: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ class HeldOutTexts:
         max_new_tokens: int,
         on_wrong: Callable[[DataError], None] | None = None,
     ) -> None:
-        parts = Parts(target)
+        parts, draft = Parts(target), blind(draft)
         self._embedding, self._lm_head = parts.embedding, parts.lm_head
         self._banned = [*stop_ids(target).tolist(), *parts.placeholder_ids]
         rules = draft.config.row_rules()
@@ -56,14 +57,23 @@ class HeldOutTexts:
                 self._texts.append(known_text(states, length, rules))
         decoder.release_memory()
 
-    def mean_emitted(self, draft: SparrowDraft) -> float:
-        """Tokens a target call over all texts, with the draft's own tree."""
+    def mean_emitted(self, draft: SparrowDraft) -> float | None:
+        """Tokens a target call over all texts, with the draft's own tree; None for no text."""
+        draft = blind(draft)
         tree = TreeConfig(**draft.config.tree)
         total = [0] * (tree.max_path + 1)
         for text in self._texts:
             found = replay(draft, self._embedding, self._lm_head, text, tree, self._banned)
             total = [a + b for a, b in zip(total, found, strict=True)]
-        return mean_of(total)
+        return mean_of(total) if self._texts else None
+
+
+def blind(draft: SparrowDraft) -> SparrowDraft:
+    """The same draft with the clip out of its sight, as it is saved; weights are shared."""
+    copied = copy.copy(draft)
+    copied.config = copy.deepcopy(draft.config)
+    copied.config.sees_clip = "nothing"
+    return copied
 
 
 def answered(

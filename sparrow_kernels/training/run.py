@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from torch import nn
 from tqdm import tqdm
 
 from sparrow_kernels.drafting import SparrowDraft
+from sparrow_kernels.drafting.text_rows import TextRows
 from sparrow_kernels.drafting.training_step import StepResult, training_step
 from sparrow_kernels.training.checkpoint import load_whole, write_whole
 from sparrow_kernels.training.history import Entry, write_csv
-from sparrow_kernels.training.plan import TrainingPlan
+from sparrow_kernels.training.plan import RowSource, TrainingPlan
 from sparrow_kernels.training.workers import Workers
 
 _SECONDS_BETWEEN_CHECKPOINTS = 30.0
@@ -48,8 +49,8 @@ class HeldOut:
 
     every: int
     """Steps between measurements."""
-    measure: Callable[[SparrowDraft], float]
-    """Tokens that a target call emits with this draft."""
+    measure: Callable[[SparrowDraft], float | None]
+    """Tokens that a target call emits with this draft; None where there is no text."""
 
 
 class DraftTraining:
@@ -92,6 +93,13 @@ class DraftTraining:
             ValueError: it is damaged, or of a run that was asked for otherwise.
         """
         state = load_whole(self.path)
+        begun = torch.tensor([0.0 if state is None else state["progress"]["step"]])
+        own = float(begun)
+        self._workers.add_up(begun)
+        if float(begun) != own * self._workers.count:
+            raise ValueError(
+                f"{self.path} must be the same for all processes (a folder that they share)"
+            )
         if state is None:
             return
         about = state["about"]
@@ -123,7 +131,7 @@ class DraftTraining:
         """The steps that are left."""
         progress, steps = self.progress, self.plan.steps
         begun = saved = time.monotonic()
-        minutes = progress.minutes
+        minutes, took = progress.minutes, 0.0
         shown = self._workers.is_first
         with tqdm(
             total=steps, initial=progress.step, desc="draft", unit="step", disable=not shown
@@ -139,9 +147,10 @@ class DraftTraining:
                         loss=f"{progress.loss:.3f}", emitted=f"{progress.mean_emitted:.2f}"
                     )
                 bar.update()
-                if now - saved > _SECONDS_BETWEEN_CHECKPOINTS or is_last:
+                if now - saved > max(_SECONDS_BETWEEN_CHECKPOINTS, 20 * took) or is_last:
                     self.save()
-                    saved = now
+                    saved = time.monotonic()
+                    took = saved - now
 
     def step(self, step: int) -> StepResult:
         """One step; its rows depend on the seed and `step` alone."""
@@ -149,11 +158,7 @@ class DraftTraining:
         config = self.draft.config
         for group in self._optimizer.param_groups:
             group["lr"] = stage.rate(number)
-        try:
-            groups = source.groups(number)
-        except BaseException:
-            self.save()  # between two steps: nothing of what was learnt is lost
-            raise
+        groups = self._groups(source, number)
         device = self._workers.device
         return training_step(
             self.draft.network,
@@ -169,6 +174,19 @@ class DraftTraining:
             autocast=self._autocast,
             add_up=self._workers.add_up,
         )
+
+    def _groups(self, source: RowSource, number: int) -> Sequence[TextRows]:
+        """A step's rows. Where a process cannot make its own, all end; what was learnt is kept."""
+        failed: BaseException | None = None
+        groups: Sequence[TextRows] = ()
+        try:
+            groups = source.groups(number)
+        except BaseException as error:
+            failed = error
+        if not self._workers.any(failed is not None):
+            return groups
+        self.save()
+        raise failed or RuntimeError("another process cannot go on; it says why")
 
     def _note(self, step: int, is_last: bool) -> None:
         """An entry of the history, where one is due."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -119,6 +119,8 @@ class DialogueTraining:
             self._texts = list(texts)
         if settings.text_steps and not self._texts:
             raise ValueError("data must hold a dialogue without a clip for a first stage on texts")
+        self._mark = weights_mark(target)
+        self._cache: StateCache | None = None
         self.draft = self._fresh_draft()
 
     def run(self, resume: bool = True) -> Path:
@@ -195,36 +197,47 @@ class DialogueTraining:
         passes = settings.passes or MODES[settings.mode].passes or 5
         rate = settings.learning_rate or _RATE_TIMES_WIDTH / self.draft.config.hidden_size
         stages = []
-        for name, steps, dialogues, loss in (
-            ("text", settings.text_steps, self._texts, settings.text_loss),
-            ("all", settings.steps, self._dialogues, settings.loss),
+        self._cache = self._state_cache(rules)
+        for steps, dialogues, loss in (
+            (settings.text_steps, self._texts, settings.text_loss),
+            (settings.steps, self._dialogues, settings.loss),
         ):
             if steps:
                 weights = LOSSES[loss]
                 if self.draft.config.paired:  # whose output is not the target's top state
                     weights = replace(weights, smooth_l1=0.0)
                 stage = Stage(steps, rate, passes, weights, warmup=max(1, min(50, steps // 5)))
-                stages.append((stage, self._rows(name, dialogues, rules)))
+                stages.append((stage, self._rows(dialogues, rules)))
         about: dict[str, str | int | float | bool | None] = {
+            "target": self._mark,
             "mode": settings.mode,
             "sees_clip": self.draft.config.trained_to_see,
             "passes": passes,
             "loss": settings.loss,
+            "text_loss": settings.text_loss,
+            "learning_rate": rate,
             "batch": settings.batch,
-            "dialogues": len(self._dialogues),
+            "dialogues": _digest(self._dialogues, self._texts, self._encoder),
             "draft_vocabulary": settings.draft_vocabulary,
             "text_steps": settings.text_steps,
             "seed": settings.seed,
         }
         return TrainingPlan(tuple(stages), about=about)
 
-    def _rows(self, name: str, dialogues: Sequence[Dialogue], rules: RowRules) -> DialogueRows:
+    def _state_cache(self, rules: RowRules) -> StateCache | None:
         settings = self._settings
-        cache = None
-        if settings.cache_bytes:
-            about = f"{__version__} {weights_mark(self._target)} {rules} {self._encoder.about}"
-            share = settings.cache_bytes / self._workers.count
-            cache = StateCache(self._folder / "states" / name, share, about, self._warn)
+        if not settings.cache_bytes:
+            return None
+        return StateCache(
+            self._folder / "states",
+            settings.cache_bytes,
+            f"{__version__} {self._mark} {rules} {self._encoder.about}",
+            self._warn,
+            self._workers.count,
+        )
+
+    def _rows(self, dialogues: Sequence[Dialogue], rules: RowRules) -> DialogueRows:
+        settings = self._settings
         return DialogueRows(
             self._target,
             self._encoder,
@@ -234,7 +247,7 @@ class DialogueTraining:
             rows_at_once=settings.rows_at_once,
             seed=settings.seed,
             share=self._workers.share,
-            cache=cache,
+            cache=self._cache,
             on_wrong=self._on_wrong,
         )
 
@@ -246,5 +259,13 @@ class DialogueTraining:
         history = training.progress.history
         if not draw(history, self._folder / "training.png"):
             self._warn("training.png is left out: matplotlib is not installed")
-        facts = json.dumps(asdict(self._settings), indent=2)
+        facts = asdict(self._settings)
         write_card(self._folder, self._target, self.draft, training.progress, facts)
+
+
+def _digest(dialogues: Sequence[Dialogue], texts: Sequence[Dialogue], encoder: Encoder) -> str:
+    """Says which dialogues there are, and how they are encoded."""
+    digest = hashlib.sha256(encoder.about.encode())
+    for each in (*dialogues, *texts):
+        digest.update(each.mark.encode())
+    return digest.hexdigest()[:16]

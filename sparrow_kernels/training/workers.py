@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -65,5 +66,7 @@ def join_workers(device: torch.device) -> Workers:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # The first process measures held-out prompts while the others wait for it.
+    patience = timedelta(hours=2)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
     return Workers(dist.get_rank(), count, device)
