@@ -19,10 +19,10 @@ from sparrow_kernels.embedded.clips import make_clip
 from sparrow_kernels.measuring.evaluation import UNSEEN_SEED, caption_inputs
 from sparrow_kernels.models.families import Parts
 from sparrow_kernels.models.sequence import SequenceReader
-from sparrow_kernels.training.encoding import stop_ids
+from sparrow_kernels.training.data.encoding import stop_ids
+from sparrow_kernels.training.data.rows import wanted_layers
 from sparrow_kernels.training.held_out import answered, blind
 from sparrow_kernels.training.replay import known_text, replay
-from sparrow_kernels.training.rows import wanted_layers
 
 NEW_TOKENS = 240
 

@@ -14,8 +14,8 @@ from bench.ablation.systems import SYSTEMS, System
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.embedded.draft_recipe import DraftRecipe
 from sparrow_kernels.embedded.recipe import Length
+from sparrow_kernels.training.data.embedded_clips import ClipStates
 from sparrow_kernels.training.draft import clip_maker, draft_training, fresh_draft
-from sparrow_kernels.training.embedded_clips import ClipStates
 from sparrow_kernels.training.run import DraftTraining
 from sparrow_kernels.training.target.clip_features import pool_features
 from sparrow_kernels.training.target.tile_pool import build_tile_pool

@@ -14,10 +14,10 @@ from dialogue_cases import clip_dialogue, text_dialogue, write_clip, write_lines
 from family_cases import tiny
 
 from sparrow_kernels.training import run as run_module
-from sparrow_kernels.training.dialogues import read_dialogues
-from sparrow_kernels.training.encoding import Encoder
+from sparrow_kernels.training.data.dialogues import read_dialogues
+from sparrow_kernels.training.data.encoding import Encoder
+from sparrow_kernels.training.dialogue_training import DialogueTraining, TrainingSettings
 from sparrow_kernels.training.run import DraftTraining
-from sparrow_kernels.training.user_data import DialogueTraining, TrainingSettings
 from sparrow_kernels.training.workers import Workers, join_workers
 
 STEPS = 20

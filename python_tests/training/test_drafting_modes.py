@@ -23,8 +23,8 @@ from sparrow_kernels.drafting.text_rows import TextRows
 from sparrow_kernels.drafting.training_step import trained_outputs
 from sparrow_kernels.embedded.draft_recipe import DraftRecipe
 from sparrow_kernels.training import draft as training
+from sparrow_kernels.training.data.embedded_clips import batch_states, rows_of
 from sparrow_kernels.training.draft import train_draft
-from sparrow_kernels.training.embedded_clips import batch_states, rows_of
 from sparrow_kernels.training.small_target import build_processor
 
 PASSES = 3

@@ -11,7 +11,7 @@ from training_cases import made
 
 from sparrow_kernels.drafting.rows import TEXT_ALONE
 from sparrow_kernels.drafting.text_rows import TextRows
-from sparrow_kernels.training.embedded_clips import batch_states, rows_of
+from sparrow_kernels.training.data.embedded_clips import batch_states, rows_of
 from sparrow_kernels.training.small_target import END
 from sparrow_kernels.training.target.language import ClipBatch
 

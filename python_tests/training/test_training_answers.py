@@ -10,9 +10,9 @@ import pytest
 from dialogue_cases import clip_dialogue, text_dialogue, write_clip, write_lines
 from family_cases import tiny
 
-from sparrow_kernels.training.answers import regenerate
-from sparrow_kernels.training.dialogues import read_dialogues
-from sparrow_kernels.training.encoding import _END_OF_TURN, Encoder
+from sparrow_kernels.training.data.answers import regenerate
+from sparrow_kernels.training.data.dialogues import read_dialogues
+from sparrow_kernels.training.data.encoding import _END_OF_TURN, Encoder
 
 
 def written(folder: Path, out: Path, **settings: object) -> list[str]:

@@ -15,11 +15,11 @@ from torch import Tensor
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.drafting.modes import MODES
 from sparrow_kernels.drafting.text_rows import TextRows
-from sparrow_kernels.training import cache as cache_module
-from sparrow_kernels.training.cache import StateCache, weights_mark
-from sparrow_kernels.training.dialogue_rows import DialogueRows
-from sparrow_kernels.training.dialogues import read_dialogues
-from sparrow_kernels.training.encoding import Encoder
+from sparrow_kernels.training.data import cache as cache_module
+from sparrow_kernels.training.data.cache import StateCache, weights_mark
+from sparrow_kernels.training.data.dialogue_rows import DialogueRows
+from sparrow_kernels.training.data.dialogues import read_dialogues
+from sparrow_kernels.training.data.encoding import Encoder
 
 GIB = 2.0**30
 

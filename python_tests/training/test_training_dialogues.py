@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from dialogue_cases import clip, clip_dialogue, said, text_dialogue, write_clip, write_lines
 
-from sparrow_kernels.training.dialogues import DataError, read_dialogues
+from sparrow_kernels.training.data.dialogues import DataError, read_dialogues
 
 ANSWER = said("assistant", "it is red")
 

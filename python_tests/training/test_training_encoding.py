@@ -13,9 +13,9 @@ from tiny_parts import tokenizer as plain_tokenizer
 
 from sparrow_kernels.drafting.rows import TEXT_ALONE
 from sparrow_kernels.models.sequence import SequenceReader
-from sparrow_kernels.training.dialogues import DataError, Dialogue, read_dialogues
-from sparrow_kernels.training.encoding import Encoded, Encoder
-from sparrow_kernels.training.rows import text_rows
+from sparrow_kernels.training.data.dialogues import DataError, Dialogue, read_dialogues
+from sparrow_kernels.training.data.encoding import Encoded, Encoder
+from sparrow_kernels.training.data.rows import text_rows
 
 SEVERAL = [
     said("system", "be brief"),

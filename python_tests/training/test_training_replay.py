@@ -13,10 +13,10 @@ from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.models.families import Parts
 from sparrow_kernels.models.pair import draft_for
 from sparrow_kernels.models.sequence import SequenceReader
-from sparrow_kernels.training.encoding import stop_ids
+from sparrow_kernels.training.data.encoding import stop_ids
+from sparrow_kernels.training.data.rows import wanted_layers
 from sparrow_kernels.training.held_out import answered
 from sparrow_kernels.training.replay import known_text, mean_of, replay
-from sparrow_kernels.training.rows import wanted_layers
 
 
 def replayed(

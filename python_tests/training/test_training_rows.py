@@ -17,9 +17,9 @@ from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.drafting.modes import MODES
 from sparrow_kernels.drafting.rows import RowRules
 from sparrow_kernels.models.sequence import SequenceReader
-from sparrow_kernels.training.dialogues import read_dialogues
-from sparrow_kernels.training.encoding import Encoder
-from sparrow_kernels.training.rows import response_slots, text_rows, wanted_layers
+from sparrow_kernels.training.data.dialogues import read_dialogues
+from sparrow_kernels.training.data.encoding import Encoder
+from sparrow_kernels.training.data.rows import response_slots, text_rows, wanted_layers
 
 SYSTEMS = [*MODES, "sparrow's bridge"]
 

@@ -93,9 +93,9 @@ def train_on_data(arguments: argparse.Namespace, out: Path) -> None:
     from sparrow_kernels.cli.question import device_of, dtype_of
     from sparrow_kernels.models.pair import load_target
     from sparrow_kernels.models.quiet import quiet_transformers
-    from sparrow_kernels.training.dialogues import read_dialogues
-    from sparrow_kernels.training.encoding import Encoder
-    from sparrow_kernels.training.user_data import DialogueTraining
+    from sparrow_kernels.training.data.dialogues import read_dialogues
+    from sparrow_kernels.training.data.encoding import Encoder
+    from sparrow_kernels.training.dialogue_training import DialogueTraining
     from sparrow_kernels.training.workers import join_workers
 
     on_wrong = None if arguments.on_wrong != "skip" else _skip
@@ -129,7 +129,7 @@ def train_on_data(arguments: argparse.Namespace, out: Path) -> None:
 
 
 def _settings(arguments: argparse.Namespace) -> Any:
-    from sparrow_kernels.training.user_data import TrainingSettings
+    from sparrow_kernels.training.dialogue_training import TrainingSettings
 
     asked = {
         "mode": arguments.mode,
@@ -160,7 +160,7 @@ def _regenerate(
     workers: Workers,
     on_wrong: Any,
 ) -> None:
-    from sparrow_kernels.training.answers import regenerate
+    from sparrow_kernels.training.data.answers import regenerate
 
     if workers.count > 1:
         raise ValueError(

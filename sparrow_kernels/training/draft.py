@@ -20,7 +20,7 @@ from sparrow_kernels.drafting.losses import LossWeights
 from sparrow_kernels.drafting.modes import MODES
 from sparrow_kernels.embedded.draft_recipe import DraftRecipe
 from sparrow_kernels.models.pair import load_target
-from sparrow_kernels.training.embedded_clips import ClipStates, EmbeddedClips
+from sparrow_kernels.training.data.embedded_clips import ClipStates, EmbeddedClips
 from sparrow_kernels.training.plan import Stage, TrainingPlan
 from sparrow_kernels.training.run import DraftTraining
 from sparrow_kernels.training.target.clip_features import pool_features

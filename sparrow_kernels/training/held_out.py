@@ -14,10 +14,10 @@ from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.models.decoder import SparrowDecoder
 from sparrow_kernels.models.families import Parts
 from sparrow_kernels.models.sequence import SequenceReader, SequenceStates
-from sparrow_kernels.training.dialogues import DataError, Dialogue
-from sparrow_kernels.training.encoding import Encoder, stop_ids
+from sparrow_kernels.training.data.dialogues import DataError, Dialogue
+from sparrow_kernels.training.data.encoding import Encoder, stop_ids
+from sparrow_kernels.training.data.rows import wanted_layers
 from sparrow_kernels.training.replay import known_text, mean_of, replay
-from sparrow_kernels.training.rows import wanted_layers
 
 
 class HeldOutTexts:

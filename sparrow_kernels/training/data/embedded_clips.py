@@ -19,7 +19,7 @@ from sparrow_kernels.drafting.text_rows import TextRows, stacked
 from sparrow_kernels.embedded.recipe import LanguageStage
 from sparrow_kernels.models.bridge.names import cache_keyword
 from sparrow_kernels.models.sequence import SequenceStates
-from sparrow_kernels.training.rows import response_slots, text_rows, wanted_layers
+from sparrow_kernels.training.data.rows import response_slots, text_rows, wanted_layers
 from sparrow_kernels.training.small_target import END, VIDEO
 from sparrow_kernels.training.target.language import BatchMaker, ClipBatch
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sparrow_kernels.drafting.text_rows import TextRows
-from sparrow_kernels.training.dialogues import Dialogue
+from sparrow_kernels.training.data.dialogues import Dialogue
 
 _SAMPLE = 32
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sparrow_kernels.training.cache import weights_mark
-from sparrow_kernels.training.dialogues import DataError, Dialogue
-from sparrow_kernels.training.encoding import Encoder
+from sparrow_kernels.training.data.cache import weights_mark
+from sparrow_kernels.training.data.dialogues import DataError, Dialogue
+from sparrow_kernels.training.data.encoding import Encoder
 
 _BEGIN = b'{"key": "'
 

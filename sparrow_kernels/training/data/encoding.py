@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.models.inputs import check_chat_template, clip_for, processor_outputs
-from sparrow_kernels.training.dialogues import DataError, Dialogue
-from sparrow_kernels.training.rows import response_slots
+from sparrow_kernels.training.data.dialogues import DataError, Dialogue
+from sparrow_kernels.training.data.rows import response_slots
 
 _END_OF_TURN = 8
 """Tokens that templates write behind an answer, at most."""

@@ -17,11 +17,11 @@ from sparrow_kernels.drafting.head import frequent_ids
 from sparrow_kernels.drafting.losses import LOSSES
 from sparrow_kernels.drafting.modes import MODES
 from sparrow_kernels.drafting.rows import RowRules
-from sparrow_kernels.training.cache import StateCache, weights_mark
 from sparrow_kernels.training.card import write_card
-from sparrow_kernels.training.dialogue_rows import DialogueRows
-from sparrow_kernels.training.dialogues import DataError, Dialogue
-from sparrow_kernels.training.encoding import Encoder
+from sparrow_kernels.training.data.cache import StateCache, weights_mark
+from sparrow_kernels.training.data.dialogue_rows import DialogueRows
+from sparrow_kernels.training.data.dialogues import DataError, Dialogue
+from sparrow_kernels.training.data.encoding import Encoder
 from sparrow_kernels.training.held_out import HeldOutTexts
 from sparrow_kernels.training.history import draw
 from sparrow_kernels.training.plan import Stage, TrainingPlan

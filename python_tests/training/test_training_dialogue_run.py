@@ -18,10 +18,10 @@ from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.drafting.modes import MODES
 from sparrow_kernels.training import held_out
 from sparrow_kernels.training.checkpoint import write_whole
-from sparrow_kernels.training.dialogues import DataError, read_dialogues
-from sparrow_kernels.training.encoding import Encoder
+from sparrow_kernels.training.data.dialogues import DataError, read_dialogues
+from sparrow_kernels.training.data.encoding import Encoder
+from sparrow_kernels.training.dialogue_training import DialogueTraining, TrainingSettings
 from sparrow_kernels.training.history import COLUMNS
-from sparrow_kernels.training.user_data import DialogueTraining, TrainingSettings
 from sparrow_kernels.training.workers import Workers
 
 SHORT: dict[str, Any] = {"steps": 2, "text_steps": 0, "held_out": 0, "passes": 2}

@@ -10,10 +10,10 @@ import torch
 from sparrow_kernels.drafting.rows import RowRules
 from sparrow_kernels.drafting.text_rows import TextRows, stacked
 from sparrow_kernels.models.sequence import SequenceReader
-from sparrow_kernels.training.cache import StateCache
-from sparrow_kernels.training.dialogues import DataError, Dialogue
-from sparrow_kernels.training.encoding import Encoder
-from sparrow_kernels.training.rows import text_rows, wanted_layers
+from sparrow_kernels.training.data.cache import StateCache
+from sparrow_kernels.training.data.dialogues import DataError, Dialogue
+from sparrow_kernels.training.data.encoding import Encoder
+from sparrow_kernels.training.data.rows import text_rows, wanted_layers
 
 
 class DialogueRows:
