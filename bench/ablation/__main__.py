@@ -33,11 +33,12 @@ def main() -> int:
 
     target, processor = load_target()
     target.requires_grad_(False)
+    folder = arguments.folder / str(arguments.steps)
     for seed in SEEDS:
-        train_seed(target, processor, arguments.folder, seed, arguments.steps)
+        train_seed(target, processor, folder, seed, arguments.steps)
     if arguments.train_only:
         return 0
-    results.write_csv(measure(target, processor, arguments.folder), arguments.csv)
+    results.write_csv(measure(target, processor, folder), arguments.csv)
     print(results.table(arguments.csv))
     if arguments.plot is not None:
         results.draw(arguments.csv, arguments.plot)

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bench.ablation.systems import CHECKED_CLIPS, LENGTHS, SEEDS, SYSTEMS, Length
-from bench.ablation.training import trained
+from bench.ablation.training import drafts_mark, trained
 from sparrow_kernels import SparrowDecoder, TreeConfig
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.embedded.clips import make_clip
@@ -49,12 +49,12 @@ def ways(target: Any, root: Path, seeds: Sequence[int] = SEEDS) -> list[Way]:
 
 
 def measure(target: Any, processor: Any, root: Path, lengths: Sequence[Length] = LENGTHS) -> Path:
-    """A line a clip in `root/clips.jsonl`; clips that are there are left as they are.
+    """A line a clip, in a file of these drafts; clips that are there are left as they are.
 
     Raises:
         RuntimeError: a replay emits something else than decoding does.
     """
-    path = root / "clips.jsonl"
+    path = root / f"clips-{drafts_mark(root)}.jsonl"
     done = {(line["visual_tokens_asked"], line["clip"]) for line in lines_of(path)}
     every = ways(target, root)
     rules = [way.draft.config.row_rules() for way in every]

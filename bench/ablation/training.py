@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,17 @@ def folder_of(root: Path, seed: int, system: System) -> Path:
     return root / f"seed-{seed}" / name
 
 
+def drafts_mark(root: Path) -> str:
+    """Says which drafts there are: trained again they have another."""
+    digest = hashlib.sha256()
+    for path in sorted(root.glob("seed-*/*/training.pt")):
+        digest.update(str(path.relative_to(root)).encode())
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        for value in state["draft"].values():
+            digest.update(value.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def features_of(target: Any, root: Path) -> Tensor:
     """The target's features of the tile pool, kept: they take two minutes."""
     path = root / "features.pt"
@@ -53,7 +65,7 @@ def train_seed(target: Any, processor: Any, root: Path, seed: int, steps: int) -
     drafts = [
         fresh_draft(target, system.mode, numbers, seed, **system.settings) for system in SYSTEMS
     ]
-    maker = clip_maker(target, processor, seed, features_of(target, root))
+    maker = clip_maker(target, processor, seed, features_of(target, root.parent))
     rules = [draft.config.row_rules() for draft in drafts]
     states = ClipStates(target, maker, numbers.clips, rules)
     runs = []

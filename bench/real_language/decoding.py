@@ -65,9 +65,9 @@ def decode(folder: Path, draft: Path | None, tree: str, prompts: int) -> list[di
         measured = _measure(decoder, inputs, number, temperature)
         found.append({"of": same, "prompt": number, "temperature": temperature, **measured})
         lines.append(kept, found[-1])
-    kept.unlink(missing_ok=True)
     found = [one for one in found if one["prompt"] < len(dialogues)]
     lines.write(folder / "decoded.jsonl", found)
+    kept.unlink(missing_ok=True)
     return found
 
 

@@ -85,3 +85,25 @@ def test_two_processes_take_the_steps_of_one(
     ours = load_file(tmp_path / "shared" / "model.safetensors")
     for name, value in kept.items():
         torch.testing.assert_close(ours[name], value, rtol=0, atol=2e-3)
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
+def test_what_one_process_cannot_use_ends_both_and_keeps_what_was_learnt(
+    whole: tuple[Path, dict[int, float]], tmp_path: Path
+) -> None:
+    """The first stage reads texts alone; a clip of the second cannot be read."""
+    folder, _ = whole
+    data = (folder / "data.jsonl").read_text().splitlines()
+    (tmp_path / "clip.mp4").write_bytes((folder / "clip.mp4").read_bytes())
+    clips = [n for n, line in enumerate(data) if "clip.mp4" in line]
+    data[clips[-1]] = data[clips[-1]].replace("clip.mp4", "other.mp4")
+    (tmp_path / "data.jsonl").write_text("\n".join(data) + "\n")
+    (tmp_path / "other.mp4").write_bytes(b"no video")
+    out = tmp_path / "out"
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    command = [sys.executable, *launcher, str(SCRIPT), str(tmp_path), str(out)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0
+    assert f"data.jsonl:{clips[-1] + 1}: " in done.stderr and "other.mp4" in done.stderr
+    kept = torch.load(out / "training.pt", weights_only=True)["progress"]["step"]
+    assert kept == 1 + max(losses(done.stdout))
