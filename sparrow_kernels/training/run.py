@@ -147,7 +147,7 @@ class DraftTraining:
                         loss=f"{progress.loss:.3f}", emitted=f"{progress.mean_emitted:.2f}"
                     )
                 bar.update()
-                if now - saved > max(_SECONDS_BETWEEN_CHECKPOINTS, 20 * took) or is_last:
+                if now - saved > _SECONDS_BETWEEN_CHECKPOINTS * max(1.0, took) or is_last:
                     self.save()
                     saved = time.monotonic()
                     took = saved - now
