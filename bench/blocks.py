@@ -16,6 +16,7 @@ _COMMANDS = {
     "demo": "python -m bench.demo --json bench/results/demo.json",
     "step": "python -m bench.step --json bench/results/step.json",
     "drafts": "python -m bench.drafts --json bench/results/drafts.json",
+    "real-language": "python -m bench.real_language --json bench/results/real_language.json",
 }
 
 
@@ -140,6 +141,26 @@ def drafts(results: Path) -> str:
     return f"Measured by `{_COMMANDS['drafts']}`.\n\n{table(columns, lines)}"
 
 
+def real_language(results: Path) -> str:
+    """A draft of a language model that no one here trained, beside prompt lookup."""
+    path = results / "real_language.json"
+    if not path.exists():
+        return _missing("real-language")
+    lines = [
+        [
+            f"{row['temperature']:g}", str(row["texts"]), str(row["draft"]), str(row["prompts"]),
+            "-" if row["identical"] is None else f"{row['identical']} of {row['prompts']}",
+            "-" if row["near_ties"] is None else str(row["near_ties"]),
+            f"{row['mean_emitted']:.2f}", _times(row["speedup_plain"]),
+            _times(row["speedup_generate"]),
+        ]
+        for row in records.read(path).rows
+    ]  # fmt: skip
+    columns = ["T", "texts", "draft", "prompts", "identical text", "near ties", "`mean_emitted`",
+               "× plain loop", "× `generate`"]  # fmt: skip
+    return f"Measured by `{_COMMANDS['real-language']}`.\n\n{table(columns, lines)}"
+
+
 def _milliseconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
@@ -159,6 +180,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "decoding": decoding,
     "step": step,
     "drafts": drafts,
+    "real-language": real_language,
     "speed-goals": speed_goals,
     "ops-cpu": partial(ops, "cpu"),
     "ops-cuda": partial(ops, "cuda"),
