@@ -18,7 +18,7 @@ from sparrow_kernels.drafting.text_rows import TextRows
 from sparrow_kernels.training.data import cache as cache_module
 from sparrow_kernels.training.data.cache import StateCache, weights_mark
 from sparrow_kernels.training.data.dialogue_rows import DialogueRows
-from sparrow_kernels.training.data.dialogues import read_dialogues
+from sparrow_kernels.training.data.dialogues import DataError, read_dialogues
 from sparrow_kernels.training.data.encoding import Encoder
 
 GIB = 2.0**30
@@ -89,6 +89,15 @@ def test_shards_of_another_target_line_or_clip_are_not_read(tmp_path: Path) -> N
     assert after.clip is not None and before.clip is not None
     assert after.clip.shape[1] > before.clip.shape[1]
     assert made.warnings == []
+
+
+def test_a_clip_that_is_gone_is_told_of_its_line(tmp_path: Path) -> None:
+    made = Cached(tmp_path)
+    source = made.rows()
+    source.rows(1)
+    (tmp_path / "clip.mp4").unlink()
+    with pytest.raises(DataError, match=r"data.jsonl:2: .*clip.mp4 is no longer there"):
+        source.rows(1)
 
 
 def test_a_folder_that_was_moved_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from dialogue_cases import clip_dialogue, text_dialogue, write_clip, write_lines
 from family_cases import tiny
 from safetensors.torch import load_file
 
-from sparrow_kernels import SparrowDecoder, load_draft
+from sparrow_kernels import SparrowDecoder, TreeConfig, load_draft
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.drafting.modes import MODES
 from sparrow_kernels.training import held_out
@@ -113,6 +113,14 @@ def test_a_vocabulary_of_its_own(tmp_path: Path) -> None:
     draft = load_draft(run.run(), target)
     assert draft.draft_vocabulary == tuple(ids)
     assert not torch.equal(draft.network.head.weight, rows)
+
+
+@pytest.mark.parametrize("tree", ["6-5-1", "20-6-4:marginals", "3x2x1"])
+def test_the_tree_asked_for_is_the_drafts_own(tmp_path: Path, tree: str) -> None:
+    out = trained(tmp_path, tmp_path / "out", tree=tree, held_out=1)
+    draft = load_draft(out, tiny("qwen2_5_vl").target)
+    assert TreeConfig(**draft.config.tree) == TreeConfig.parse(tree)
+    assert f"on held-out prompts, tree {tree}." in (out / "README.md").read_text()
 
 
 def test_a_vocabulary_larger_than_what_was_said_is_filled_up(tmp_path: Path) -> None:

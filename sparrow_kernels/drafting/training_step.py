@@ -81,7 +81,8 @@ def draft_loss(
     outputs, first = trained_outputs(network, embedding, rows, passes, theta, sees_clip)
     counts = pass_counts([rows], passes) if counts is None else counts
     response = rows.response[:, first:]
-    is_reached = reached(response, passes)[:, response]
+    grid = reached(response, passes)
+    is_reached = grid[:, response]
     places = response.nonzero(as_tuple=True)
     decay = weights.pass_decay ** torch.arange(passes, dtype=torch.float64)
     shares = (decay / counts.clamp_min(1)).to(response.device, torch.float32)
@@ -98,13 +99,13 @@ def draft_loss(
             chunk, right = _chunk_losses(*arguments)
         loss = loss + (shares * chunk).sum()
         agreed.append(right)
-    agrees = torch.zeros_like(reached(response, passes))
+    agrees = torch.zeros_like(grid)
     if agreed:
         agrees[:, response] = torch.cat(agreed, dim=1)
     accepted = [agrees[0]]
     for each in agrees[1:]:
         accepted.append(F.pad(accepted[-1], (1, -1)) & each)
-    sums = [grid.sum(dim=(1, 2)).double().cpu() for grid in (agrees, torch.stack(accepted))]
+    sums = [each.sum(dim=(1, 2)).double().cpu() for each in (agrees, torch.stack(accepted))]
     return LossSums(loss, *sums)
 
 

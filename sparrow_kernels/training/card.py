@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sparrow_kernels._version import __version__
+from sparrow_kernels.decoding import TreeConfig
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.training.run import Progress
 
@@ -58,7 +59,7 @@ def write_card(
     ]
     measured = "nothing was held out to measure it on"
     if held_out:
-        tree = "-".join(map(str, config.tree.values()))
+        tree = TreeConfig(**config.tree)
         measured = f"{held_out[-1]:.2f} tokens a target call on held-out prompts, tree {tree}"
     picture = ", `training.png` shows it" if (folder / "training.png").exists() else ""
     text = _CARD.format(

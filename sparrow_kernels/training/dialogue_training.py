@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -162,8 +163,7 @@ class DialogueTraining:
         if settings.sees_clip is not None:
             asked |= {"sees_clip": settings.sees_clip, "trained_to_see": settings.sees_clip}
         if settings.tree is not None:
-            tree = TreeConfig.parse(settings.tree)
-            asked["tree"] = {"total": tree.total, "depth": tree.depth, "width": tree.width}
+            asked["tree"] = _keywords(TreeConfig.parse(settings.tree))
         ids: list[int] = []
         if settings.draft_vocabulary is not None:
             ids = self._frequent_ids(settings.draft_vocabulary)
@@ -186,11 +186,9 @@ class DialogueTraining:
                 continue  # it is told of when its turn comes
         ids = frequent_ids(known, size)
         # Where answers hold fewer, the lowest ids fill up: tokenizers number by frequency.
-        spare = (each for each in range(self._target.config.get_text_config().vocab_size))
-        filled = set(ids)
-        while len(filled) < size and (each := next(spare, None)) is not None:
-            filled.add(each)
-        return sorted(filled)
+        said, every = set(ids), range(self._target.config.get_text_config().vocab_size)
+        others = (each for each in every if each not in said)
+        return sorted([*ids, *islice(others, size - len(ids))])
 
     def _plan(self) -> TrainingPlan:
         settings, rules = self._settings, self.draft.config.row_rules()
@@ -261,6 +259,14 @@ class DialogueTraining:
             self._warn("training.png is left out: matplotlib is not installed")
         facts = asdict(self._settings)
         write_card(self._folder, self._target, self.draft, training.progress, facts)
+
+
+def _keywords(tree: TreeConfig) -> dict[str, Any]:
+    """Those that make this tree again."""
+    if tree.branching is not None:
+        return {"branching": list(tree.branching)}
+    sizes = {"total": tree.total, "depth": tree.depth, "width": tree.width}
+    return sizes | ({"marginals": True} if tree.marginals else {})
 
 
 def _digest(dialogues: Sequence[Dialogue], texts: Sequence[Dialogue], encoder: Encoder) -> str:

@@ -16,7 +16,7 @@ from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.drafting.text_rows import TextRows
 from sparrow_kernels.drafting.training_step import StepResult, training_step
 from sparrow_kernels.training.checkpoint import load_whole, write_whole
-from sparrow_kernels.training.history import Entry, write_csv
+from sparrow_kernels.training.history import COLUMNS, Entry, write_csv
 from sparrow_kernels.training.plan import RowSource, TrainingPlan
 from sparrow_kernels.training.workers import Workers
 
@@ -200,5 +200,4 @@ class DraftTraining:
         stage, _, number = self.plan.at(step)
         values: list[Any] = [step + 1, self.progress.loss, stage.rate(number)]
         values += [self.progress.mean_emitted, held_out]
-        names = ("step", "loss", "learning_rate", "mean_emitted_estimate", "mean_emitted_held_out")
-        self.progress.history.append(dict(zip(names, values, strict=True)))
+        self.progress.history.append(dict(zip(COLUMNS, values, strict=True)))

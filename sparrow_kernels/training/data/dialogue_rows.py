@@ -70,10 +70,10 @@ class DialogueRows:
         if number in self._empty:
             return None
         dialogue = self._dialogues[number]
-        kept = None if self._cache is None else self._cache.get(dialogue)
-        if kept is not None:
-            return kept
         try:
+            kept = None if self._cache is None else self._cache.get(dialogue)
+            if kept is not None:
+                return kept
             encoded = self._encoder(dialogue)
         except DataError as error:
             if self._on_wrong is None:

@@ -45,8 +45,15 @@ class Dialogue:
 
     @property
     def mark(self) -> str:
-        """Says what is in it, wherever its files lie: another text or file has another."""
-        return json.dumps([_marked(each) for each in self.messages], sort_keys=True)
+        """Says what is in it, wherever its files lie: another text or file has another.
+
+        Raises:
+            DataError: a file is gone.
+        """
+        try:
+            return json.dumps([_marked(each) for each in self.messages], sort_keys=True)
+        except OSError as error:
+            raise self.wrong(f"{error.filename} is no longer there") from error
 
     @property
     def prompt(self) -> Dialogue:
