@@ -29,4 +29,6 @@ def test_memory_is_linear_up_to_16k_tokens(kind: str) -> None:
     # The target's pass takes time as the square of the length.
     longest = 8_000 if kind == "target" else 16_000
     growth = peak(kind, longest) / peak(kind, longest // 8)
-    assert growth == pytest.approx(8, rel=0.1)
+    # Eight times the tokens may take a tenth more than eight times the memory. They take less by
+    # what does not depend on the length, which differs between machines.
+    assert 5 < growth < 8.8
