@@ -46,6 +46,7 @@ class Kernel:
     """Fences that wait for the whole GPU."""
     hazards: tuple[str, ...] = ()
     """Where a product may read what it should not, in words."""
+    warpgroup_products: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ WARP, _PARTITIONS = 32, 4
 _REGISTER_UNIT, _SMEM_UNIT = 256, 128  # what registers of a warp, and shared memory, come in
 
 TENSOR_CORE = re.compile(r"(HMMA|HGMMA)\b")
+_WARPGROUP = re.compile(r"HGMMA\b")
 ASYNC_COPY = re.compile(r"(LDGSTS|UTMALDG|UTMASTG|UTMAREDG|UBLKCP)\b")
 _LOCAL_STORE = re.compile(r"STL\b")
 _WIDTHS = {"8": 1, "U8": 1, "S8": 1, "16": 2, "U16": 2, "S16": 2, "64": 8, "128": 16}
@@ -126,6 +128,7 @@ def read(cubin: Path, arch: int) -> list[Kernel]:
                 main_loop=sass.main_loop(code),
                 gpu_fences=sass.gpu_fences(code),
                 hazards=tuple(sass.hazards(code)),
+                warpgroup_products=_count(opcodes, _WARPGROUP),
             )
         )
     return kernels

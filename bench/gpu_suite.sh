@@ -17,6 +17,7 @@
 # It uses the Python on PATH (or $PYTHON) as it is and installs nothing. PEER_WHEELS names a folder
 # of wheels that this Python lacks; they are unpacked under build/peers, where the peers' kernels
 # are compiled too, and found from there. SPARROW_COMMIT says what was measured where git cannot.
+# With a Triton before 3.7.1, SPARROW_WGMMA=1 measures the tiles that a later one would run.
 # Results, at most 8 files, go into ${OUT:-bench/results} as they come: suite.log, summary.txt, a
 # CSV for each part that measures, the log of a part at work.
 #

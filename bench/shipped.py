@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "sparrow_kernels"
 LIBRARY = PACKAGE / "libsparrow_ops.so"
 ARCHITECTURES = (80, 90)
+UNFENCED = " unfenced"
+"""How kernels are named that must not have a warpgroup's products."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,13 @@ class Compiled:
     threads: int | None
     """Of the largest block it was compiled for; None where its source names none."""
     needs_tensor_cores: bool
+
+    def hazards(self) -> list[str]:
+        """Where a product may read what it should not, in words."""
+        found = [*self.kernel.hazards]
+        if self.name.endswith(UNFENCED) and self.kernel.warpgroup_products > 0:
+            found.append(f"{self.kernel.warpgroup_products} products of a warpgroup")
+        return found
 
     def occupancy(self) -> float | None:
         """Where its block is known."""

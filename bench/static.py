@@ -191,7 +191,7 @@ def row_of(each: Compiled, compiler: str, digest: str) -> Row:
         each.name, f"sm_{each.arch}", kernel.registers, each.smem_bytes, kernel.stack_bytes,
         kernel.spill_bytes, kernel.tensor_core_ops, kernel.async_copies,
         "" if share is None else f"{share:.3f}",
-        each.threads or "", *map(_text, each.in_flight()), kernel.gpu_fences, len(kernel.hazards),
+        each.threads or "", *map(_text, each.in_flight()), kernel.gpu_fences, len(each.hazards()),
         *map(_text, each.cycles()), compiler, digest,
     )  # fmt: skip
     return dict(zip(COLUMNS, map(str, values), strict=True))
@@ -212,7 +212,7 @@ def kernel_failures(each: Compiled, stacks: Sequence[Stack] = STACKS) -> list[st
         found.append(f"{name}: spills {kernel.spill_bytes} bytes")
     elif kernel.stack_bytes > 0:
         found.append(f"{name}: a stack of {kernel.stack_bytes} bytes that is not listed")
-    found += [f"{name}: {hazard}" for hazard in kernel.hazards]
+    found += [f"{name}: {hazard}" for hazard in each.hazards()]
     if kernel.main_loop is not None and kernel.main_loop.wait_distance == 0:
         found.append(f"{name}: its main loop waits for every copy: nothing overlaps")
     if each.occupancy() == 0:

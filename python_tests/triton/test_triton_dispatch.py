@@ -141,7 +141,7 @@ def test_dtypes_that_only_the_reference_has_are_named():
         tree_attention(*arguments)
 
 
-@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize("arch", [80, 90, configurations.UNFENCED])
 @pytest.mark.parametrize("head_dim", [16, 64, 80, 128, 256])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_table_of_tiles(dtype, head_dim, arch):

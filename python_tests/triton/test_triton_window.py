@@ -260,7 +260,10 @@ def test_what_it_does_not_take():
 @pytest.mark.parametrize("kernel", ["forward", "query", "key"])
 def test_every_configuration_has_tiles(kernel, head_dim, dtype):
     """Powers of two that `tl.dot` takes, for all GPUs alike."""
-    for major in (8, 9, 10, 12):
-        tiles = window_tiles.tiles(kernel, dtype, head_dim, major)
+    for major, fenced in ((8, True), (9, True), (9, False), (10, True), (10, False), (12, True)):
+        tiles = window_tiles.tiles(kernel, dtype, head_dim, major, fenced)
         for size in (tiles.rows, tiles.keys):
             assert size >= 16 and size & (size - 1) == 0
+        if not fenced and dtype != torch.float32:
+            assert tiles.num_warps == 2 or max(tiles.rows, tiles.keys) <= 64
+            assert tiles.num_warps == 2 or tiles.rows < 64

@@ -15,7 +15,13 @@ from sparrow_kernels.releases import TESTED, standing
 HELP = "versions, devices, and which backend is available and why not"
 
 _PACKAGES = ("torch", "transformers", "triton", "torchvision", "av", "numpy", "safetensors")
-_SETTINGS = ("SPARROW_AUTOTUNE", "SPARROW_BACKEND", "SPARROW_CHECK", "SPARROW_TRACEBACK")
+_SETTINGS = (
+    "SPARROW_AUTOTUNE",
+    "SPARROW_BACKEND",
+    "SPARROW_CHECK",
+    "SPARROW_TRACEBACK",
+    "SPARROW_WGMMA",
+)
 _BACKENDS = ("native", "triton", "torch", "reference")
 
 
@@ -44,6 +50,7 @@ def describe() -> dict[str, Any]:
         },
         "devices": _devices(),
         "backends": _backends(),
+        "warpgroup_products": _warpgroup_products(),
         "native_build": _native_build(),
         "settings": {name: os.environ.get(name) for name in _setting_names()},
     }
@@ -125,6 +132,12 @@ def _backends() -> dict[str, dict[str, Any]]:
     return backends
 
 
+def _warpgroup_products() -> str:
+    from sparrow_kernels.ops.attention.triton import fences
+
+    return fences.standing()
+
+
 def _native_build() -> dict[str, Any] | None:
     try:
         from sparrow_kernels import _C
@@ -143,7 +156,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     for device in facts["devices"]:
         more = ", ".join(f"{k} {v}" for k, v in device.items() if k not in ("device", "name"))
         lines.append(f"{device['device']:<16} {device['name']} ({more})")
-    lines += ["", *_backend_lines(facts["backends"]), ""]
+    lines += ["", *_backend_lines(facts["backends"])]
+    lines += [f"{'triton on 9.x':<16} a warpgroup's products {facts['warpgroup_products']}", ""]
     build = facts["native_build"]
     if build is None:
         lines.append(f"{'native build':<16} none")

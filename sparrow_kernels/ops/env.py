@@ -4,6 +4,8 @@
 value checks on (1) or off (0). Ops read both when they *run*, never while `torch.compile` traces
 them, so a compiled graph follows a later change. `SPARROW_AUTOTUNE=1` lets Triton ops time several
 tile sizes at the first call of a shape on a GPU, instead of taking those of their table.
+`SPARROW_WGMMA` lets Triton's kernels use a warpgroup's products (1) or not (0); without it the
+installed triton decides, see `ops/attention/triton/fences.py`.
 """
 
 from __future__ import annotations
@@ -35,11 +37,17 @@ _checks: ContextVar[bool | None] = ContextVar(
     "sparrow_checks", default=_switch_from_environment("SPARROW_CHECK")
 )
 _autotune = _switch_from_environment("SPARROW_AUTOTUNE") is True
+_warpgroup_products = _switch_from_environment("SPARROW_WGMMA")
 
 
 def autotune() -> bool:
     """Whether `SPARROW_AUTOTUNE=1`."""
     return _autotune
+
+
+def warpgroup_products() -> bool | None:
+    """`SPARROW_WGMMA`, None where it is not set."""
+    return _warpgroup_products
 
 
 def current_backend() -> str:

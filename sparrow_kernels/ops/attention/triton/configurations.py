@@ -1,8 +1,8 @@
 """The tile sizes of the tree kernel: a small table, checked for spills by compiling ahead of time.
 
 One row of the table serves an architecture, a width of dtype and a padded head dim. 9.0 has its
-own; every other GPU from 8.0 on takes that of 8.0, whose tiles fit 99 KB of shared memory. Imports
-no triton.
+own, and one more for a Triton without fences; every other GPU from 8.0 on takes that of 8.0, whose
+tiles fit 99 KB of shared memory. Imports no triton.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import math
 from typing import NamedTuple
 
 import torch
+
+from sparrow_kernels.ops.attention.triton import fences
 
 
 class Configuration(NamedTuple):
@@ -38,6 +40,9 @@ class Configuration(NamedTuple):
 
 INTERPRETER = 0
 """The architecture of a CPU: under the interpreter a tile costs the same whatever its size."""
+UNFENCED = 9
+"""That of GPUs of 9.x and 10.x without a warpgroup's products (`fences.py`). Two warps of 32 rows
+and more, and 16 rows, are what the compiler has no such products for."""
 
 _C = Configuration
 _Table = dict[tuple[int, int, int], tuple[Configuration, ...]]
@@ -78,6 +83,9 @@ _TABLE: _Table = {
         _C(16, 0, 32, 32, 4, 3, 1),
         _C(64, 0, 16, 16, 8, 3, 1),
     ),
+    (UNFENCED, 2, 64): (_C(16, 0, 64, 16, 4, 4, 4), _C(64, 0, 64, 32, 2, 4, 4)),
+    (UNFENCED, 2, 128): (_C(16, 0, 64, 32, 4, 4, 2), _C(32, 0, 64, 32, 2, 4, 2)),
+    (UNFENCED, 2, 256): (_C(16, 0, 32, 32, 4, 3, 2),),
     # Without tensor cores (float32 products are IEEE) small tiles: larger ones spill.
     (90, 4, 64): (_C(16, 0, 32, 16, 4, 3, 3), _C(32, 0, 32, 16, 4, 3, 2)),
     (90, 4, 128): (_C(16, 0, 16, 16, 4, 3, 4), _C(16, 0, 16, 16, 4, 3, 4)),
@@ -104,6 +112,9 @@ _ANCHORED: _Table = {
     (80, 2, 64): (_C(16, 0, 64, 32, 4, 5, 1), _C(64, 0, 64, 32, 4, 5, 1)),
     (80, 2, 128): (_C(16, 0, 32, 32, 4, 5, 1), _C(64, 0, 32, 32, 4, 5, 1)),
     (80, 2, 256): (_C(16, 0, 16, 16, 4, 5, 1), _C(64, 0, 16, 16, 8, 5, 1)),
+    (UNFENCED, 2, 64): (_C(16, 0, 64, 32, 4, 5, 2), _C(64, 0, 32, 32, 2, 5, 4)),
+    (UNFENCED, 2, 128): (_C(16, 0, 64, 32, 4, 5, 1), _C(32, 0, 32, 32, 2, 5, 3)),
+    (UNFENCED, 2, 256): (_C(16, 0, 32, 32, 4, 5, 1),),
     (90, 4, 64): (_C(16, 0, 32, 16, 4, 5, 2), _C(32, 0, 32, 16, 4, 5, 2)),
     (90, 4, 128): (_C(16, 0, 16, 16, 4, 5, 2), _C(16, 0, 16, 16, 4, 5, 2)),
     (90, 4, 256): (_C(16, 0, 16, 16, 4, 5, 1), _C(16, 0, 16, 16, 4, 5, 1)),
@@ -130,8 +141,11 @@ def padded_head_dim(head_dim: int) -> int:
 
 
 def architecture(capability: tuple[int, int]) -> int:
-    """The table's architecture for a GPU."""
-    return 90 if capability[0] == 9 else 80
+    """The table's architecture for a GPU, with the installed Triton."""
+    major = capability[0]
+    if not fences.takes_warpgroup_products(major):
+        return UNFENCED
+    return 90 if major == 9 else 80
 
 
 def configurations(
@@ -140,6 +154,8 @@ def configurations(
     """What the table has, by rows, ascending."""
     if arch == INTERPRETER:
         return _INTERPRETED
+    if arch == UNFENCED and dtype.itemsize == 4:
+        arch = 90  # float32 has no such products
     table = _ANCHORED if anchored else _TABLE
     return table[arch, dtype.itemsize, max(64, padded_head_dim(head_dim))]
 

@@ -2,7 +2,7 @@
 
 Every configuration of the table that its architecture uses, in bfloat16 (float16 has the same
 sizes) for a group of 7, a cache of usual strides and one word of ancestors; the ones with anchors;
-padded head dims; float32.
+padded head dims; float32; what runs where Triton leaves out a fence.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from sparrow_kernels.ops.attention.triton import merge, tree
 from sparrow_kernels.ops.attention.triton.anchors import BLOCK, anchor_kernel
 from sparrow_kernels.ops.attention.triton.configurations import (
+    UNFENCED,
     Configuration,
     configurations,
     padded_head_dim,
@@ -53,8 +54,21 @@ def shipped(arch: int) -> list[Shipped]:
         if (dtype, head_dim) in (("fp16", 128), ("bf16", 96)):
             table = table[-1:]  # the tightest
         found += [_tree(dtype, head_dim, anchored, each, arch) for each in dict.fromkeys(table)]
+    if arch >= 90:
+        found += _unfenced(arch)
     found += [_merge(dtype, arch >= 90) for dtype in ("bf16", "fp32")]
     return [*found, _parts("bf16"), _anchors()]
+
+
+def _unfenced(arch: int) -> list[Shipped]:
+    """What is run in place of 16-bit tiles with a warpgroup's products, but for tiles of both."""
+    found = []
+    for head_dim in (64, 128):
+        for anchored in (False, True):
+            (*_, each) = configurations(UNFENCED, torch.bfloat16, head_dim, anchored)
+            entry = _tree("bf16", head_dim, anchored, each, arch)
+            found.append(entry._replace(name=f"{entry.name} unfenced"))
+    return found
 
 
 def _tree(
@@ -91,7 +105,7 @@ def _tree(
         ),
         configuration.num_warps,
         configuration.num_stages,
-        dtype != "fp32" and configuration.block_m0 >= 64,
+        dtype != "fp32" and configuration.block_m0 >= 32,
     )
 
 

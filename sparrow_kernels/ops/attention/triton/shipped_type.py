@@ -22,4 +22,4 @@ class Shipped(NamedTuple):
     num_warps: int
     num_stages: int
     tensor_cores: bool
-    """Whether to expect tensor-core and asynchronous-copy instructions: 16-bit, 64 rows or more."""
+    """Whether to expect tensor-core and asynchronous-copy instructions: 16-bit, 32 rows or more."""

@@ -28,6 +28,7 @@ _SIZES = (
     (torch.float16, "fp16", 80),
     (torch.float32, "fp32", 128),
 )
+_UNFENCED = (*_SIZES[:2], (torch.bfloat16, "bf16", 256))
 # A name, the kernel's tiles, itself, and the tensors left out.
 _KERNELS: tuple[tuple[str, Kernel, Any, tuple[str, ...]], ...] = (
     ("forward", "forward", forward_kernel, ()),
@@ -41,11 +42,12 @@ _OF_INTEGERS = ("order_ptr", "rank_ptr")
 
 def shipped(arch: int) -> list[Shipped]:
     """The configurations for `arch`, 80 or 90."""
-    found = [
-        _sized(*kernel, dtype, short, head_dim, arch)
-        for dtype, short, head_dim in _SIZES
-        for kernel in _KERNELS
-    ]
+    found = [_sized(*kernel, *size, arch, fenced=True) for size in _SIZES for kernel in _KERNELS]
+    if arch >= 90:
+        unfenced = [
+            _sized(*kernel, *size, arch, fenced=False) for size in _UNFENCED for kernel in _KERNELS
+        ]
+        found += [each._replace(name=f"{each.name} unfenced") for each in unfenced]
     added = {"D": 128, "BLOCK_D": 128, "BLOCK_N": 128, "ROWS": ADDED_ROWS}
     return [
         *found,
@@ -63,8 +65,9 @@ def _sized(
     short: str,
     head_dim: int,
     arch: int,
+    fenced: bool,
 ) -> Shipped:
-    chosen = tiles(kernel, dtype, head_dim, arch // 10)
+    chosen = tiles(kernel, dtype, head_dim, arch // 10, fenced)
     constexprs: dict[str, int | None] = {
         "D": head_dim,
         "BLOCK_D": block_dim(head_dim),

@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from sparrow_kernels.ops.attention.triton import fences
+
 Kernel = Literal["forward", "query", "key"]
 
 
@@ -53,17 +55,30 @@ _HOPPER: dict[Kernel, tuple[Tiles, Tiles, Tiles]] = {
     "query": (Tiles(128, 64, 8, 5), Tiles(128, 64, 8, 5), Tiles(64, 32, 8, 5)),
     "key": (Tiles(64, 128, 8, 3), Tiles(32, 128, 8, 4), Tiles(32, 32, 8, 3)),
 }
+# The same without a warpgroup's products (`fences.py`): two warps, or less than 64 rows and keys.
+_UNFENCED: dict[Kernel, tuple[Tiles, Tiles, Tiles]] = {
+    "forward": (Tiles(64, 32, 2, 5), Tiles(32, 64, 4, 5), Tiles(32, 32, 4, 5)),
+    "query": (Tiles(32, 32, 2, 5), Tiles(32, 64, 4, 5), Tiles(32, 32, 4, 5)),
+    "key": (Tiles(32, 32, 4, 3), Tiles(32, 32, 4, 3), Tiles(32, 32, 8, 3)),
+}
 
 
 def tiles_for(kernel: Kernel, query: Tensor) -> Tiles:
     """The tiles for a call with this `query` `[B, Hq, S, D]`."""
     index = query.device.index if query.device.type == "cuda" else None
-    return tiles(kernel, query.dtype, query.shape[-1], _major(index))
+    major = _major(index)
+    fenced = fences.takes_warpgroup_products(major)
+    return tiles(kernel, query.dtype, query.shape[-1], major, fenced)
 
 
-def tiles(kernel: Kernel, dtype: torch.dtype, head_dim: int, major: int) -> Tiles:
-    """The tiles for a GPU of compute capability `major`.x, head dims up to 256."""
-    table = _HOPPER if major in (9, 10) else _AMPERE
+def tiles(
+    kernel: Kernel, dtype: torch.dtype, head_dim: int, major: int, fenced: bool = True
+) -> Tiles:
+    """The tiles for a GPU of compute capability `major`.x, head dims up to 256; `fenced`: with a
+    warpgroup's products, where the GPU has them."""
+    table = _HOPPER if major in fences.AFFECTED else _AMPERE
+    if major in fences.AFFECTED and not fenced:
+        table = _UNFENCED
     if dtype == torch.float32:
         table = _FLOAT32
     return table[kernel][0 if head_dim <= 64 else 1 if head_dim <= 128 else 2]
