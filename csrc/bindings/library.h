@@ -23,3 +23,7 @@
 #else
 #define SPARROW_IMPLEMENT_ON_CUDA(family)
 #endif
+
+// An op without a CUDA driver: on a GPU its kernels are Triton's.
+#define SPARROW_IMPLEMENT_ON_CPU(library) \
+  STABLE_TORCH_LIBRARY_IMPL(SPARROW_NAMESPACE, CPU, library)

@@ -9,4 +9,6 @@ void run_parallel(int64_t count, int64_t grain, const std::function<void(int64_t
   torch::stable::parallel_for(0, count, grain, body);
 }
 
+int64_t num_threads() { return torch::stable::get_num_threads(); }
+
 }  // namespace sparrow::cpu

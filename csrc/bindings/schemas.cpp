@@ -3,6 +3,10 @@
 
 #define LAYOUT \
   "Tensor parent, Tensor depth, Tensor ancestors, Tensor first_child, Tensor next_sibling"
+#define TREE_ATTENTION                                                                     \
+  "Tensor query, Tensor key, Tensor value, Tensor ancestors, Tensor prefix_lens, "          \
+  "Tensor? prefix_starts, Tensor? anchor_slots, Tensor? anchor_count, Tensor? anchor_rank, " \
+  "SymInt? window, Tensor? depth, float scale, SymInt? num_splits"
 #define ACCEPTANCE "(Tensor path, Tensor accept_length, Tensor tokens)"
 
 STABLE_TORCH_LIBRARY(SPARROW_NAMESPACE, library) {
@@ -36,6 +40,8 @@ STABLE_TORCH_LIBRARY(SPARROW_NAMESPACE, library) {
               ", Tensor target_tokens, Tensor(a!)[] keys, Tensor(b!)[] values, Tensor[] states, "
               "Tensor(c!) prefix_lens, SymInt max_path) -> "
               "(Tensor path, Tensor accept_length, Tensor tokens, Tensor hidden)");
+  library.def("tree_attention(" TREE_ATTENTION ") -> (Tensor out, Tensor lse)");
+  library.def("tree_attention_out(" TREE_ATTENTION ", Tensor(a!) out, Tensor(b!)? lse) -> ()");
   library.def(
       "append_cache_(Tensor key, Tensor value, Tensor(a!) key_cache, Tensor(b!) value_cache, "
       "Tensor prefix_lens) -> ()");

@@ -13,7 +13,20 @@ inline constexpr int64_t kWorkPerThread = 1 << 16;
 // Runs body(begin, end) over parts of [0, count), each of at least `grain` items.
 void run_parallel(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& body);
 
-// The same, where one item costs `work` steps. Small work runs right here: a decode step at batch 1
+// Threads that it may use.
+int64_t num_threads();
+
+// item(0), ..., item(count - 1) on so many threads.
+template <typename Item>
+void run_shared(int64_t count, int64_t threads, const Item& item) {
+  const auto body = [&](int64_t begin, int64_t end) {
+    for (int64_t each = begin; each < end; ++each) item(each);
+  };
+  if (threads <= 1 || count <= 1) return body(0, count);
+  run_parallel(count, std::max<int64_t>(1, (count + threads - 1) / threads), body);
+}
+
+// run_parallel, where one item costs `work` steps. Small work runs right here: a decode step at batch 1
 // pays for neither threads nor type erasure.
 template <typename Body>
 void for_each_part(int64_t count, int64_t work, const Body& body) {

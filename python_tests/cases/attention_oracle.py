@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from sparrow_kernels.ops import native
 from sparrow_kernels.ops.attention import anchor_index, tree_attention
 from sparrow_kernels.ops.types import AnchorIndex
 from sparrow_kernels.testing import assert_close
+
+CPU_BACKENDS = ["reference", "torch", *([] if native.unavailable() else ["native"])]
+"""Those of tree attention that this installation has on a CPU."""
 
 
 def words_of(rows: list[int], num_words: int) -> list[list[int]]:

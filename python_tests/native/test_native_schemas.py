@@ -33,9 +33,10 @@ OPS = [
     "append_cache_",
     "rotate_append_",
 ]
+ON_CPU_ALONE = ["tree_attention", "tree_attention_out"]
 
 
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("name", OPS + ON_CPU_ALONE)
 def test_schemas_agree(name: str) -> None:
     ours = getattr(torch.ops.sparrow, name).default._schema
     native = getattr(torch.ops.sparrow_native, name).default._schema
@@ -48,6 +49,14 @@ def test_cuda_tensors_are_taken_where_cuda_was_built(name: str) -> None:
 
     reason = native.unavailable_on_cuda(name)
     assert reason is None if _C.built_with_cuda else "built without CUDA" in str(reason)
+
+
+@pytest.mark.parametrize("name", ON_CPU_ALONE)
+def test_cuda_tensors_are_left_to_triton(name: str) -> None:
+    from sparrow_kernels import _C
+
+    reason = native.unavailable_on_cuda(name)
+    assert reason is not None and ("not native" in reason) == _C.built_with_cuda
 
 
 def test_build_facts() -> None:

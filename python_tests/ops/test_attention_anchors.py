@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from attention_oracle import Case, tree_bits
+from attention_oracle import CPU_BACKENDS, Case, tree_bits
 from dispatch import compiles_once, opcheck
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +13,6 @@ from sparrow_kernels.ops.attention.ops import ANCHOR_INDEX
 from sparrow_kernels.ops.types import AnchorIndex
 from sparrow_kernels.testing import poison
 
-BACKENDS = ["reference", "torch"]
 BUSHY = [-1, 0, 0, 1, 1, 2, 3, 3, 4, 6, 9]
 DEPTH = [0, 1, 1, 2, 2, 2, 3, 3, 3, 4, 5]
 TEXT = set(range(5)) | set(range(30, 36))
@@ -62,14 +61,14 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("name", CASES)
 def test_matches_the_definition(name, backend):
     with env.backend(backend):
         CASES[name].check()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("name", CASES)
 def test_what_no_row_sees_is_not_read(name, backend):
     with env.backend(backend):
@@ -145,7 +144,7 @@ def test_a_truncated_index_means_its_first_anchors():
         index = anchor_index(mask, 3)
     options = case.options() | {"anchors": index}
     wanted = anchored({1, 4, 20}, 2)
-    for backend in BACKENDS:
+    for backend in CPU_BACKENDS:
         with env.backend(backend):
             wanted.check(tree_attention(*case.arguments(), **options, return_lse=True))
 
@@ -161,7 +160,7 @@ MALFORMED = {
 }
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("name", MALFORMED)
 def test_a_malformed_index(name, backend):
     """Refused by name when checked; else some anchors, but nothing outside the cache is read."""

@@ -4,7 +4,7 @@ from itertools import accumulate
 
 import pytest
 import torch
-from attention_oracle import tree_bits, words_of
+from attention_oracle import CPU_BACKENDS, tree_bits, words_of
 
 from sparrow_kernels.ops import env
 from sparrow_kernels.ops.attention import anchor_index, tree_attention
@@ -35,7 +35,7 @@ def peak(run):
     return max(accumulate((nbytes for _, nbytes in changes), initial=0))
 
 
-@pytest.mark.parametrize("backend", ["reference", "torch"])
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_no_backend_on_a_cpu_allocates_prefix_times_nodes(backend):
     given, few = inputs(PREFIX), inputs(8192)
     assert peak(lambda: torch.ones(NODES, PREFIX, dtype=torch.bool)) >= MASK_BYTES
@@ -45,7 +45,7 @@ def test_no_backend_on_a_cpu_allocates_prefix_times_nodes(backend):
     assert long < MASK_BYTES and long < 1.1 * short, (short, long)
 
 
-@pytest.mark.parametrize("backend", ["reference", "torch"])
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_anchors_and_a_window_allocate_what_they_see(backend):
     query, key, value, words, lens = inputs(PREFIX)
     anchor_mask = torch.zeros((1, PREFIX + 64), dtype=torch.bool)

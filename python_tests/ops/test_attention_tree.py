@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from attention_oracle import Case, tree_bits, words_of
+from attention_oracle import CPU_BACKENDS, Case, tree_bits, words_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,17 +56,16 @@ CASES = {
     "bfloat16, empty prefix": Case([tree_bits(BUSHY)], [0], dtype=torch.bfloat16),
     "float16, one row": Case([tree_bits([-1])], [33], dtype=torch.float16),
 }
-BACKENDS = ["reference", "torch"]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("name", CASES)
 def test_matches_the_definition(name, backend):
     with env.backend(backend):
         CASES[name].check()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("name", [name for name in CASES if CASES[name].rows])
 def test_what_no_row_sees_is_not_read(name, backend):
     with env.backend(backend):
@@ -112,7 +111,7 @@ def drawn_cases(draw, most_requests=3, most_slots=90):
     )
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 @given(case=drawn_cases())
 @settings(max_examples=50, deadline=None)
 def test_drawn_cases(backend, case):
@@ -123,7 +122,7 @@ def test_drawn_cases(backend, case):
     assert torch.equal(clean[0], poisoned[0]) and torch.equal(clean[1], poisoned[1])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_strided_inputs(backend):
     case = Case([tree_bits(BUSHY), tree_bits(BUSHY)], [33, 8])
     slab = torch.full((3, 2, 2, 3, 64, 40), float("nan"))
@@ -143,7 +142,7 @@ def test_strided_inputs(backend):
     case.check(actual)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("name", ["one row decodes", "tree off any tile", "ragged"])
 def test_out_takes_the_result(name, backend):
     case = CASES[name]
@@ -160,7 +159,7 @@ def test_out_takes_the_result(name, backend):
         torch.testing.assert_close(alone, expected[0])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_scale_is_the_caller_s(backend):
     case = CASES["chain"]
     query, *rest = case.arguments()
@@ -169,7 +168,7 @@ def test_scale_is_the_caller_s(backend):
     case.check(actual)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_scores_far_apart_do_not_overflow(backend):
     case = Case([tree_bits(BUSHY)], [600], capacity=640, kv_heads=1)
     case.key[:, :, 600:] *= 300
@@ -177,17 +176,23 @@ def test_scores_far_apart_do_not_overflow(backend):
         case.check()
 
 
-def test_splits_change_nothing_on_a_cpu():
-    case = CASES["tree off any tile"]
-    assert torch.equal(case.run(num_splits=7)[0], case.run()[0])
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("num_splits", [1, 2, 7, 1000])
+def test_splits_change_no_result(num_splits, backend):
+    with env.backend(backend):
+        CASES["prefix of many scores"].check(
+            CASES["prefix of many scores"].run(num_splits=num_splits)
+        )
 
 
-def test_auto_takes_the_cpu_backend():
+def test_auto_takes_the_fastest_cpu_backend():
     function = TREE_ATTENTION._choose("cpu", CASES["chain"].arguments())
-    assert function is TREE_ATTENTION.implementations["torch"].function
+    assert function is TREE_ATTENTION.implementations[CPU_BACKENDS[-1]].function
+    torch_s = TREE_ATTENTION._choose("cpu", CASES["float64"].arguments())
+    assert torch_s is TREE_ATTENTION.implementations["torch"].function
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("length", [-5, 65, 2**31 - 1])
 def test_lengths_outside_the_cache(length, backend):
     case = Case([tree_bits(CHAIN)], [64 if length > 0 else 0])
@@ -199,7 +204,7 @@ def test_lengths_outside_the_cache(length, backend):
         case.check(tree_attention(query, key, value, ancestors, bad, return_lse=True))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("start, clamped", [(-7, 0), (41, 40), (2**31 - 1, 40)])
 def test_starts_outside_the_prefix(start, clamped, backend):
     case = Case([tree_bits(CHAIN)], [40], starts=[clamped])
@@ -210,7 +215,7 @@ def test_starts_outside_the_prefix(start, clamped, backend):
         case.check(tree_attention(*case.arguments(), prefix_starts=bad, return_lse=True))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("bit", [14, 63, 64, 127])
 def test_bits_past_the_cache(bit, backend):
     case = Case([[0b1, 0b11 | 1 << bit]], [50], num_words=2)

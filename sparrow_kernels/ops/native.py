@@ -33,8 +33,14 @@ def unavailable() -> str | None:
 @cache
 def unavailable_on_cuda(symbol: str) -> Reason:
     """Why this native op cannot take CUDA tensors, None if it can."""
-    if torch._C._dispatch_has_kernel_for_dispatch_key(f"sparrow_native::{symbol}", "CUDA"):
+
+    def is_there(symbol: str) -> bool:
+        return torch._C._dispatch_has_kernel_for_dispatch_key(f"sparrow_native::{symbol}", "CUDA")
+
+    if is_there(symbol):
         return None
+    if is_there("build_tree"):
+        return "its GPU kernel is not native"
     return "built without CUDA (nvcc was missing at install, or SPARROW_BUILD_CUDA=0)"
 
 

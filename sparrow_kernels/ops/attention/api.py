@@ -97,8 +97,9 @@ def tree_attention(
             positions, and `[B, T]` int32 depths, 0 for the first level held in tree slots.
         scale: of the scores; D ** -0.5 by default.
         return_lse: also return the natural log-sum-exp of each row's scores.
-        num_splits: on CUDA, the number of parts that the slots are cut into: fixes the bits of a
-            row's result whatever its neighbours are. Without meaning on a CPU.
+        num_splits: the number of parts that the slots are cut into: fixes the bits of a row's
+            result whatever its neighbours are, in the native and the Triton backend. Without
+            meaning to the others.
         out: the result's tensor, or the pair with its log-sum-exp, to write to.
 
     Returns:

@@ -49,6 +49,12 @@ def _rotates_natively(query: Tensor, *_: Any) -> registry.Reason:
     return "it rotates in float32" if query.dtype == torch.float64 else None
 
 
+def _attends_natively(query: Tensor, *_: Any) -> registry.Reason:
+    if query.dtype == torch.float64:
+        return "it has no float64"
+    return "there is nothing to attend from" if query.numel() == 0 else None
+
+
 def _into(function: Any) -> Any:
     """The form of a tree attention that writes to `out` and `lse`, given last."""
 
@@ -105,6 +111,8 @@ TREE_ATTENTION_OUT = registry.define(
 for _name, _function in (("reference", reference.tree_attention), ("torch", cpu.tree_attention)):
     TREE_ATTENTION.implement(_name, _function)
     TREE_ATTENTION_OUT.implement(_name, _into(_function))
+native.implement(TREE_ATTENTION, takes=_attends_natively)
+native.implement(TREE_ATTENTION_OUT, takes=_attends_natively)
 TREE_ATTENTION.implement(
     "triton", _triton_tree_attention, available=availability.unavailable, takes=_triton_takes
 )

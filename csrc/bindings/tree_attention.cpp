@@ -1,0 +1,161 @@
+// Tree attention, on a CPU: its GPU kernels are Triton's.
+#include <optional>
+
+#include "bindings/arguments.h"
+#include "bindings/device.h"
+#include "bindings/library.h"
+#include "cpu/attention.h"
+#include "kernels/element.h"
+
+namespace sparrow::bindings {
+namespace {
+
+using MaybeTensor = std::optional<Tensor>;
+
+// The arguments of one call, but for where its results go.
+struct Inputs {
+  const Tensor &query, &key, &value, &ancestors, &prefix_lens;
+  const MaybeTensor &prefix_starts, &anchor_slots, &anchor_count, &anchor_rank;
+  std::optional<int64_t> window;
+  const MaybeTensor& depth;
+  double scale;
+  std::optional<int64_t> num_splits;
+};
+
+void check_inputs(const Arguments& arguments, const Inputs& in) {
+  const ScalarType dtype = in.query.scalar_type();
+  arguments.check_dtype("query", in.query,
+                        {ScalarType::Float, ScalarType::Half, ScalarType::BFloat16});
+  arguments.check_layout("query", in.query, {kAny, kAny, kAny, kAny});
+  const int64_t batch = in.query.size(0), rows = in.query.size(2), head_dim = in.query.size(3);
+  arguments.check("key", in.key, dtype, {batch, kAny, kAny, head_dim});
+  const int64_t kv_heads = in.key.size(1), slots = in.key.size(2);
+  arguments.check("value", in.value, dtype, {batch, kv_heads, slots, head_dim});
+  if (kv_heads < 1 || in.query.size(1) % kv_heads != 0) {
+    arguments.refuse("the number of heads of query", "a multiple of those of key",
+                     std::to_string(in.query.size(1)));
+  }
+  arguments.check("ancestors", in.ancestors, ScalarType::Long, {batch, rows, kAny});
+  arguments.check("prefix_lens", in.prefix_lens, ScalarType::Int, {batch});
+  if (in.prefix_starts) {
+    arguments.check("prefix_starts", *in.prefix_starts, ScalarType::Int, {batch});
+  }
+  const bool is_anchored = in.anchor_slots.has_value();
+  if (in.anchor_count.has_value() != is_anchored || in.window.has_value() != is_anchored ||
+      in.depth.has_value() != is_anchored) {
+    arguments.refuse("anchors, window and depth", "given together or not at all", "some of them");
+  }
+  if (is_anchored) {
+    arguments.check("anchor_slots", *in.anchor_slots, ScalarType::Int, {batch, kAny});
+    arguments.check("anchor_count", *in.anchor_count, ScalarType::Int, {batch});
+    arguments.check("depth", *in.depth, ScalarType::Int, {batch, rows});
+    arguments.check_at_least("window", *in.window, 0);
+  }
+  if (in.num_splits) arguments.check_at_least("num_splits", *in.num_splits, 1);
+}
+
+Visibility visibility(const Inputs& in) {
+  Visibility seen{.ancestors = data<const int64_t>(in.ancestors),
+                  .words = in.ancestors.size(2),
+                  .ancestors_batch_stride = in.ancestors.stride(0),
+                  .ancestors_row_stride = in.ancestors.stride(1),
+                  .prefix_lens = data<const int32_t>(in.prefix_lens),
+                  .prefix_starts = nullptr,
+                  .anchor_slots = {},
+                  .max_anchors = 0,
+                  .anchor_count = nullptr,
+                  .depth = {},
+                  .window = 0};
+  if (in.prefix_starts) seen.prefix_starts = data<const int32_t>(*in.prefix_starts);
+  if (in.anchor_slots) {
+    seen.anchor_slots = rows<const int32_t>(*in.anchor_slots);
+    seen.max_anchors = in.anchor_slots->size(1);
+    seen.anchor_count = data<const int32_t>(*in.anchor_count);
+    seen.depth = rows<const int32_t>(*in.depth);
+    seen.window = *in.window;
+  }
+  return seen;
+}
+
+template <typename T>
+HeadRows<T> head_rows(const Tensor& tensor) {
+  return {data<T>(tensor), tensor.stride(0), tensor.stride(1), tensor.stride(2)};
+}
+
+template <typename Element>
+void attend(const Inputs& in, const Tensor& out, const HeadRows<float>& lse) {
+  run(in.query, SPARROW_CPU_DRIVER(tree_attention<Element>),
+      TreeAttention<Element>{.batch = in.query.size(0),
+                             .heads = in.query.size(1),
+                             .kv_heads = in.key.size(1),
+                             .num_rows = in.query.size(2),
+                             .capacity = in.key.size(2),
+                             .head_dim = in.query.size(3),
+                             .query = head_rows<const Element>(in.query),
+                             .key = head_rows<const Element>(in.key),
+                             .value = head_rows<const Element>(in.value),
+                             .out = head_rows<Element>(out),
+                             .lse = lse,
+                             .visibility = visibility(in),
+                             .scale = static_cast<float>(in.scale),
+                             .num_splits = in.num_splits.value_or(0)});
+}
+
+void attend(const Inputs& in, const Tensor& out, const HeadRows<float>& lse) {
+  switch (in.query.scalar_type()) {
+    case ScalarType::Half:
+      return attend<Half>(in, out, lse);
+    case ScalarType::BFloat16:
+      return attend<BFloat16>(in, out, lse);
+    default:
+      return attend<float>(in, out, lse);
+  }
+}
+
+std::tuple<Tensor, Tensor> tree_attention(
+    const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& ancestors,
+    const Tensor& prefix_lens, const MaybeTensor& prefix_starts, const MaybeTensor& anchor_slots,
+    const MaybeTensor& anchor_count, const MaybeTensor& anchor_rank, std::optional<int64_t> window,
+    const MaybeTensor& depth, double scale, std::optional<int64_t> num_splits) {
+  const Inputs in{query,        key,         value,  ancestors, prefix_lens, prefix_starts,
+                  anchor_slots, anchor_count, anchor_rank, window, depth, scale, num_splits};
+  check_inputs(Arguments("tree_attention", query), in);
+  const int64_t batch = query.size(0), heads = query.size(1), rows = query.size(2);
+  const Tensor out = empty(query, query.scalar_type(), {batch, heads, rows, query.size(3)});
+  const Tensor lse = empty(query, ScalarType::Float, {batch, heads, rows});
+  attend(in, out, {data<float>(lse), lse.stride(0), lse.stride(1), lse.stride(2)});
+  return {out, lse};
+}
+
+void tree_attention_out(const Tensor& query, const Tensor& key, const Tensor& value,
+                        const Tensor& ancestors, const Tensor& prefix_lens,
+                        const MaybeTensor& prefix_starts, const MaybeTensor& anchor_slots,
+                        const MaybeTensor& anchor_count, const MaybeTensor& anchor_rank,
+                        std::optional<int64_t> window, const MaybeTensor& depth, double scale,
+                        std::optional<int64_t> num_splits, const Tensor& out,
+                        const MaybeTensor& lse) {
+  const Inputs in{query,        key,         value,  ancestors, prefix_lens, prefix_starts,
+                  anchor_slots, anchor_count, anchor_rank, window, depth, scale, num_splits};
+  const Arguments arguments("tree_attention", query);
+  check_inputs(arguments, in);
+  const int64_t batch = query.size(0), heads = query.size(1), rows = query.size(2);
+  arguments.check("out", out, query.scalar_type(), {batch, heads, rows, query.size(3)});
+  HeadRows<float> lse_rows{};
+  if (lse) {
+    if (lse->scalar_type() != ScalarType::Float || lse->dim() != 3 || lse->size(0) != batch ||
+        lse->size(1) != heads || lse->size(2) != rows) {
+      arguments.refuse("lse", "float32 " + text({batch, heads, rows}), "another tensor");
+    }
+    lse_rows = {data<float>(*lse), lse->stride(0), lse->stride(1), lse->stride(2)};
+  }
+  attend(in, out, lse_rows);
+}
+
+}  // namespace
+
+SPARROW_IMPLEMENT_ON_CPU(library) {
+  library.impl("tree_attention", TORCH_BOX(&tree_attention));
+  library.impl("tree_attention_out", TORCH_BOX(&tree_attention_out));
+}
+
+}  // namespace sparrow::bindings

@@ -1,0 +1,18 @@
+// Which of a kernel's compilations runs: the vector unit of the machine, or a lesser one on demand.
+#pragma once
+
+namespace sparrow::cpu {
+
+enum class Level { kBaseline = 0, kAvx2 = 1, kAvx512 = 2 };
+
+// The highest that this machine has and SPARROW_CPU_LEVEL (baseline, avx2, avx512) allows.
+Level level();
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define SPARROW_HAS_LEVELS 1
+#define SPARROW_AVX2 __attribute__((target("avx2,fma,f16c,bmi,bmi2")))
+#define SPARROW_AVX512 \
+  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi,bmi2")))
+#endif
+
+}  // namespace sparrow::cpu

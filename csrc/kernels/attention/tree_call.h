@@ -1,0 +1,33 @@
+// The call of tree attention, as its CPU driver takes it.
+#pragma once
+
+#include "kernels/attention/call.h"
+
+namespace sparrow {
+
+// What decides which slots the rows of each request see. [B, T] are dense.
+struct Visibility {
+  const int64_t* ancestors;  // [B, T, W]
+  int64_t words, ancestors_batch_stride, ancestors_row_stride;
+  const int32_t* prefix_lens;    // [B]
+  const int32_t* prefix_starts;  // [B], or null: 0
+  // Without anchors all of these are null, and every committed slot is seen.
+  Rows<const int32_t> anchor_slots;  // [B, A], ascending
+  int64_t max_anchors;
+  const int32_t* anchor_count;  // [B]
+  Rows<const int32_t> depth;    // [B, T]
+  int64_t window;
+};
+
+template <typename Element>
+struct TreeAttention {
+  int64_t batch, heads, kv_heads, num_rows, capacity, head_dim;
+  HeadRows<const Element> query, key, value;
+  HeadRows<Element> out;
+  HeadRows<float> lse;  // rows of one element; data is null where nobody asks for it
+  Visibility visibility;
+  float scale;
+  int64_t num_splits;  // parts of what a request sees, 0: as many as keep the threads busy
+};
+
+}  // namespace sparrow
