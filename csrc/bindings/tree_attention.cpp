@@ -151,11 +151,35 @@ void tree_attention_out(const Tensor& query, const Tensor& key, const Tensor& va
   attend(in, out, lse_rows);
 }
 
+// Whether an anchor index is what tree attention asks for: ascending slots of the cache, and the
+// number of them below each. What is wrong with one that is not, Python says.
+bool anchors_ascend(const Tensor& slots, const Tensor& count, const Tensor& rank) {
+  const Arguments arguments("anchors_ascend", slots);
+  arguments.check("slots", slots, ScalarType::Int, {kAny, kAny});
+  const int64_t batch = slots.size(0), listed = slots.size(1);
+  arguments.check("count", count, ScalarType::Int, {batch});
+  arguments.check("rank", rank, ScalarType::Int, {batch, kAny});
+  const int64_t capacity = rank.size(1) - 1;
+  const auto slots_of = rows<const int32_t>(slots), rank_of = rows<const int32_t>(rank);
+  for (int64_t b = 0; b < batch; ++b) {
+    const int64_t number = data<const int32_t>(count)[b];
+    if (number < 0 || number > listed || rank_of[b][capacity] != number) return false;
+    int64_t before = -1;
+    for (int64_t k = 0; k < number; ++k) {
+      const int64_t slot = slots_of[b][k];
+      if (slot <= before || slot >= capacity || rank_of[b][slot] != k) return false;
+      before = slot;
+    }
+  }
+  return true;
+}
+
 }  // namespace
 
 SPARROW_IMPLEMENT_ON_CPU(library) {
   library.impl("tree_attention", TORCH_BOX(&tree_attention));
   library.impl("tree_attention_out", TORCH_BOX(&tree_attention_out));
+  library.impl("anchors_ascend", TORCH_BOX(&anchors_ascend));
 }
 
 }  // namespace sparrow::bindings

@@ -190,3 +190,18 @@ class Case:
         for name, *three in zip(("out", "lse"), results, exact, self.rounded(), strict=True):
             # Scores and values are drawn with deviation 1; sums of them may cancel.
             assert_close(*three, name=name, summands=1.0)
+
+
+def rows_of(case: Case, rows: list[int], requests: list[int]) -> Case:
+    """The same rows of some requests alone, on the same caches."""
+    part = replace(
+        case,
+        rows=[[case.rows[b][row] for row in rows] for b in requests],
+        prefix_lens=[case.prefix_lens[b] for b in requests],
+        starts=case.starts and [case.starts[b] for b in requests],
+        anchors=case.anchors and [case.anchors[b] for b in requests],
+        depth=case.depth and [[case.depth[b][row] for row in rows] for b in requests],
+    )
+    part.query = case.query[requests][:, :, rows]
+    part.key, part.value = case.key[requests], case.value[requests]
+    return part

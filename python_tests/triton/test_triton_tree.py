@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from attention_oracle import Case, tree_bits
+from attention_oracle import Case, rows_of, tree_bits
 from interpreter import DEVICES
 from test_attention_anchors import CASES as ANCHORED_CASES
 from test_attention_anchors import MALFORMED
@@ -129,21 +129,6 @@ def test_any_scale(scale, device):
         out, lse = tree_attention(query, key, value, words, lens, scale=scale, return_lse=True)
     case.query = case.query * scale * 4.0  # the oracle scales by 16 ** -0.5
     case.check((out.cpu(), lse.cpu()))
-
-
-def rows_of(case: Case, rows: list[int], requests: list[int]) -> Case:
-    """The same rows of some requests alone, on the same caches."""
-    part = replace(
-        case,
-        rows=[[case.rows[b][row] for row in rows] for b in requests],
-        prefix_lens=[case.prefix_lens[b] for b in requests],
-        starts=case.starts and [case.starts[b] for b in requests],
-        anchors=case.anchors and [case.anchors[b] for b in requests],
-        depth=case.depth and [[case.depth[b][row] for row in rows] for b in requests],
-    )
-    part.query = case.query[requests][:, :, rows]
-    part.key, part.value = case.key[requests], case.value[requests]
-    return part
 
 
 INVARIANT = {

@@ -109,11 +109,39 @@ def check_tree_arguments(
     return sizes
 
 
+def _anchoring_fits(
+    query: Tensor, key: Tensor, anchors: AnchorIndex, window: int, depth: Tensor
+) -> bool:
+    """Whether `check_anchoring` would find nothing."""
+    slots, count, rank = anchors
+    batch, rows = query.shape[0], query.shape[2]
+    return (
+        slots.dim() == 2
+        and slots.shape[0] == batch
+        and count.shape == (batch,)
+        and rank.shape == (batch, key.shape[2] + 1)
+        and depth.shape == (batch, rows)
+        and window >= 0
+        and slots.dtype == count.dtype == rank.dtype == depth.dtype == torch.int32
+        and slots.device == count.device == rank.device == depth.device == query.device
+        and slots.stride(1) == rank.stride(1) == depth.stride(1) == 1
+        and count.is_contiguous()
+    )
+
+
 def check_anchoring(
     query: Tensor, key: Tensor, anchors: object, window: int | None, depth: object
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`anchors`, `window` and `depth` come together and fit the cache; returns the anchors."""
     op = "tree_attention"
+    if (
+        isinstance(anchors, AnchorIndex)
+        and isinstance(depth, Tensor)
+        and window is not None
+        and all(isinstance(each, Tensor) for each in anchors)
+        and _anchoring_fits(query, key, anchors, window, depth)
+    ):
+        return anchors
     if anchors is None or window is None or depth is None:
         given = [
             name
