@@ -42,6 +42,7 @@ STABLE_TORCH_LIBRARY(SPARROW_NAMESPACE, library) {
               "(Tensor path, Tensor accept_length, Tensor tokens, Tensor hidden)");
   library.def("tree_attention(" TREE_ATTENTION ") -> (Tensor out, Tensor lse)");
   library.def("tree_attention_out(" TREE_ATTENTION ", Tensor(a!) out, Tensor(b!)? lse) -> ()");
+  library.def("merge_attention(Tensor[] outs, Tensor[] lses) -> (Tensor out, Tensor lse)");
   library.def("anchors_ascend(Tensor slots, Tensor count, Tensor rank) -> bool");
   library.def(
       "append_cache_(Tensor key, Tensor value, Tensor(a!) key_cache, Tensor(b!) value_cache, "

@@ -1,5 +1,7 @@
-// Tree attention, on a CPU: its GPU kernels are Triton's.
+// Tree attention and what goes with it, on a CPU: on a GPU their kernels are Triton's.
+#include <algorithm>
 #include <optional>
+#include <stdexcept>
 
 #include "bindings/arguments.h"
 #include "bindings/device.h"
@@ -11,6 +13,15 @@ namespace sparrow::bindings {
 namespace {
 
 using MaybeTensor = std::optional<Tensor>;
+
+// A log-sum-exp [B, heads, T], of any strides.
+void check_lse(const Arguments& arguments, const char* name, const Tensor& lse, Shape shape) {
+  const Shape sizes = lse.sizes();
+  arguments.check_dtype(name, lse, {ScalarType::Float});
+  if (!std::equal(sizes.begin(), sizes.end(), shape.begin(), shape.end()) || !lse.is_cpu()) {
+    arguments.refuse(name, text(shape) + " on the CPU", text(sizes));
+  }
+}
 
 // The arguments of one call, but for where its results go.
 struct Inputs {
@@ -123,7 +134,7 @@ std::tuple<Tensor, Tensor> tree_attention(
   const int64_t batch = query.size(0), heads = query.size(1), rows = query.size(2);
   const Tensor out = empty(query, query.scalar_type(), {batch, heads, rows, query.size(3)});
   const Tensor lse = empty(query, ScalarType::Float, {batch, heads, rows});
-  attend(in, out, {data<float>(lse), lse.stride(0), lse.stride(1), lse.stride(2)});
+  attend(in, out, head_rows<float>(lse));
   return {out, lse};
 }
 
@@ -142,13 +153,54 @@ void tree_attention_out(const Tensor& query, const Tensor& key, const Tensor& va
   arguments.check("out", out, query.scalar_type(), {batch, heads, rows, query.size(3)});
   HeadRows<float> lse_rows{};
   if (lse) {
-    if (lse->scalar_type() != ScalarType::Float || lse->dim() != 3 || lse->size(0) != batch ||
-        lse->size(1) != heads || lse->size(2) != rows) {
-      arguments.refuse("lse", "float32 " + text({batch, heads, rows}), "another tensor");
-    }
-    lse_rows = {data<float>(*lse), lse->stride(0), lse->stride(1), lse->stride(2)};
+    check_lse(arguments, "lse", *lse, {batch, heads, rows});
+    lse_rows = head_rows<float>(*lse);
   }
   attend(in, out, lse_rows);
+}
+
+template <typename Element>
+void merge(const TensorList& outs, const TensorList& lses, const Tensor& out, const Tensor& lse) {
+  MergeAttention<Element> call{.batch = out.size(0),
+                               .heads = out.size(1),
+                               .num_rows = out.size(2),
+                               .head_dim = out.size(3),
+                               .outs = {},
+                               .lses = {},
+                               .out = head_rows<Element>(out),
+                               .lse = head_rows<float>(lse)};
+  for (const Tensor& part : outs) call.outs.push_back(head_rows<const Element>(part));
+  for (const Tensor& part : lses) call.lses.push_back(head_rows<const float>(part));
+  run(out, SPARROW_CPU_DRIVER(merge_attention<Element>), call);
+}
+
+std::tuple<Tensor, Tensor> merge_attention(const TensorList& outs, const TensorList& lses) {
+  if (outs.empty() || outs.size() != lses.size()) {
+    throw std::invalid_argument("merge_attention: outs and lses must be as many and at least one");
+  }
+  const Tensor& first = outs[0];
+  const Arguments arguments("merge_attention", first);
+  const ScalarType dtype = first.scalar_type();
+  arguments.check_dtype("outs", first, {ScalarType::Float, ScalarType::Half, ScalarType::BFloat16});
+  for (const Tensor& part : outs) {
+    arguments.check("outs", part, dtype, {kAny, kAny, kAny, kAny});
+    arguments.check("outs", part, dtype, first.sizes());
+  }
+  const int64_t batch = first.size(0), heads = first.size(1), num_rows = first.size(2);
+  for (const Tensor& part : lses) check_lse(arguments, "lses", part, {batch, heads, num_rows});
+  const Tensor out = empty(first, dtype, {batch, heads, num_rows, first.size(3)});
+  const Tensor lse = empty(first, ScalarType::Float, {batch, heads, num_rows});
+  switch (dtype) {
+    case ScalarType::Half:
+      merge<Half>(outs, lses, out, lse);
+      break;
+    case ScalarType::BFloat16:
+      merge<BFloat16>(outs, lses, out, lse);
+      break;
+    default:
+      merge<float>(outs, lses, out, lse);
+  }
+  return {out, lse};
 }
 
 // Whether an anchor index is what tree attention asks for: ascending slots of the cache, and the
@@ -179,6 +231,7 @@ bool anchors_ascend(const Tensor& slots, const Tensor& count, const Tensor& rank
 SPARROW_IMPLEMENT_ON_CPU(library) {
   library.impl("tree_attention", TORCH_BOX(&tree_attention));
   library.impl("tree_attention_out", TORCH_BOX(&tree_attention_out));
+  library.impl("merge_attention", TORCH_BOX(&merge_attention));
   library.impl("anchors_ascend", TORCH_BOX(&anchors_ascend));
 }
 

@@ -1,4 +1,4 @@
-// CPU driver of tree attention.
+// CPU drivers of tree attention and of joining its parts.
 #pragma once
 
 #include "kernels/attention/tree_call.h"
@@ -7,5 +7,8 @@ namespace sparrow::cpu {
 
 template <typename Element>
 void tree_attention(const TreeAttention<Element>& call);
+
+template <typename Element>
+void merge_attention(const MergeAttention<Element>& call);
 
 }  // namespace sparrow::cpu

@@ -33,7 +33,7 @@ OPS = [
     "append_cache_",
     "rotate_append_",
 ]
-ON_CPU_ALONE = ["tree_attention", "tree_attention_out"]
+ON_CPU_ALONE = ["tree_attention", "tree_attention_out", "merge_attention"]
 
 
 @pytest.mark.parametrize("name", OPS + ON_CPU_ALONE)

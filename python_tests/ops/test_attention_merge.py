@@ -6,10 +6,18 @@ import pytest
 import torch
 from dispatch import compiles_once, opcheck
 
-from sparrow_kernels.ops import env
+from sparrow_kernels.ops import env, native
 from sparrow_kernels.ops.attention import merge_attention
 from sparrow_kernels.ops.attention.ops import MERGE_ATTENTION
 from sparrow_kernels.testing import assert_close
+
+BACKENDS = ["reference", *([] if native.unavailable() else ["native"])]
+
+
+@pytest.fixture(autouse=True, params=BACKENDS)
+def backend(request):
+    with env.backend(request.param):
+        yield request.param
 
 
 def parts(number: int, dtype=torch.float32, shape=(2, 3, 5, 8), spread=2.0):
@@ -69,6 +77,8 @@ def test_strided_parts_and_an_empty_batch():
         merge_attention(strided, strided_lses), merge_attention(outs, lses), strict=True
     ):
         assert torch.equal(ours, plain) and ours.is_contiguous()
+    turned = [out.mT.contiguous().mT for out in outs]
+    assert_close(merge_attention(turned, lses)[0], merged(outs, lses)[0])
     nothing = merge_attention([outs[0][:0]] * 2, [lses[0][:0]] * 2)
     assert list(nothing[0].shape) == [0, 3, 5, 8]
 
@@ -86,12 +96,12 @@ def test_refusals():
             merge_attention(bad_outs, bad_lses)
 
 
-def test_is_an_op():
+def test_is_an_op(backend):
     outs, lses = parts(3)
-    opcheck(MERGE_ATTENTION, "reference", outs, lses)
+    opcheck(MERGE_ATTENTION, backend, outs, lses)
 
     def calls(rows):
         return lambda: (*parts(2, shape=(2, 3, rows, 8)),)
 
-    with env.backend("reference"):
+    with env.backend(backend):
         compiles_once(lambda outs, lses: merge_attention(outs, lses), [calls(4), calls(7)])

@@ -1,5 +1,7 @@
-// The call of tree attention, as its CPU driver takes it.
+// The calls of tree attention and of joining its parts, as their CPU drivers take them.
 #pragma once
+
+#include <vector>
 
 #include "kernels/attention/call.h"
 
@@ -28,6 +30,16 @@ struct TreeAttention {
   Visibility visibility;
   float scale;
   int64_t num_splits;  // parts of what a request sees, 0: as many as keep the threads busy
+};
+
+// Attention over disjoint keys.
+template <typename Element>
+struct MergeAttention {
+  int64_t batch, heads, num_rows, head_dim;
+  std::vector<HeadRows<const Element>> outs;  // a part each
+  std::vector<HeadRows<const float>> lses;    // rows of one element
+  HeadRows<Element> out;
+  HeadRows<float> lse;
 };
 
 }  // namespace sparrow

@@ -63,10 +63,10 @@ def _bits_inside(op: str, words: Tensor, b: int, room: int) -> None:
 
 
 def _anchors_ascend(op: str, slots: Tensor, count: Tensor, rank: Tensor, capacity: int) -> None:
-    if slots.device.type == "cpu" and native.unavailable() is None:
-        # A call runs in every layer. What is wrong is found below, in the words of all backends.
-        if torch.ops.sparrow_native.anchors_ascend.default(slots, count, rank):
-            return
+    # A call runs in every layer. What is wrong is found below, in the words of all backends.
+    is_native = slots.device.type == "cpu" and native.unavailable() is None
+    if is_native and torch.ops.sparrow_native.anchors_ascend.default(slots, count, rank):
+        return
     listed = slots.shape[1]
     for b, number in enumerate(count.tolist()):
         if not 0 <= number <= listed:

@@ -55,6 +55,13 @@ def _attends_natively(query: Tensor, *_: Any) -> registry.Reason:
     return "there is nothing to attend from" if query.numel() == 0 else None
 
 
+def _merges_natively(outs: Sequence[Tensor], _: Any) -> registry.Reason:
+    if outs[0].dtype == torch.float64:
+        return "it has no float64"
+    is_dense = all(out.stride(3) == 1 for out in outs)
+    return None if is_dense else "its rows must be contiguous"
+
+
 def _into(function: Any) -> Any:
     """The form of a tree attention that writes to `out` and `lse`, given last."""
 
@@ -125,6 +132,7 @@ MERGE_ATTENTION = registry.define(
     fake=_fake_merge_attention,
 )
 MERGE_ATTENTION.implement("reference", reference.merge_attention)
+native.implement(MERGE_ATTENTION, takes=_merges_natively)
 MERGE_ATTENTION.implement(
     "triton",
     _triton_merge_attention,
