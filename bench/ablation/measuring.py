@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bench.ablation.systems import CHECKED_CLIPS, LENGTHS, SEEDS, SYSTEMS, Length
+from bench.ablation.systems import LENGTHS, SEEDS, SYSTEMS, Length
 from bench.ablation.training import drafts_mark, trained
 from sparrow_kernels import SparrowDecoder, TreeConfig
 from sparrow_kernels.drafting import SparrowDraft
@@ -92,7 +92,7 @@ def _measure_clip(
         text = known_text(states, prompt, way.draft.config.row_rules())
         tree = TreeConfig(**way.draft.config.tree)
         histogram = replay(way.draft, parts.embedding, parts.lm_head, text, tree, banned)
-        if number < CHECKED_CLIPS and way.seed == SEEDS[0]:
+        if number < length.checked and way.seed == SEEDS[0]:
             _check(target, way, inputs, states.ids, histogram)
             checked += 1
         row = {"system": way.system, "seed": way.seed, "vata": way.vata}

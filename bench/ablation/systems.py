@@ -54,14 +54,14 @@ class Length:
 
     visual_tokens: int
     clips: int
+    checked: int
+    """Of them: the first ones, which the first seed's drafts decode for real."""
 
 
 LENGTHS = (
-    Length(64, 50),
-    Length(512, 50),
-    Length(2_000, 50),
-    Length(8_000, 50),
-    Length(24_000, 10),
+    Length(64, 50, 3),
+    Length(512, 50, 3),
+    Length(2_000, 50, 3),
+    Length(8_000, 50, 3),
+    Length(24_000, 8, 1),
 )
-CHECKED_CLIPS = 3
-"""Clips of each length that the first seed's drafts decode for real."""

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "cpu/levels.h"
+
 #if defined(__clang__)
 #define SPARROW_COMPILER "clang " __clang_version__
 #elif defined(__GNUC__)
@@ -34,4 +36,5 @@ PYBIND11_MODULE(_C, module) {
   module.attr("cuda_compiler") = SPARROW_CUDA_COMPILER;
   module.attr("built_with_cuda") = static_cast<bool>(SPARROW_WITH_CUDA);
   module.attr("torch_version") = SPARROW_TORCH_VERSION;
+  module.attr("cpu_level") = sparrow::cpu::level_in_words();
 }

@@ -1,8 +1,8 @@
 #include "cpu/levels.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <stdexcept>
-#include <string>
 
 namespace sparrow::cpu {
 namespace {
@@ -31,8 +31,17 @@ Level allowed() {
 }  // namespace
 
 Level level() {
-  static const Level chosen = of_machine() < allowed() ? of_machine() : allowed();
+  static const Level chosen = std::min(of_machine(), allowed());
   return chosen;
+}
+
+std::string level_in_words() {
+  try {
+    constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
+    return kNames[static_cast<int>(level())];
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
 }
 
 }  // namespace sparrow::cpu

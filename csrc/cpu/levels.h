@@ -1,12 +1,18 @@
 // Which of a kernel's compilations runs: the vector unit of the machine, or a lesser one on demand.
 #pragma once
 
+#include <string>
+
 namespace sparrow::cpu {
 
 enum class Level { kBaseline = 0, kAvx2 = 1, kAvx512 = 2 };
 
 // The highest that this machine has and SPARROW_CPU_LEVEL (baseline, avx2, avx512) allows.
+// std::invalid_argument for any other name.
 Level level();
+
+// The same for people: its name, or what is wrong with the one given.
+std::string level_in_words();
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define SPARROW_HAS_LEVELS 1

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cpu/clones.h"
+#include "cpu/lanes.h"
 #include "cpu/parallel.h"
 #include "cpu/sample_row.h"
 #include "cpu/sampling.h"
@@ -14,27 +15,26 @@
 namespace sparrow::cpu {
 namespace {
 
-constexpr int64_t kLanes = 8;
+constexpr int64_t kLanesLeft = 8;
 
 // The mass of max(target - share * draft, 0).
 SPARROW_CLONES double mass_left(const float* target, const float* draft, double share,
                                 int64_t size) {
   if (share == 0) return mass_of(target, size);
-  double lanes[kLanes] = {};
-  const int64_t whole = size - size % kLanes;
-  for (int64_t i = 0; i < whole; i += kLanes) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      const double left = target[i + lane] - share * draft[i + lane];
-      lanes[lane] += left > 0 ? left : 0.0;
+  LaneSums sums;
+  const int64_t whole = size - size % kLanesLeft;
+  for (int64_t begin = 0; begin < whole; begin += kLanesLeft) {
+    for (int i = 0; i < 2; ++i) {
+      const int64_t at = begin + 4 * i;
+      const FourDoubles left = widen_four(target + at) - share * widen_four(draft + at);
+      sums.add_four(i, left > 0.0 ? left : FourDoubles{});
     }
   }
   for (int64_t i = whole; i < size; ++i) {
     const double left = target[i] - share * draft[i];
-    lanes[i - whole] += left > 0 ? left : 0.0;
+    sums.add_one(i - whole, left > 0 ? left : 0.0);
   }
-  double mass = 0;
-  for (int64_t lane = 0; lane < kLanes; ++lane) mass += lanes[lane];
-  return mass;
+  return sums.total();
 }
 
 // [V] each: the weights of one node, where they are not read straight from the inputs.

@@ -3,28 +3,27 @@
 #include <algorithm>
 
 #include "cpu/clones.h"
+#include "cpu/lanes.h"
 
 namespace sparrow::cpu {
 namespace {
 
-constexpr int64_t kLanes = 16;
+// Of a row of any element, as float, a block at a time.
+constexpr int64_t kBlock = 512;
 
 // A NaN is passed over here; its own weight shows it.
 template <typename Element>
 SPARROW_INLINE float highest_of(const Element* logits, int64_t size) {
-  float highest[kLanes];
-  for (int64_t lane = 0; lane < kLanes; ++lane) highest[lane] = -__builtin_huge_valf();
-  const int64_t whole = size - size % kLanes;
-  for (int64_t i = 0; i < whole; i += kLanes) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      const float logit = to_float(logits[i + lane]);
-      highest[lane] = logit > highest[lane] ? logit : highest[lane];
-    }
+  LaneMaxima maxima;
+  float block[kBlock];
+  const int64_t whole = size - size % kBlock;
+  for (int64_t begin = 0; begin < whole; begin += kBlock) {
+    for (int64_t i = 0; i < kBlock; ++i) block[i] = to_float(logits[begin + i]);
+    for (int64_t i = 0; i < kBlock; i += kLanes) maxima.take(block + i);
   }
-  for (int64_t i = whole; i < size; ++i) {
-    highest[i - whole] = std::max(highest[i - whole], to_float(logits[i]));
-  }
-  return *std::max_element(highest, highest + kLanes);
+  float highest = maxima.highest();
+  for (int64_t i = whole; i < size; ++i) highest = std::max(highest, to_float(logits[i]));
+  return highest;
 }
 
 template <typename Element>
@@ -52,22 +51,23 @@ SPARROW_CLONES void fill_row(const BFloat16* logits, int64_t size, SoftmaxWeight
 }  // namespace
 
 SPARROW_CLONES double mass_of(const float* weights, int64_t size) {
-  double lanes[kLanes] = {};
-  bool is_valid = true;
+  LaneSums sums;
+  FourInts are_valid[4] = {~FourInts{}, ~FourInts{}, ~FourInts{}, ~FourInts{}};
   const int64_t whole = size - size % kLanes;
-  for (int64_t i = 0; i < whole; i += kLanes) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      is_valid &= weights[i + lane] >= 0;
-      lanes[lane] += weights[i + lane];
+  for (int64_t begin = 0; begin < whole; begin += kLanes) {
+    for (int i = 0; i < 4; ++i) {
+      const FourDoubles x = widen_four(weights + begin + 4 * i);
+      are_valid[i] &= x >= 0.0;
+      sums.add_four(i, x);
     }
   }
+  bool is_valid = true;
+  for (int lane = 0; lane < kLanes; ++lane) is_valid &= are_valid[lane / 4][lane % 4] != 0;
   for (int64_t i = whole; i < size; ++i) {
     is_valid &= weights[i] >= 0;
-    lanes[i - whole] += weights[i];
+    sums.add_one(i - whole, weights[i]);
   }
-  double mass = 0;
-  for (int64_t lane = 0; lane < kLanes; ++lane) mass += lanes[lane];
-  return is_valid ? mass : 0.0;
+  return is_valid ? sums.total() : 0.0;
 }
 
 template <typename Element>

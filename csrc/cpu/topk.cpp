@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "cpu/clones.h"
+#include "cpu/lanes.h"
 #include "cpu/parallel.h"
 #include "kernels/element.h"
 #include "kernels/exp.h"
@@ -21,7 +22,6 @@ namespace sparrow::cpu {
 namespace {
 
 constexpr int64_t kBlock = 512;
-constexpr int64_t kLanes = 16;
 static_assert(kBlock % kLanes == 0);
 constexpr float kNegativeInfinity = -__builtin_huge_valf();
 
@@ -40,28 +40,17 @@ template <typename Element>
 SPARROW_INLINE float load_block(const Element* logits, int64_t count, float* block) {
   for (int64_t i = 0; i < count; ++i) block[i] = to_float(logits[i]);
   for (int64_t i = count; i < kBlock; ++i) block[i] = kNegativeInfinity;
-  float highest[kLanes];
-  for (int64_t lane = 0; lane < kLanes; ++lane) highest[lane] = kNegativeInfinity;
-  for (int64_t i = 0; i < kBlock; i += kLanes) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      highest[lane] = block[i + lane] > highest[lane] ? block[i + lane] : highest[lane];
-    }
-  }
-  return *std::max_element(highest, highest + kLanes);
+  LaneMaxima maxima;
+  for (int64_t i = 0; i < kBlock; i += kLanes) maxima.take(block + i);
+  return maxima.highest();
 }
 
 SPARROW_INLINE double sum_of_exps(const float* block, float highest) {
-  double sums[kLanes] = {};
-  for (int64_t i = 0; i < kBlock; i += kLanes) {
-    float exps[kLanes];
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      exps[lane] = exp_of_nonpositive(block[i + lane] - highest);
-    }
-    for (int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += exps[lane];
-  }
-  double sum = 0;
-  for (int64_t lane = 0; lane < kLanes; ++lane) sum += sums[lane];
-  return sum;
+  alignas(64) float exps[kBlock];
+  for (int64_t i = 0; i < kBlock; ++i) exps[i] = exp_of_nonpositive(block[i] - highest);
+  LaneSums sums;
+  for (int64_t i = 0; i < kBlock; i += kLanes) sums.add(exps + i);
+  return sums.total();
 }
 
 bool has_nan(const float* block) {

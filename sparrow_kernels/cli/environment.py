@@ -15,12 +15,9 @@ from sparrow_kernels.releases import TESTED, standing
 HELP = "versions, devices, and which backend is available and why not"
 
 _PACKAGES = ("torch", "transformers", "triton", "torchvision", "av", "numpy", "safetensors")
-_SETTINGS = (
-    "SPARROW_AUTOTUNE",
-    "SPARROW_BACKEND",
-    "SPARROW_CHECK",
-    "SPARROW_TRACEBACK",
-    "SPARROW_WGMMA",
+_SETTINGS = tuple(
+    f"SPARROW_{name}"
+    for name in ("AUTOTUNE", "BACKEND", "CHECK", "CPU_LEVEL", "TRACEBACK", "WGMMA")
 )
 _BACKENDS = ("native", "triton", "torch", "reference")
 
