@@ -62,6 +62,6 @@ LENGTHS = (
     Length(64, 50, 3),
     Length(512, 50, 3),
     Length(2_000, 50, 3),
-    Length(8_000, 50, 3),
-    Length(24_000, 8, 1),
+    Length(8_000, 20, 3),
+    Length(24_000, 6, 1),
 )
