@@ -16,6 +16,7 @@ _COMMANDS = {
     "demo": "python -m bench.demo --json bench/results/demo.json",
     "step": "python -m bench.step --json bench/results/step.json",
     "drafts": "python -m bench.drafts --json bench/results/drafts.json",
+    "ablation": "python -m bench.ablation --plot docs/ablation.png",
     "real-language": "python -m bench.real_language --json bench/results/real_language.json",
 }
 
@@ -161,6 +162,22 @@ def real_language(results: Path) -> str:
     return f"Measured by `{_COMMANDS['real-language']}`.\n\n{table(columns, lines)}"
 
 
+def ablation(results: Path) -> str:
+    """Tokens a call of every draft of the ablation, by visual length."""
+    from bench.ablation import results as ablated  # with it come the decoder and transformers
+
+    path = results / "ablation.csv"
+    return ablated.table(path) if path.exists() else _missing("ablation")
+
+
+def ablation_claims(results: Path) -> str:
+    """The paper's claims, judged by the same file."""
+    from bench.ablation import claims
+
+    path = results / "ablation.csv"
+    return claims.table(path) if path.exists() else _missing("ablation")
+
+
 def _milliseconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
@@ -180,6 +197,8 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "decoding": decoding,
     "step": step,
     "drafts": drafts,
+    "ablation": ablation,
+    "ablation-claims": ablation_claims,
     "real-language": real_language,
     "speed-goals": speed_goals,
     "ops-cpu": partial(ops, "cpu"),

@@ -1,10 +1,10 @@
 """What each part of the method is worth, on the embedded target.
 
-    python -m bench.ablation --csv bench/results/ablation.csv --plot docs/ablation.png
+    python -m bench.ablation --plot docs/ablation.png
 
 Trains seven drafts for each of three seeds on the same clips, then replays the target's greedy
 captions of unseen clips with each, the clip in its sight and out of it. Everything is kept in
---folder: interrupt it when you like, the same command goes on. About two hours of two cores.
+--folder: interrupt it when you like, the same command goes on. Some two hours of two cores.
 """
 
 from __future__ import annotations

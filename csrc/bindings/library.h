@@ -25,5 +25,4 @@
 #endif
 
 // An op without a CUDA driver: on a GPU its kernels are Triton's.
-#define SPARROW_IMPLEMENT_ON_CPU(library) \
-  STABLE_TORCH_LIBRARY_IMPL(SPARROW_NAMESPACE, CPU, library)
+#define SPARROW_IMPLEMENT_ON_CPU(library) STABLE_TORCH_LIBRARY_IMPL(SPARROW_NAMESPACE, CPU, library)

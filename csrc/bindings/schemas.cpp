@@ -3,8 +3,8 @@
 
 #define LAYOUT \
   "Tensor parent, Tensor depth, Tensor ancestors, Tensor first_child, Tensor next_sibling"
-#define TREE_ATTENTION                                                                     \
-  "Tensor query, Tensor key, Tensor value, Tensor ancestors, Tensor prefix_lens, "          \
+#define TREE_ATTENTION                                                                       \
+  "Tensor query, Tensor key, Tensor value, Tensor ancestors, Tensor prefix_lens, "           \
   "Tensor? prefix_starts, Tensor? anchor_slots, Tensor? anchor_count, Tensor? anchor_rank, " \
   "SymInt? window, Tensor? depth, float scale, SymInt? num_splits"
 #define ACCEPTANCE "(Tensor path, Tensor accept_length, Tensor tokens)"

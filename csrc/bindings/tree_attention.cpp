@@ -128,8 +128,9 @@ std::tuple<Tensor, Tensor> tree_attention(
     const Tensor& prefix_lens, const MaybeTensor& prefix_starts, const MaybeTensor& anchor_slots,
     const MaybeTensor& anchor_count, const MaybeTensor& anchor_rank, std::optional<int64_t> window,
     const MaybeTensor& depth, double scale, std::optional<int64_t> num_splits) {
-  const Inputs in{query,        key,         value,  ancestors, prefix_lens, prefix_starts,
-                  anchor_slots, anchor_count, anchor_rank, window, depth, scale, num_splits};
+  const Inputs in{query,         key,          value,        ancestors,   prefix_lens,
+                  prefix_starts, anchor_slots, anchor_count, anchor_rank, window,
+                  depth,         scale,        num_splits};
   check_inputs(Arguments("tree_attention", query), in);
   const int64_t batch = query.size(0), heads = query.size(1), rows = query.size(2);
   const Tensor out = empty(query, query.scalar_type(), {batch, heads, rows, query.size(3)});
@@ -145,8 +146,9 @@ void tree_attention_out(const Tensor& query, const Tensor& key, const Tensor& va
                         std::optional<int64_t> window, const MaybeTensor& depth, double scale,
                         std::optional<int64_t> num_splits, const Tensor& out,
                         const MaybeTensor& lse) {
-  const Inputs in{query,        key,         value,  ancestors, prefix_lens, prefix_starts,
-                  anchor_slots, anchor_count, anchor_rank, window, depth, scale, num_splits};
+  const Inputs in{query,         key,          value,        ancestors,   prefix_lens,
+                  prefix_starts, anchor_slots, anchor_count, anchor_rank, window,
+                  depth,         scale,        num_splits};
   const Arguments arguments("tree_attention", query);
   check_inputs(arguments, in);
   const int64_t batch = query.size(0), heads = query.size(1), rows = query.size(2);

@@ -1,8 +1,8 @@
-// Tree attention: what a request sees (attention_seen.h) in tiles (attention_tile.h), shared out over
-// threads by request, KV head, rows and, where those are too few, parts of the tiles.
+// Tree attention: what a request sees (attention_seen.h) in tiles (attention_tile.h), shared out
+// over threads by request, KV head, rows and, where those are too few, parts of the tiles.
 //
-// The G query heads of a KV head are rows beside one another: each key is read once for all of them.
-// Bytes read: 2 * slots seen * Hkv * D of the cache, once for each kMostRows rows.
+// The G query heads of a KV head are rows beside one another: each key is read once for all of
+// them. Bytes read: 2 * slots seen * Hkv * D of the cache, once for each kMostRows rows.
 #include "cpu/attention.h"
 
 #include <algorithm>
@@ -16,10 +16,10 @@
 namespace sparrow::cpu {
 namespace {
 
-constexpr int64_t kMostRows = 240;  // of one pass over the tiles: their floats stay in the L2
+constexpr int64_t kMostRows = 240;   // of one pass over the tiles: their floats stay in the L2
 constexpr int64_t kFewestTiles = 8;  // of a part: less is not worth joining
 constexpr int64_t kStepsWorthThreads = 750'000;  // multiply-adds: some 50 us
-constexpr int64_t kRowsOfASlot = 8;  // what a slot costs beside its rows, in rows
+constexpr int64_t kRowsOfASlot = 8;              // what a slot costs beside its rows, in rows
 
 // Rows [begin, begin + count) of a KV head, head by head, over tiles [first, last) of a request.
 struct Unit {
@@ -74,8 +74,8 @@ SPARROW_INLINE void attend(const TreeAttention<Element>& call, const Seen& seen,
   for (int64_t row = 0; row < count; ++row) {
     widen(query_row(call, unit, row), head_dim, head_dim, query + row * head_dim);
   }
-  const RowsAtWork rows{count,           head_dim,        width,         query,
-                        partial.out, partial.highest, partial.total, scores, factors};
+  const RowsAtWork rows{count,           head_dim,      width,  query,  partial.out,
+                        partial.highest, partial.total, scores, factors};
   const bool turns_keys = call.num_splits > 0 || !are_few(count, head_dim);
   // A lane that no row sees stands in for its slot with zeros.
   const Element* nothing = reinterpret_cast<const Element*>(zeros);
@@ -100,8 +100,7 @@ SPARROW_INLINE void attend(const TreeAttention<Element>& call, const Seen& seen,
     const auto mask_of = [&](int64_t row) __attribute__((always_inline)) {
       return seen.lanes(tile, (unit.begin + row) % call.num_rows);
     };
-    attend_tile<V>(rows, keys, values, lanes, call.scale, turns_keys, mask_of,
-                   turned);
+    attend_tile<V>(rows, keys, values, lanes, call.scale, turns_keys, mask_of, turned);
   }
 }
 
@@ -159,8 +158,7 @@ void finish(const TreeAttention<Element>& call, const Unit& unit,
     Element* out = call.out.row(unit.b, head, node);
     for (int64_t d = 0; d < call.head_dim; ++d) from_float(joined[d] * share, &out[d]);
     if (call.lse.data != nullptr) {
-      *call.lse.row(unit.b, head, node) =
-          total == 0.0f ? -HUGE_VALF : highest + std::log(total);
+      *call.lse.row(unit.b, head, node) = total == 0.0f ? -HUGE_VALF : highest + std::log(total);
     }
   }
 }

@@ -45,9 +45,8 @@ void Seen::add_prefix(int64_t start, int64_t length) {
 void Seen::add_anchors(const Visibility& visibility, int64_t b, int64_t start, int64_t length) {
   const int32_t* slots = visibility.anchor_slots[b];
   const int64_t count = clamp(visibility.anchor_count[b], 0, visibility.max_anchors);
-  const int64_t deepest = num_rows_ == 0
-                              ? start
-                              : *std::max_element(window_starts_.begin(), window_starts_.end());
+  const int64_t deepest =
+      num_rows_ == 0 ? start : *std::max_element(window_starts_.begin(), window_starts_.end());
   int64_t at = std::lower_bound(slots, slots + count, start) - slots;
   for (; at < count && slots[at] < deepest; at += kTile) {
     for (int64_t row = 0; row < num_rows_; ++row) {

@@ -52,8 +52,9 @@ SPARROW_INLINE void product(const float* a, int64_t a_stride, const Columns& b, 
   typename V::Floats sums[kRows][kVectors];
   for (int row = 0; row < kRows; ++row) {
     for (int v = 0; v < kVectors; ++v) {
-      sums[row][v] = factors == nullptr ? typename V::Floats{}
-                                        : V::load(c + row * c_stride + v * V::kLanes) * factors[row];
+      sums[row][v] = factors == nullptr
+                         ? typename V::Floats{}
+                         : V::load(c + row * c_stride + v * V::kLanes) * factors[row];
     }
   }
   for (int64_t k = 0; k < depth; ++k) {
@@ -105,12 +106,24 @@ SPARROW_INLINE void product_of_panels(const Factors& all, const Columns& b, int6
   for (int64_t row = 0; groups > 0; --groups) {
     const int64_t count = (all.rows - row + groups - 1) / groups;
     switch (count) {
-      case 6: product_of<V, 6, 1>(all, b, row, panel, end); break;
-      case 5: product_of<V, 5, 1>(all, b, row, panel, end); break;
-      case 4: product_of<V, 4, 1>(all, b, row, panel, end); break;
-      case 3: product_of<V, 3, 2>(all, b, row, panel, end); break;
-      case 2: product_of<V, 2, 2>(all, b, row, panel, end); break;
-      default: product_of<V, 1, 4>(all, b, row, panel, end); break;
+      case 6:
+        product_of<V, 6, 1>(all, b, row, panel, end);
+        break;
+      case 5:
+        product_of<V, 5, 1>(all, b, row, panel, end);
+        break;
+      case 4:
+        product_of<V, 4, 1>(all, b, row, panel, end);
+        break;
+      case 3:
+        product_of<V, 3, 2>(all, b, row, panel, end);
+        break;
+      case 2:
+        product_of<V, 2, 2>(all, b, row, panel, end);
+        break;
+      default:
+        product_of<V, 1, 4>(all, b, row, panel, end);
+        break;
     }
     row += count;
   }
@@ -197,8 +210,8 @@ SPARROW_INLINE void scores_along(const RowsAtWork& rows, const Element* const* k
 
 // Scores of one row into weights; how `out` and `total` so far are to be scaled is returned.
 template <typename V>
-SPARROW_INLINE float weigh(float* scores, int64_t lanes, uint64_t mask, float scale,
-                           float& highest, float& total) {
+SPARROW_INLINE float weigh(float* scores, int64_t lanes, uint64_t mask, float scale, float& highest,
+                           float& total) {
   constexpr float kNothing = -__builtin_huge_valf();
   typename V::Floats most = V::all(kNothing);
   for (int64_t lane = 0; lane < lanes; lane += V::kLanes) {

@@ -34,10 +34,10 @@ SPARROW_INLINE void add_up(const Element* const* parts, const float* shares, int
 }
 
 // Overloads, not one template: target_clones does not mark templates.
-#define ADD(Element)                                                                              \
-  SPARROW_CLONES void add(const Element* const* parts, const float* shares, int64_t num_parts,    \
-                          int64_t head_dim, Element* out) {                                       \
-    add_up(parts, shares, num_parts, head_dim, out);                                              \
+#define ADD(Element)                                                                           \
+  SPARROW_CLONES void add(const Element* const* parts, const float* shares, int64_t num_parts, \
+                          int64_t head_dim, Element* out) {                                    \
+    add_up(parts, shares, num_parts, head_dim, out);                                           \
   }
 ADD(float)
 ADD(Half)

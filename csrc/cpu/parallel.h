@@ -26,8 +26,8 @@ void run_shared(int64_t count, int64_t threads, const Item& item) {
   run_parallel(count, std::max<int64_t>(1, (count + threads - 1) / threads), body);
 }
 
-// run_parallel, where one item costs `work` steps. Small work runs right here: a decode step at batch 1
-// pays for neither threads nor type erasure.
+// run_parallel, where one item costs `work` steps. Small work runs right here: a decode step at
+// batch 1 pays for neither threads nor type erasure.
 template <typename Body>
 void for_each_part(int64_t count, int64_t work, const Body& body) {
   const int64_t grain = std::max<int64_t>(1, kWorkPerThread / std::max<int64_t>(1, work));

@@ -1,0 +1,67 @@
+"""The ablation's way from clips to a table, over planted clips."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import blocks
+from bench.ablation import results
+from bench.ablation.measuring import lines_of
+
+
+def clip(length: int, number: int, *emitted: tuple[str, int, bool, list[int]]) -> dict[str, Any]:
+    names = ("system", "seed", "vata", "histogram")
+    found = [dict(zip(names, each, strict=True)) for each in emitted]
+    return {"visual_tokens_asked": length, "clip": number, "checked": 2, "emitted": found}
+
+
+# Index k of a histogram counts the calls that emitted k tokens.
+CLIPS = [
+    clip(64, 0, ("MSD", 0, True, [0, 2, 0, 2]), ("MSD", 1, True, [0, 0, 0, 4])),
+    clip(64, 1, ("MSD", 0, True, [0, 0, 0, 4]), ("MSD", 1, True, [0, 0, 0, 2])),
+    clip(2_000, 0, ("MSD", 0, True, [0, 4, 0, 0]), ("MSD", 1, True, [0, 0, 2, 0])),
+]
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Path:
+    path = tmp_path / "clips.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in CLIPS) + '{"cut": ')
+    results.write_csv(path, tmp_path / "ablation.csv")
+    return tmp_path / "ablation.csv"
+
+
+def test_tokens_a_call_over_all_clips_of_a_seed(measured: Path) -> None:
+    lines = measured.read_text().splitlines()
+    assert lines[0] == "system,vata,seed,visual_tokens,clips,checked,mean_emitted"
+    assert lines[1:] == [
+        "MSD,True,0,64,2,2,2.5000",  # 2 calls of one token, 6 of three
+        "MSD,True,0,2000,1,1,1.0000",
+        "MSD,True,1,64,2,0,3.0000",
+        "MSD,True,1,2000,1,0,2.0000",
+    ]
+
+
+def test_a_table_with_the_deviation_over_seeds(measured: Path) -> None:
+    head, _, line = results.table(measured).splitlines()
+    assert head == "| draft | VATA | 64 | 2k |"
+    assert line == "| MSD | yes | 2.75 ± 0.35 | 1.50 ± 0.71 |"
+    assert blocks.ablation(measured.parent) == results.table(measured)
+    assert "not yet measured" in blocks.ablation(measured.parent / "elsewhere").lower()
+
+
+def test_a_line_that_was_cut_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "clips.jsonl"
+    path.write_text('{"clip": 0}\n{"clip": 1')
+    assert list(lines_of(path)) == [{"clip": 0}]
+    assert path.read_text() == '{"clip": 0}\n'
+
+
+def test_the_figure_is_drawn(measured: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    results.draw(measured, tmp_path / "ablation.png")
+    assert (tmp_path / "ablation.png").stat().st_size > 5_000
