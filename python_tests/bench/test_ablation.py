@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench import blocks
-from bench.ablation import results
+from bench.ablation import claims, results
 from bench.ablation.measuring import lines_of
 
 
@@ -52,6 +52,28 @@ def test_a_table_with_the_deviation_over_seeds(measured: Path) -> None:
     assert line == "| MSD | yes | 2.75 ± 0.35 | 1.50 ± 0.71 |"
     assert blocks.ablation(measured.parent) == results.table(measured)
     assert "not yet measured" in blocks.ablation(measured.parent / "elsewhere").lower()
+
+
+def test_claims_are_judged_by_the_means(tmp_path: Path) -> None:
+    """Planted: VATA flat, the clip's drafts falling but for one, MTP a gain, IVSB none."""
+    means = {
+        ("EAGLE-2 style", False): (4.0, 3.0), ("EAGLE-2 style", True): (4.0, 3.92),
+        ("+ MTP", False): (4.5, 3.5), ("+ MTP", True): (4.5, 4.4),
+        ("+ MTP + IVSB", False): (4.6, 1.2), ("+ MTP + IVSB", True): (4.4, 4.4),
+        ("ViSpec", False): (4.2, 4.1), ("ViSpec", True): (4.2, 4.1),
+    }  # fmt: skip
+    lines = [",".join(results.COLUMNS)]
+    for (system, vata), by_length in means.items():
+        for length, mean in zip((64, 24_000), by_length, strict=True):
+            lines += [f"{system},{vata},{seed},{length},9,0,{mean}" for seed in (0, 1)]
+    path = tmp_path / "ablation.csv"
+    path.write_text("\n".join(lines) + "\n")
+    flat, falls, gains, bridge = claims.claims(path)
+    assert flat.verdict == "confirmed" and "-2% (EAGLE-2 style), -2% (+ MTP)" in flat.measured
+    assert falls.verdict == "confirmed, but for ViSpec" and "-74% (+ MTP + IVSB)" in falls.measured
+    assert gains.verdict == "confirmed" and gains.measured.startswith("+0.50 to +0.50 with")
+    assert bridge.verdict == "not confirmed" and bridge.measured.startswith("-0.10 to +0.00 with")
+    assert "24k within 5 %" in claims.table(path)
 
 
 def test_a_line_that_was_cut_is_dropped(tmp_path: Path) -> None:
