@@ -1,14 +1,16 @@
 """Peak memory of one training step, or of the target's pass before it, as a process:
 `python step_memory.py KIND LENGTH`.
 
-Prints the bytes that the process held at most above what it held before the step. glibc is told
-(MALLOC_MMAP_THRESHOLD_) to give large blocks back at once, so that the peak is that of the step.
+Prints the most bytes that PyTorch's allocator held at once above what it held before: what the
+process holds differs from machine to machine and from run to run.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -46,11 +48,15 @@ def rows_of(kind: str, length: int) -> TextRows:
     )
 
 
-def held(name: str) -> int:
-    """A line of this process's status, in bytes."""
-    with open("/proc/self/status") as status:
-        line = next(line for line in status if line.startswith(name))
-    return int(line.split()[1]) * 1024
+def peak(run: Callable[[], object]) -> int:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        kept = run()
+    del kept
+    events = profile.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return max(accumulate((nbytes for _, nbytes in changes), initial=0))
 
 
 def main() -> None:
@@ -84,13 +90,7 @@ def main() -> None:
     else:
         step(rows_of(kind, 200))
         measured = partial(step, rows_of(kind, length))
-    # What the first step of a process sets up is not the step's. The peak starts here.
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
-    before = held("VmRSS")
-    kept = measured()
-    print(held("VmHWM") - before)
-    del kept
+    print(peak(measured))
 
 
 if __name__ == "__main__":

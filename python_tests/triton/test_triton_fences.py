@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sparrow_kernels.cli import environment
-from sparrow_kernels.ops import env
-from sparrow_kernels.ops.attention.triton import configurations, fences, window_tiles
+from sparrow_kernels.ops import env, fences
+from sparrow_kernels.ops.attention.triton import configurations, window_tiles
 
 VERSIONS = {
     "3.6.0": False,

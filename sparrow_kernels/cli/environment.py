@@ -130,7 +130,7 @@ def _backends() -> dict[str, dict[str, Any]]:
 
 
 def _warpgroup_products() -> str:
-    from sparrow_kernels.ops.attention.triton import fences
+    from sparrow_kernels.ops import fences
 
     return fences.standing()
 

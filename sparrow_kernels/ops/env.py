@@ -5,7 +5,7 @@ value checks on (1) or off (0). Ops read both when they *run*, never while `torc
 them, so a compiled graph follows a later change. `SPARROW_AUTOTUNE=1` lets Triton ops time several
 tile sizes at the first call of a shape on a GPU, instead of taking those of their table.
 `SPARROW_WGMMA` lets Triton's kernels use a warpgroup's products (1) or not (0); without it the
-installed triton decides, see `ops/attention/triton/fences.py`.
+installed triton decides, see `ops/fences.py`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from sparrow_kernels.ops.attention.triton import fences
+from sparrow_kernels.ops import fences
 
 
 class Configuration(NamedTuple):
@@ -41,8 +41,8 @@ class Configuration(NamedTuple):
 INTERPRETER = 0
 """The architecture of a CPU: under the interpreter a tile costs the same whatever its size."""
 UNFENCED = 9
-"""That of GPUs of 9.x and 10.x without a warpgroup's products (`fences.py`). Two warps of 32 rows
-and more, and 16 rows, are what the compiler has no such products for."""
+"""That of GPUs of 9.x and 10.x without a warpgroup's products (`ops/fences.py`): the compiler has
+none for two warps, nor for 16 rows."""
 
 _C = Configuration
 _Table = dict[tuple[int, int, int], tuple[Configuration, ...]]

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from sparrow_kernels.ops.attention.triton import fences
+from sparrow_kernels.ops import fences
 
 Kernel = Literal["forward", "query", "key"]
 
@@ -55,7 +55,7 @@ _HOPPER: dict[Kernel, tuple[Tiles, Tiles, Tiles]] = {
     "query": (Tiles(128, 64, 8, 5), Tiles(128, 64, 8, 5), Tiles(64, 32, 8, 5)),
     "key": (Tiles(64, 128, 8, 3), Tiles(32, 128, 8, 4), Tiles(32, 32, 8, 3)),
 }
-# The same without a warpgroup's products (`fences.py`): two warps, or less than 64 rows and keys.
+# The same without a warpgroup's products (`ops/fences.py`): two warps, or less than 64 rows.
 _UNFENCED: dict[Kernel, tuple[Tiles, Tiles, Tiles]] = {
     "forward": (Tiles(64, 32, 2, 5), Tiles(32, 64, 4, 5), Tiles(32, 32, 4, 5)),
     "query": (Tiles(32, 32, 2, 5), Tiles(32, 64, 4, 5), Tiles(32, 32, 4, 5)),
