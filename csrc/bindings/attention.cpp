@@ -3,6 +3,7 @@
 
 #include "bindings/arguments.h"
 #include "bindings/device.h"
+#include "bindings/head_rows.h"
 #include "bindings/library.h"
 #include "cpu/append.h"
 #include "cuda/append.h"
@@ -10,12 +11,6 @@
 
 namespace sparrow::bindings {
 namespace {
-
-template <typename T>
-HeadRows<T> head_rows(const Tensor& tensor, int64_t unit) {
-  return {data<T>(tensor), tensor.stride(0) * unit, tensor.stride(1) * unit,
-          tensor.stride(2) * unit};
-}
 
 // One row for each new token and head, and the caches they go to.
 void check_append(const Arguments& arguments, const Tensor& key, const Tensor& value,
@@ -65,12 +60,12 @@ void rotate(const RotateTensors& t) {
                                    .num_rows = t.query.size(2),
                                    .capacity = t.key_cache.size(2),
                                    .head_dim = t.query.size(3),
-                                   .query = head_rows<const Element>(t.query, 1),
-                                   .key = head_rows<const Element>(t.key, 1),
-                                   .value = head_rows<const Element>(t.value, 1),
-                                   .query_out = head_rows<Element>(t.rotated, 1),
-                                   .key_cache = head_rows<Element>(t.key_cache, 1),
-                                   .value_cache = head_rows<Element>(t.value_cache, 1),
+                                   .query = head_rows<const Element>(t.query),
+                                   .key = head_rows<const Element>(t.key),
+                                   .value = head_rows<const Element>(t.value),
+                                   .query_out = head_rows<Element>(t.rotated),
+                                   .key_cache = head_rows<Element>(t.key_cache),
+                                   .value_cache = head_rows<Element>(t.value_cache),
                                    .cos = angle_rows<Angle>(t.cos),
                                    .sin = angle_rows<Angle>(t.sin),
                                    .prefix_lens = data<const int32_t>(t.prefix_lens)});

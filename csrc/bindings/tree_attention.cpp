@@ -5,6 +5,7 @@
 
 #include "bindings/arguments.h"
 #include "bindings/device.h"
+#include "bindings/head_rows.h"
 #include "bindings/library.h"
 #include "cpu/attention.h"
 #include "kernels/element.h"
@@ -26,7 +27,7 @@ void check_lse(const Arguments& arguments, const char* name, const Tensor& lse, 
 // The arguments of one call, but for where its results go.
 struct Inputs {
   const Tensor &query, &key, &value, &ancestors, &prefix_lens;
-  const MaybeTensor &prefix_starts, &anchor_slots, &anchor_count, &anchor_rank;
+  const MaybeTensor &prefix_starts, &anchor_slots, &anchor_count;
   std::optional<int64_t> window;
   const MaybeTensor& depth;
   double scale;
@@ -88,11 +89,6 @@ Visibility visibility(const Inputs& in) {
   return seen;
 }
 
-template <typename T>
-HeadRows<T> head_rows(const Tensor& tensor) {
-  return {data<T>(tensor), tensor.stride(0), tensor.stride(1), tensor.stride(2)};
-}
-
 template <typename Element>
 void attend(const Inputs& in, const Tensor& out, const HeadRows<float>& lse) {
   run(in.query, SPARROW_CPU_DRIVER(tree_attention<Element>),
@@ -128,9 +124,8 @@ std::tuple<Tensor, Tensor> tree_attention(
     const Tensor& prefix_lens, const MaybeTensor& prefix_starts, const MaybeTensor& anchor_slots,
     const MaybeTensor& anchor_count, const MaybeTensor& anchor_rank, std::optional<int64_t> window,
     const MaybeTensor& depth, double scale, std::optional<int64_t> num_splits) {
-  const Inputs in{query,         key,          value,        ancestors,   prefix_lens,
-                  prefix_starts, anchor_slots, anchor_count, anchor_rank, window,
-                  depth,         scale,        num_splits};
+  const Inputs in{query,        key,          value,  ancestors, prefix_lens, prefix_starts,
+                  anchor_slots, anchor_count, window, depth,     scale,       num_splits};
   check_inputs(Arguments("tree_attention", query), in);
   const int64_t batch = query.size(0), heads = query.size(1), rows = query.size(2);
   const Tensor out = empty(query, query.scalar_type(), {batch, heads, rows, query.size(3)});
@@ -146,9 +141,8 @@ void tree_attention_out(const Tensor& query, const Tensor& key, const Tensor& va
                         std::optional<int64_t> window, const MaybeTensor& depth, double scale,
                         std::optional<int64_t> num_splits, const Tensor& out,
                         const MaybeTensor& lse) {
-  const Inputs in{query,         key,          value,        ancestors,   prefix_lens,
-                  prefix_starts, anchor_slots, anchor_count, anchor_rank, window,
-                  depth,         scale,        num_splits};
+  const Inputs in{query,        key,          value,  ancestors, prefix_lens, prefix_starts,
+                  anchor_slots, anchor_count, window, depth,     scale,       num_splits};
   const Arguments arguments("tree_attention", query);
   check_inputs(arguments, in);
   const int64_t batch = query.size(0), heads = query.size(1), rows = query.size(2);

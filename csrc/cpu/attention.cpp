@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "cpu/attention_tile.h"
@@ -31,9 +32,11 @@ struct Partial {
   float *out, *highest, *total;
 };
 
-// Memory of a thread's own, kept from call to call.
-float* scratch(int64_t floats) {
-  thread_local std::vector<float> memory;
+// Memory of a thread's own, kept from call to call: what it works in, and what it has summed up.
+enum class Purpose { kWork, kSums };
+float* scratch(Purpose purpose, int64_t floats) {
+  thread_local std::vector<float> memories[2];
+  std::vector<float>& memory = memories[static_cast<int>(purpose)];
   if (static_cast<int64_t>(memory.size()) < floats) memory.resize(floats);
   return memory.data();
 }
@@ -60,14 +63,14 @@ SPARROW_INLINE void attend(const TreeAttention<Element>& call, const Seen& seen,
   // Values are read where they lie, if they are floats in whole panels.
   constexpr bool kIsFloat = std::is_same_v<Element, float>;
   const bool in_place = kIsFloat && width == head_dim;
-  float* memory = scratch(count * (head_dim + kTile + 1) + 2 * kTile * width + width);
-  float* query = memory;
+  float* query =
+      scratch(Purpose::kWork, count * (head_dim + kTile + 1) + 2 * kTile * width + width);
   float* scores = query + count * head_dim;
   float* factors = scores + count * kTile;
   float* turned = factors + count;
   float* widened = turned + kTile * width;
   float* zeros = widened + kTile * width;
-  std::fill_n(zeros, width, 0.0f);
+  std::memset(zeros, 0, width * sizeof(float));  // as bytes: read as floats and as Elements
   std::fill_n(partial.out, count * width, 0.0f);
   std::fill_n(partial.highest, count, -HUGE_VALF);
   std::fill_n(partial.total, count, 0.0f);
@@ -198,8 +201,10 @@ void tree_attention(const TreeAttention<Element>& call) {
   if (groups == 0) return;
   const int64_t steps = slots * call.kv_heads * (all_rows + kRowsOfASlot) * call.head_dim;
   const int64_t threads = steps < kStepsWorthThreads ? 1 : num_threads();
-  const int64_t parts =
-      call.num_splits > 0 ? call.num_splits : parts_for(groups, most_tiles, threads);
+  // More parts than tiles would be empty, and change no bit.
+  const int64_t parts = call.num_splits > 0
+                            ? std::min(call.num_splits, std::max<int64_t>(1, most_tiles))
+                            : parts_for(groups, most_tiles, threads);
 
   // Of each part of each group: its rows, and where what it leaves goes.
   const auto unit_of = [&](int64_t group, int64_t part) {
@@ -218,23 +223,22 @@ void tree_attention(const TreeAttention<Element>& call) {
   if (parts == 1) {
     run_shared(groups, threads, [&](int64_t group) {
       const Unit unit = unit_of(group, 0);
-      std::vector<float> memory(floats);
-      const Partial partial = part_in(memory.data(), unit);
+      const Partial partial = part_in(scratch(Purpose::kSums, floats), unit);
       attend_unit(call, seen[unit.b], unit, partial);
       finish(call, unit, {partial});
     });
     return;
   }
-  std::vector<float> memory(groups * parts * floats);
+  float* memory = scratch(Purpose::kSums, groups * parts * floats);
   run_shared(groups * parts, threads, [&](int64_t item) {
     const Unit unit = unit_of(item / parts, item % parts);
-    attend_unit(call, seen[unit.b], unit, part_in(&memory[item * floats], unit));
+    attend_unit(call, seen[unit.b], unit, part_in(memory + item * floats, unit));
   });
   run_shared(groups, threads, [&](int64_t group) {
     const Unit unit = unit_of(group, 0);
     std::vector<Partial> partials;
     for (int64_t part = 0; part < parts; ++part) {
-      partials.push_back(part_in(&memory[(group * parts + part) * floats], unit));
+      partials.push_back(part_in(memory + (group * parts + part) * floats, unit));
     }
     finish(call, unit, partials);
   });

@@ -16,9 +16,8 @@ std::string level_in_words();
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define SPARROW_HAS_LEVELS 1
-#define SPARROW_AVX2 __attribute__((target("avx2,fma,f16c,bmi,bmi2")))
-#define SPARROW_AVX512 \
-  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi,bmi2")))
+#define SPARROW_AVX2 __attribute__((target("avx2,fma")))
+#define SPARROW_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
 #endif
 
 }  // namespace sparrow::cpu

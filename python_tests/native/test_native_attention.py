@@ -81,6 +81,14 @@ def test_a_row_has_the_same_bits_alone_in_company_and_on_any_number_of_threads(
         torch.set_num_threads(threads)
 
 
+def test_more_splits_than_tiles_are_none() -> None:
+    """In number: their memory is not asked for."""
+    case = INVARIANT["plain"]
+    with env.backend("native"):
+        each, many = case.run(num_splits=40), case.run(num_splits=2**40)
+    assert torch.equal(each[0], many[0]) and torch.equal(each[1], many[1])
+
+
 def test_more_rows_than_one_pass_takes() -> None:
     tree = tree_bits([-1] + [node // 3 for node in range(69)])
     for heads in (7, 1):

@@ -29,6 +29,7 @@ def takes_warpgroup_products(major: int) -> bool:
     return major not in AFFECTED or (is_fenced(installed()) if asked is None else asked)
 
 
+@cache
 def is_fenced(version: str) -> bool:
     """Whether Triton of this version, such as "3.6.0" or "3.7.1+git12ab", has the fence."""
     numbers = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", version)
