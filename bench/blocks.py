@@ -37,13 +37,14 @@ def ops(device: str, results: Path) -> str:
             f"`{match.op}`", match.case, match.dtype, match.inputs, match.ours.backend,
             _time(match.ours), _percent(match.ours.percent_of_floor),
             match.peers[0].backend if match.peers else "-",
-            _ratio(match.ratio(match.peers[0])) if match.peers else "-",
+            _best_ratio_text(match) if match.peers else "-",
         ]
         for match in matches(found)
     ]  # fmt: skip
     columns = ["op", "case", "dtype", "inputs", "ours", "µs (p20–p80)", "% of floor",
                "fastest peer", "its time / ours"]  # fmt: skip
-    return f"{_made_by(found)}\n\n{table(columns, lines)}"
+    doubts = "".join(f"\n\n{_DOUBT}: {text}." for text in _doubts(found))
+    return f"{_made_by(found)}\n\n{table(columns, lines)}{doubts}"
 
 
 def losses(device: str, results: Path) -> str:
@@ -57,7 +58,7 @@ def losses(device: str, results: Path) -> str:
     lines = [
         [
             f"`{match.op}`", match.case, match.ours.backend, _time(match.ours),
-            match.peers[0].backend, _time(match.peers[0]), _ratio(_best_ratio(match)),
+            match.peers[0].backend, _time(match.peers[0]), _best_ratio_text(match),
         ]
         for match in sorted(lost, key=_best_ratio)
     ]  # fmt: skip
@@ -234,6 +235,22 @@ def _run(row: Row) -> str:
 
 def _best_ratio(match: Match) -> float:
     return match.ratio(match.peers[0])
+
+
+_DOUBT = "Not to be believed"
+
+
+def _best_ratio_text(match: Match) -> str:
+    """The ratio and its range; doubted where one of the two times is."""
+    low, high = match.ratio_range(match.peers[0])
+    doubt = " (not to be believed)" if match.ours.doubt or match.peers[0].doubt else ""
+    return f"{_ratio(_best_ratio(match))} ({_ratio(low)}–{_ratio(high)}){doubt}"
+
+
+def _doubts(found: Sequence[Row]) -> list[str]:
+    """Which of the rows shown are doubted, and why."""
+    shown = [row for match in matches(found) for row in (match.ours, *match.peers[:1])]
+    return [f"`{row.op}`, {row.case}, {row.backend}: {row.doubt}" for row in shown if row.doubt]
 
 
 def _time(row: Row) -> str:

@@ -8,7 +8,7 @@ device would need for that at the rates measured in the same run is the floor.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple
@@ -54,6 +54,8 @@ class Case(ABC):
     op: ClassVar[str]
     """The public name of the op it measures."""
     dtype: torch.dtype
+    CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """What a word that is no number may be."""
 
     @abstractmethod
     def bytes(self) -> int: ...

@@ -30,6 +30,13 @@ class Match(NamedTuple):
         """How many times as long `row` takes as our best: above 1, we are faster."""
         return median(row) / median(self.ours)
 
+    def ratio_range(self, row: Row) -> tuple[float, float]:
+        """What `ratio` is between one's p20 over the other's p80 and the reverse."""
+        ours = self.ours
+        low = (row.us_p20 or median(row)) / (ours.us_p80 or median(ours))
+        high = (row.us_p80 or median(row)) / (ours.us_p20 or median(ours))
+        return low, high
+
 
 def matches(rows: Iterable[Row]) -> list[Match]:
     """The cases of `rows` that one of our backends has a time for, in their order."""

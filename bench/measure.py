@@ -15,6 +15,7 @@ import torch
 import sparrow_kernels
 from bench import clock, floors, gate, rows, timing
 from bench.case import Arguments, Call, Case, Way, tensors_of
+from bench.load import Load
 
 _COLD = 5
 """Inputs are cold if they rotate over sets of this many times the last-level cache: one that evicts
@@ -44,6 +45,7 @@ class Times(NamedTuple):
     eager: float | None = None
     """Microseconds of the host."""
     megahertz: float | None = None
+    others_percent: float | None = None
 
 
 def measured(case: Case, plan: Plan, machine: rows.Machine) -> Iterator[rows.Row]:
@@ -99,8 +101,12 @@ def _timed(
     sets = [case.arguments(plan.device, seed) for seed in range(count)]
     stream = _stream_us(plan.device, case.bytes())
     if plan.device.type == "cpu":
-        for way, called in _on_cpu(case, list(ways), sets[0], plan.seconds).items():
-            yield _row(case, way, plan, machine, rows.OK, "", inputs, Times(called), stream)
+        load = Load()
+        times = _on_cpu(case, list(ways), sets[0], plan.seconds)
+        others = load.others_percent()
+        for way, called in times.items():
+            found = Times(called, others_percent=others)
+            yield _row(case, way, plan, machine, rows.OK, "", inputs, found, stream)
         return
     ready: dict[str, tuple[Way, float, timing.Captured]] = {}
     for way in ways:
@@ -234,6 +240,7 @@ def _row(
         samples=found.replayed.samples if found else 0,
         us_eager=found.eager if found else None,
         sm_mhz=found.megahertz if found else None,
+        others_percent=found.others_percent if found else None,
         bytes=case.bytes(),
         flops=case.flops(),
         exps=case.exps(),

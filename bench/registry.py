@@ -10,6 +10,7 @@ import torch
 from bench.case import Case
 from bench.cases import accept, attention, batches, cache, commit, draft, sampling, tree, window
 from bench.selection import Selection
+from bench.shapes import MODELS, Model, name_of
 
 _FAMILIES = (tree, accept, sampling, commit, cache, attention, batches, draft, window)
 
@@ -49,18 +50,46 @@ def shaped(op: str, shape: Mapping[str, str], dtype: torch.dtype) -> list[Case]:
     for kind in known[op]:
         case = replace(kind(), dtype=dtype)  # type: ignore[type-var]
         words = case.words()
-        if set(shape) <= set(words):
-            changes = {words[word]: _value(case, words[word], shape[word]) for word in shape}
+        asked = _by_model(case, shape) if "model" in words else shape
+        if set(asked) <= set(words):
+            changes = {words[word]: _value(case, word, asked[word]) for word in asked}
             made.append(replace(case, **changes))  # type: ignore[type-var]
     if not made:
-        had = sorted({word for kind in known[op] for word in kind().words()})
+        had = sorted({word for kind in known[op] for word in _words(kind())})
         raise ValueError(f"--shape of {op} takes {', '.join(had)}, got {', '.join(shape)}")
     return made
 
 
-def _value(case: Case, field: str, text: str) -> object:
-    kind = type(getattr(case, field))
-    try:
-        return kind(text)
-    except ValueError:
-        raise ValueError(f"--shape {field} must be a {kind.__name__}, got {text!r}") from None
+def _words(case: Case) -> set[str]:
+    words = set(case.words())
+    return words | set(Model._fields) if "model" in words else words
+
+
+def _by_model(case: Case, shape: Mapping[str, str]) -> Mapping[str, str]:
+    """`shape` with `heads=16,kv_heads=2` and the like as the name of a model of these sizes."""
+    sizes = {word: shape[word] for word in Model._fields if word in shape}
+    model = MODELS[shape.get("model", case.model)]  # type: ignore[attr-defined]
+    if not sizes:
+        return shape
+    model = model._replace(**{word: _number(word, sizes[word], 1) for word in sizes})
+    rest = {word: text for word, text in shape.items() if word not in sizes}
+    return rest | {"model": name_of(MODELS["/".join(map(str, model))])}
+
+
+_MAY_BE_ZERO = ("prefix", "visual", "anchors", "window", "percent", "refused", "levels")
+
+
+def _value(case: Case, word: str, text: str) -> object:
+    if type(getattr(case, case.words()[word])) is int:
+        return _number(word, text, 0 if word in _MAY_BE_ZERO else 1)
+    if text not in case.CHOICES.get(word, (text,)):
+        raise ValueError(
+            f"--shape {word} must be one of {', '.join(case.CHOICES[word])}, got {text!r}"
+        )
+    return text
+
+
+def _number(word: str, text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise ValueError(f"--shape {word} must be a whole number from {least} on, got {text!r}")
+    return int(text)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from bench import predicted, rows
+from bench.matches import Match, matches
 from bench.rows import Row
 from bench.table import print_table
 
@@ -29,18 +30,27 @@ def print_rows(found: Sequence[Row]) -> None:
                         "p20": row.us_p20,
                         "p80": row.us_p80,
                         "% of floor": row.percent_of_floor,
-                        "x ours": None if row.ours else speedup(row, found),
+                        "x ours": None if row.ours else ratio_text(row, found),
                         "inputs": row.inputs,
                     }
                     | ({} if device is None else {"predicted us": _predicted(row, device)})
                 )
         print_table(table)
+        for row in timed:
+            if row.op == op and row.doubt:
+                print(f"not to be believed: {row.case} {row.backend}: {row.doubt}")
+
+
+def measured_nothing(found: Sequence[Row]) -> bool:
+    """Whether none of ours has a time: a gate that nothing went through is not green."""
+    return not any(row.ours and row.us_p50 is not None for row in found)
 
 
 def print_summary(found: Sequence[Row]) -> None:
     """The gate, the worst share of a floor, the best and worst ratio to a peer, what is missing."""
     refused = [row for row in found if row.ours and row.status == rows.REFUSED]
-    print(f"\ngate: {'green' if not refused else 'RED'}", end="")
+    passed = "nothing of ours was measured" if measured_nothing(found) else "green"
+    print(f"\ngate: {'RED' if refused else passed}", end="")
     print("".join(f"\n  {row.op} {row.case} {row.backend}: {row.reason}" for row in refused))
     floors = [row for row in best_of_ours(found) if row.percent_of_floor is not None]
     if floors:
@@ -50,7 +60,10 @@ def print_summary(found: Sequence[Row]) -> None:
     if ratios:
         for word, pick in (("best", max), ("worst", min)):
             ratio, row = pick(ratios, key=lambda pair: pair[0])
-            print(f"{word} ratio to a peer: {ratio:.2f} x {row.backend} {_name(row)}")
+            print(f"{word} ratio to a peer: {ratio_text(row, found)} x {row.backend} {_name(row)}")
+    doubted = sum(bool(row.doubt) for row in found)
+    if doubted:
+        print(f"not to be believed: {doubted} of {len(found)} rows (above, and in the files)")
     missing = [row for row in found if row.status != rows.OK and not (row.ours and row in refused)]
     for reason, alike in groupby(sorted(missing, key=_why), key=_why):
         names = Counter(row.backend for row in alike)
@@ -71,10 +84,23 @@ def best_of_ours(found: Iterable[Row]) -> list[Row]:
 
 def speedup(row: Row, found: Sequence[Row]) -> float | None:
     """How many times as long this row takes as the fastest of ours in the same run."""
-    for best in best_of_ours(found):
-        if best.key[:-1] == row.key[:-1] and best.us_p50 and row.us_p50:
-            return row.us_p50 / best.us_p50
-    return None
+    match = _match(row, found)
+    return None if match is None else match.ratio(row)
+
+
+def ratio_text(row: Row, found: Sequence[Row]) -> str | None:
+    """That, and what it is between the p20 of one and the p80 of the other."""
+    match = _match(row, found)
+    if match is None:
+        return None
+    low, high = match.ratio_range(row)
+    return f"{match.ratio(row):.2f} ({low:.2f}-{high:.2f})"
+
+
+def _match(row: Row, found: Sequence[Row]) -> Match | None:
+    if row.us_p50 is None:
+        return None
+    return next((match for match in matches(found) if match.ours.key[:-1] == row.key[:-1]), None)
 
 
 def _predicted(row: Row, device: str) -> str:

@@ -82,6 +82,8 @@ class Row:
     """What the host does for a call on a GPU that is not captured."""
     sm_mhz: float | None
     """The clock of the multiprocessors meanwhile."""
+    others_percent: float | None
+    """Of the processors' time meanwhile, what other processes took, on a CPU."""
     command: str
     device: str
     driver: str
@@ -99,13 +101,30 @@ class Row:
         return self.op, self.case, self.dtype, self.inputs, self.backend
 
     @property
+    def doubt(self) -> str:
+        """Why its time is not to be believed, empty where nothing speaks against it."""
+        doubts = []
+        if (self.percent_of_floor or 0) > _MOST_OF_FLOOR:
+            doubts.append(f"{self.percent_of_floor:.0f} % of its floor")
+        if self.us_p80 and self.us_p20 and self.us_p80 > _MOST_SPREAD * self.us_p20:
+            doubts.append(f"between {self.us_p20:.3g} and {self.us_p80:.3g} µs")
+        if (self.others_percent or 0) > _MOST_OF_OTHERS:
+            doubts.append(f"others took {self.others_percent:.0f} % of the processors")
+        return ", ".join(doubts)
+
+    @property
     def parameters(self) -> dict[str, str]:
         """The case's shape: `prefix=4096 T=30` as a dict."""
         return dict(part.split("=", 1) for part in self.case.split())
 
 
+_MOST_OF_FLOOR = 100.0
+_MOST_OF_OTHERS = 10.0
+"""Percent beyond which a time is doubted."""
+_MOST_SPREAD = 2.0
+"""Times its p20 beyond which a p80 says that the median is an accident."""
 COLUMNS = tuple(field.name for field in fields(Row))
-_LATER = ("us_eager", "sm_mhz")
+_LATER = ("us_eager", "sm_mhz", "others_percent")
 """Columns that files of before have not."""
 _KINDS = {field.name: str(field.type) for field in fields(Row)}
 
@@ -122,6 +141,10 @@ class Writer:
         self._table.writeheader()
         self.rows: list[Row] = []
 
+    @property
+    def paths(self) -> list[Path]:
+        return [path for path in (self._csv, self._json) if path is not None]
+
     def write(self, rows: Iterable[Row]) -> None:
         for row in rows:
             self.rows.append(row)
@@ -134,6 +157,16 @@ class Writer:
             return
         rows = [asdict(row) for row in self.rows]
         self._json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def refuse_committed(stem: Path) -> None:
+    """Raise `ValueError` where a run would overwrite a result that is committed."""
+    path = stem.with_name(stem.name + ".csv")
+    if path.is_file() and _git("ls-files", str(path.resolve())):
+        raise ValueError(
+            f"{path} is committed: a run does not overwrite it (write elsewhere, by --out or"
+            " --name, look at it, and copy it over)"
+        )
 
 
 def read(path: Path) -> list[Row]:

@@ -7,7 +7,7 @@
 
 Writes CSV and JSON rows (columns: docs/benchmarks.md) as it goes, prints a table, and with --all
 draws plots beside them. Ends with 1 if the gate refused one of our own backends, whose times are
-then missing.
+then missing, or if nothing of ours was measured.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from bench import goals, measure, registry, rows
 from bench.case import Case, Way
-from bench.report import print_rows, print_summary
+from bench.report import measured_nothing, print_rows, print_summary
 from bench.selection import Selection, Size
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -38,8 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = _device(arguments.device)
     if isinstance(device, str):
         parser.error(device)
+    stem = arguments.out / (arguments.name or f"bench-{device.type}")
     try:
         cases = _cases(arguments, device)
+        _check_names(arguments, cases, device)
+        if not arguments.list:
+            rows.refuse_committed(stem)
     except ValueError as error:
         parser.error(str(error))
     if arguments.list:
@@ -48,7 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     plan = measure.Plan(device, arguments.seconds, arguments.inputs, _allowed(arguments))
     machine = rows.machine("python -m bench.run " + shlex.join(words), device)
-    stem = arguments.out / (arguments.name or f"bench-{device.type}")
     writer = rows.Writer(stem, with_json=not arguments.csv_only)
     try:
         _measure(cases, plan, machine, writer, arguments.limit)
@@ -56,9 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         writer.close()
     print_rows(writer.rows)
     print_summary(writer.rows)
+    print(f"written: {', '.join(str(path) for path in writer.paths)}")
     if arguments.all and not arguments.csv_only:
         _plot(writer.rows, stem)
-    return int(any(row.ours and row.status == rows.REFUSED for row in writer.rows))
+    refused = any(row.ours and row.status == rows.REFUSED for row in writer.rows)
+    return int(refused or measured_nothing(writer.rows))
 
 
 def _plot(found: Sequence[rows.Row], stem: Path) -> None:
@@ -116,8 +121,8 @@ def _parser() -> argparse.ArgumentParser:
                       help="every op once, tiny: does it run at all")  # fmt: skip
     parser.set_defaults(size="full")
     parser.add_argument("--inputs", default="auto", choices=("auto", "hot", "cold", "both"))
-    parser.add_argument("--seconds", type=float, help="of timing a case, on a CPU")
-    parser.add_argument("--limit", type=float, default=float("inf"),
+    parser.add_argument("--seconds", type=_seconds, help="of timing a case, on a CPU")
+    parser.add_argument("--limit", type=_seconds, default=float("inf"),
                         help="seconds after which no further case is begun")  # fmt: skip
     parser.add_argument(
         "--out", type=Path, default=rows.RESULTS / "local", help="folder for results"
@@ -126,6 +131,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--csv-only", action="store_true", help="no JSON, no plots")
     parser.add_argument("--list", action="store_true", help="say what would be measured")
     return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not seconds >= 0:
+        raise argparse.ArgumentTypeError(f"must be seconds from 0 on, got {text}")
+    return seconds
 
 
 def _device(asked: str) -> torch.device | str:
@@ -147,16 +159,40 @@ def _cases(arguments: argparse.Namespace, device: torch.device) -> list[Case]:
         return sorted(registry.cases(selection, arguments.family), key=goals.value)
     shape = dict(part.split("=", 1) for part in arguments.shape.split(",") if "=" in part)
     if len(shape) != len([part for part in arguments.shape.split(",") if part]):
-        raise ValueError(f"--shape must be word=value pairs, got {arguments.shape!r}")
+        raise ValueError(
+            f"--shape must be word=value pairs, each word once, got {arguments.shape!r}"
+        )
     dtype = _DTYPES.get(arguments.dtype or "", selection.dtype)
     if arguments.dtype is not None and arguments.dtype not in _DTYPES:
         raise ValueError(f"--dtype must be one of {', '.join(_DTYPES)}, got {arguments.dtype!r}")
     return registry.shaped(arguments.op, shape, dtype)
 
 
+def _check_names(arguments: argparse.Namespace, cases: list[Case], device: torch.device) -> None:
+    """Refuse a peer or a backend that none of the cases has, and what would measure nothing."""
+    for option, asked, ours in (
+        ("--peers", arguments.peers, False),
+        ("--backends", arguments.backends, True),
+    ):
+        if asked == "all" or (asked == "none" and not ours):
+            continue
+        ways = (way for case in cases for way in [*case.ours(device), *case.peers(device)])
+        known = dict.fromkeys(way.name for way in ways if way.is_ours == ours)
+        unknown = [name for name in _names(asked) if name not in known]
+        if unknown or not _names(asked):
+            raise ValueError(
+                f"{option} must be all{'' if ours else ', none'} or of {'; '.join(known)},"
+                f" got {'; '.join(unknown) or repr(asked)}"
+            )
+
+
+def _names(asked: str) -> list[str]:
+    return [name.strip() for name in asked.split(";") if name.strip()]
+
+
 def _allowed(arguments: argparse.Namespace) -> Callable[[Way], str | None]:
     peers, backends = (
-        None if asked == "all" else {name.strip() for name in asked.split(";")}
+        None if asked == "all" else set(_names(asked))
         for asked in (arguments.peers, arguments.backends)
     )
 

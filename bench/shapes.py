@@ -20,7 +20,25 @@ class Model(NamedTuple):
     layers: int
 
 
-MODELS = {
+class _Models(dict[str, Model]):
+    """By name; a shape given by hand has its sizes for a name, as `name_of` makes it."""
+
+    def __missing__(self, name: str) -> Model:
+        parts = name.split("/")
+        if len(parts) != len(Model._fields) or not all(part.isdecimal() for part in parts):
+            raise ValueError(
+                f"model must be one of {', '.join(self)}, or {'/'.join(Model._fields)} in numbers,"
+                f" got {name!r}"
+            )
+        made = Model(*map(int, parts))
+        if min(made) < 1 or made.heads % made.kv_heads:
+            raise ValueError(
+                f"a model's sizes must be at least 1 and heads a multiple of kv_heads, got {made}"
+            )
+        return made
+
+
+MODELS = _Models({
     "qwen2.5-vl-3b": Model(16, 2, 128, 2048, 151_936, 36),
     "qwen2.5-vl-7b": Model(28, 4, 128, 3584, 152_064, 28),
     "qwen2.5-vl-72b": Model(64, 8, 128, 8192, 152_064, 80),
@@ -29,7 +47,14 @@ MODELS = {
     "llava-onevision-72b": Model(64, 8, 128, 8192, 152_000, 80),
     "embedded": Model(4, 2, 32, 128, 390, 8),
     "tiny": Model(4, 2, 16, 64, 256, 2),
-}
+})  # fmt: skip
+
+
+def name_of(model: Model) -> str:
+    """The name by which `MODELS` has a model of these sizes."""
+    known = (name for name, sizes in MODELS.items() if sizes == model)
+    return next(known, "/".join(map(str, model)))
+
 
 TREE_SIZES = {
     "smoke": ((60, 1),),

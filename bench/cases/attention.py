@@ -133,6 +133,7 @@ KINDS = (TreeAttention, MergeAttention, AnchorIndex)
 
 CELLS = tuple(product((25_600, 512, 4_096, 131_072), (30, 8, 60, 1)))
 """Prefixes and nodes at which no peer should be faster, the likeliest first."""
+_SHORT = tuple(product((128,), (30, 8, 60, 1)))
 
 
 def cases(selection: Selection) -> Iterator[Case]:
@@ -148,11 +149,17 @@ def cases(selection: Selection) -> Iterator[Case]:
                 yield TreeAttention(dtype, model="embedded", prefix=prefix, nodes=nodes)
         yield TreeAttention(dtype, prefix=4_096)
         if selection.size == "full":
-            yield TreeAttention(dtype)
+            yield from _cells_on_a_cpu(dtype)
     else:
         yield from _on_a_gpu(selection)
     yield MergeAttention(dtype)
     yield AnchorIndex()
+
+
+def _cells_on_a_cpu(dtype: torch.dtype) -> Iterator[Case]:
+    """Where no form of SDPA should be faster; the smallest prefix is shorter than a tile's rows."""
+    for model, (prefix, nodes) in product(("embedded", "qwen2.5-vl-7b"), (*_SHORT, *CELLS)):
+        yield TreeAttention(dtype, model=model, prefix=prefix, nodes=nodes)
 
 
 def _on_a_gpu(selection: Selection) -> Iterator[Case]:

@@ -13,7 +13,7 @@ import torch
 import sparrow_kernels
 from bench.case import Arguments, Case, Way
 from bench.cases.attention import TreeAttention
-from bench.peers import flex, sdpa
+from bench.peers import flex, gathered, sdpa
 from bench.selection import Selection
 from bench.shapes import MODELS, parents_tensor, tree_depths, words
 
@@ -81,6 +81,7 @@ class AnchoredTreeAttention(Case):
     def peers(self, device: torch.device) -> list[Way]:
         return [
             *sdpa.anchored_tree_attention(device, self.prefix),
+            gathered.anchored_tree_attention(self.prefix),
             flex.anchored_tree_attention(device, self.prefix),
         ]
 

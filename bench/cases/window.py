@@ -48,6 +48,7 @@ class AnchoredWindow(Case):
     """`passes` forward, or both: forward and all three gradients."""
 
     op = "anchored_window_attention"
+    CHOICES = {"layout": ("scattered", "clustered"), "passes": ("forward", "both")}
     dtype: torch.dtype = torch.float32
     model: str = "qwen2.5-vl-7b"
     length: int = 16_384

@@ -1,4 +1,7 @@
-"""Time over the length of the clip, or of the prefix: ours and every peer, one panel a shape."""
+"""Time over the length of the clip, or of the prefix: ours and every peer, one panel a shape.
+
+Lines are medians, shades go from the 20th to the 80th percentile; both axes are logarithmic.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ def figure(rows: Sequence[Row], word: str, theme: Theme) -> Figure | None:
         _panel(at, found, word, theme, colors)
         at.set_title(title, fontsize=10, fontweight="normal")
         if place % columns == 0:
-            at.set_ylabel("µs")
+            at.set_ylabel("µs (logarithmic)")
     for spare in axes.flat[len(panels) :]:
         spare.set_visible(False)
     entries: dict[str, Artist] = {}
@@ -48,30 +51,37 @@ def figure(rows: Sequence[Row], word: str, theme: Theme) -> Figure | None:
         entries |= dict(zip(labels, handles, strict=True))
     order = sorted(entries, key=lambda way: (way != OURS, way))
     made.legend([entries[way] for way in order], order, loc="outside upper left", ncols=4)
+    machines = dict.fromkeys(match.ours.device for found in panels.values() for match in found)
+    made.supxlabel(f"median, p20–p80 shaded; {'; '.join(machines)}", fontsize=8)
     return made
 
 
 def _panel(axes: Axes, found: list[Match], word: str, theme: Theme, colors: dict[str, str]) -> None:
-    by_way: dict[str, list[tuple[int, float]]] = {}
+    by_way: dict[str, list[tuple[int, float, float, float]]] = {}
     for match in sorted(found, key=lambda match: int(match.parameters[word])):
         length = int(match.parameters[word])
-        by_way.setdefault(OURS, []).append((length, median(match.ours)))
-        for peer in match.peers:
-            by_way.setdefault(peer.backend, []).append((length, median(peer)))
+        for row in (match.ours, *match.peers):
+            middle = median(row)
+            low, high = row.us_p20 or middle, row.us_p80 or middle
+            way = OURS if row is match.ours else row.backend
+            by_way.setdefault(way, []).append((length, middle, low, high))
     for way, points in by_way.items():
         is_ours = way == OURS
         place = list(colors).index(way) + 1 if not is_ours else 0
+        lengths, middles, lows, highs = zip(*points, strict=True)
+        color = theme.ours if is_ours else colors[way]
+        axes.fill_between(lengths, lows, highs, color=color, alpha=0.2, linewidth=0)
         axes.plot(
-            *zip(*points, strict=True), label=way, marker=MARKERS[place % len(MARKERS)],
-            markersize=6, color=theme.ours if is_ours else colors[way],
+            lengths, middles, label=way, marker=MARKERS[place % len(MARKERS)],
+            markersize=6, color=color,
             linewidth=2.6 if is_ours else 1.4, zorder=3 if is_ours else 2,
         )  # fmt: skip
-    axes.set(xscale="log", yscale="log", xlabel=_WORDS[word])
-    lengths: list[int] = []
+    axes.set(xscale="log", yscale="log", xlabel=f"{_WORDS[word]} (logarithmic)")
+    ticks: list[int] = []
     for length in _lengths(found, word):
-        if not lengths or length > 1.5 * lengths[-1]:  # closer, and the words would overlap
-            lengths.append(length)
-    axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+        if not ticks or length > 1.5 * ticks[-1]:  # closer, and the words would overlap
+            ticks.append(length)
+    axes.set_xticks(ticks, [f"{length:,}" for length in ticks])
     axes.minorticks_off()
     plain_ticks(axes, y=True)
 

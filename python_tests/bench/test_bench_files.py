@@ -38,13 +38,20 @@ class TestRows:
         assert rows.read(write(tmp_path / "found", *written)) == written
 
     def test_a_file_from_before_a_column_was_added_is_read(self, tmp_path: Path) -> None:
-        path = write(tmp_path / "found", row(us_eager=3.0, sm_mhz=1980.0))
+        path = write(tmp_path / "found", row(us_eager=3.0, sm_mhz=1980.0, others_percent=4.0))
         place = rows.COLUMNS.index("us_eager")
         with path.open(newline="") as file:
-            lines = [line[:place] + line[place + 2 :] for line in csv.reader(file)]
+            lines = [line[:place] + line[place + 3 :] for line in csv.reader(file)]
         with path.open("w", newline="") as file:
             csv.writer(file).writerows(lines)
         assert rows.read(path) == [row()]
+
+    def test_what_is_not_to_be_believed(self) -> None:
+        assert row().doubt == ""
+        assert row(percent_of_floor=100.0, others_percent=10.0, us_p20=9.0, us_p80=18.0).doubt == ""
+        assert row(percent_of_floor=103.2).doubt == "103 % of its floor"
+        assert row(others_percent=34.6).doubt == "others took 35 % of the processors"
+        assert row(us_p20=9.0, us_p80=18.1).doubt == "between 9 and 18.1 µs"
 
     def test_rows_are_there_before_the_run_ends(self, tmp_path: Path) -> None:
         writer = rows.Writer(tmp_path / "new" / "found")

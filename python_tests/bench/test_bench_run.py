@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from bench_cases import Doubling
 
 from bench import registry, rows, run, warm
@@ -61,6 +62,16 @@ def test_a_shape_given_by_hand(tmp_path: Path) -> None:
     assert {row.status for row in found if not row.ours} <= {rows.NOT_RUN, rows.UNAVAILABLE}
 
 
+def test_any_model_by_its_sizes(tmp_path: Path) -> None:
+    words = ["--op", "append_cache_", "--shape", "heads=6,kv_heads=3,head_dim=8,prefix=5,T=2"]
+    found = ran(tmp_path, *words, "--seconds", "0.01", "--peers", "none")
+    (case,) = {row.case for row in found}
+    assert case.startswith("model=6/3/8/") and case.endswith("prefix=5 T=2 B=1")
+    assert found[0].bytes == 2 * 2 * 3 * 2 * 8 * 4 + 4  # K and V, read and written; the length
+    (again,) = registry.shaped("append_cache_", found[0].parameters, torch.float32)
+    assert again.name == case
+
+
 def test_only_what_was_asked_for(tmp_path: Path) -> None:
     words = ["--op", "append_cache_", "--shape", "model=tiny,prefix=8", "--seconds", "0.01"]
     found = ran(tmp_path, *words, "--peers", "index_put", "--backends", "reference", "--smoke")
@@ -75,8 +86,12 @@ def test_what_compiles_may_be_left_out(tmp_path: Path) -> None:
     assert left.status == rows.NOT_RUN and "--no-compile" in left.reason
 
 
-def test_no_time_left_is_said(tmp_path: Path) -> None:
-    found = ran(tmp_path, "--all", "--smoke", "--family", "tree", "--limit", "0")
+def test_no_time_left_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--all", "--smoke", "--family", "tree", "--limit", "0", "--device", "cpu"]
+    assert run.main([*words, "--out", str(tmp_path), "--name", "found"]) == 1  # nothing is green
+    found = rows.read(tmp_path / "found.csv")
+    shown = capsys.readouterr().out
+    assert "gate: nothing of ours was measured" in shown and "found.csv" in shown
     assert {row.status for row in found} <= {rows.NOT_RUN, rows.UNAVAILABLE}
     assert all("the run had its 0 s" in row.reason for row in found if row.status == rows.NOT_RUN)
     # Which backends an op has is known without running it.
@@ -120,7 +135,20 @@ WRONG = [
     (["--all", "--family", "birds"], "--family must be of tree, accept"),
     (["--op", "build_tree", "--shape", "leaves=3"], "--shape of build_tree takes B, T, got leaves"),
     (["--op", "build_tree", "--shape", "T"], "--shape must be word=value pairs"),
-    (["--op", "build_tree", "--shape", "T=many"], "--shape nodes must be a int"),
+    (["--op", "build_tree", "--shape", "T=many"], "--shape T must be a whole number from 1 on"),
+    (["--op", "build_tree", "--shape", "T=-3"], "--shape T must be a whole number from 1 on"),
+    (["--op", "build_tree", "--shape", "T=3,T=4"], "each word once"),
+    (["--op", "tree_attention", "--shape", "model=bird"], "model must be one of qwen2.5-vl-3b"),
+    (["--op", "tree_attention", "--shape", "heads=3,kv_heads=2"], "heads a multiple of kv_heads"),
+    (
+        ["--op", "anchored_window_attention", "--shape", "layout=birds"],
+        "--shape layout must be one of scattered, clustered, got 'birds'",
+    ),
+    (["--op", "build_tree", "--peers", "birds"], "--peers must be all, none or of torch"),
+    (["--op", "build_tree", "--backends", "none"], "--backends must be all or of native"),
+    (["--op", "build_tree", "--peers", " ;"], "--peers must be all, none or of torch"),
+    (["--op", "build_tree", "--limit", "-1"], "must be seconds from 0 on"),
+    (["--op", "build_tree", "--out", "bench/results"], "bench-cpu.csv is committed"),
     (["--op", "topk_logprobs", "--dtype", "int3"], "--dtype must be one of float32"),
 ]
 

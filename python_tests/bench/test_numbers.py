@@ -113,7 +113,7 @@ class TestBlocks:
         assert "`python -m bench.run --all`; a device; torch" in shown
         assert (
             "| `build_tree` | T=64 B=1 | int32 | hot | native | 10 (9.75–10.2) | 80 |"
-            " torch, compiled | 0.50 |" in shown
+            " torch, compiled | 0.50 (0.48–0.53) |" in shown
         )
         assert "| `build_tree` | T=8 B=1 | int32 | hot | reference | 1,234 (1,204–1,265)" in shown
         assert "Not yet measured" in block("ops-cuda", tmp_path)
@@ -123,7 +123,15 @@ class TestBlocks:
         assert "| at most 4 µs | 3.00 µs | met |" in block("speed-goals", tmp_path)
         assert block("ops-cpu", tmp_path) == shown
         lost = block("losses-cpu", tmp_path)
-        assert "| torch, compiled | 5 (4.88–5.12) | 0.50 |" in lost and "T=8" not in lost
+        assert "| torch, compiled | 5 (4.88–5.12) | 0.50 (0.48–0.53) |" in lost
+        assert "T=8" not in lost
+
+    def test_a_doubted_ratio_is_marked(self, tmp_path: Path) -> None:
+        peer = row(backend="torch", ours=False, us=5.0, others_percent=40.0)
+        file(tmp_path, "bench-cpu", row(), peer)
+        shown = block("ops-cpu", tmp_path)
+        assert "| 0.50 (0.48–0.53) (not to be believed) |" in shown
+        assert "`build_tree`, T=64 B=1, torch: others took 40 % of the processors." in shown
 
     def test_goals_of_decoding(self, tmp_path: Path) -> None:
         found = [{"tree": "6-5-1", "clips": 100, "identical": count} for count in (100, 99)]

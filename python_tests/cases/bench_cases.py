@@ -81,6 +81,7 @@ def row(**changes: Any) -> Row:
         stream_us=9.0,
         us_eager=None,
         sm_mhz=None,
+        others_percent=None,
         command="python -m bench.run --all",
         device="a device",
         driver="",
