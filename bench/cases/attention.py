@@ -144,22 +144,22 @@ def cases(selection: Selection) -> Iterator[Case]:
         yield AnchorIndex(slots=512, anchors=20)
         return
     if selection.device == "cpu":
-        for prefix in (512, 4_096, 24_064):
-            for nodes in (1, 6, 30):
-                yield TreeAttention(dtype, model="embedded", prefix=prefix, nodes=nodes)
-        yield TreeAttention(dtype, prefix=4_096)
-        if selection.size == "full":
-            yield from _cells_on_a_cpu(dtype)
+        yield from dict.fromkeys(_on_a_cpu(selection))
     else:
         yield from _on_a_gpu(selection)
     yield MergeAttention(dtype)
     yield AnchorIndex()
 
 
-def _cells_on_a_cpu(dtype: torch.dtype) -> Iterator[Case]:
-    """Where no form of SDPA should be faster; the smallest prefix is shorter than a tile's rows."""
-    for model, (prefix, nodes) in product(("embedded", "qwen2.5-vl-7b"), (*_SHORT, *CELLS)):
-        yield TreeAttention(dtype, model=model, prefix=prefix, nodes=nodes)
+def _on_a_cpu(selection: Selection) -> Iterator[Case]:
+    """What the demo does; in full also the cells where no form of SDPA should be faster."""
+    dtype = selection.dtype
+    for prefix, nodes in product((512, 4_096, 24_064), (1, 6, 30)):
+        yield TreeAttention(dtype, model="embedded", prefix=prefix, nodes=nodes)
+    yield TreeAttention(dtype, prefix=4_096)
+    if selection.size == "full":
+        for model, (prefix, nodes) in product(("embedded", "qwen2.5-vl-7b"), (*_SHORT, *CELLS)):
+            yield TreeAttention(dtype, model=model, prefix=prefix, nodes=nodes)
 
 
 def _on_a_gpu(selection: Selection) -> Iterator[Case]:
