@@ -2,6 +2,7 @@
 # make demo           describe three clips plainly and speculatively
 # make test           lint, types and tests
 # make test-releases  the tests that touch transformers on its oldest, locked and newest release
+# make sanitize       the native CPU tests under AddressSanitizer and ThreadSanitizer (g++, minutes)
 # make train          train the embedded pair
 # make lint           what `make test` checks of the sources, and their format
 # make lock           resolve the locks again after a change of pyproject.toml; UPGRADE=1 to the newest
@@ -44,7 +45,7 @@ STAMP := $(VENV)/.set-up-$(firstword $(shell echo '$(CHOICE)' | cksum))
 BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt sparrow_kernels/_version.py \
 	$(shell find csrc -type f)
 
-.PHONY: setup demo test test-releases train lint lock clean
+.PHONY: setup demo test test-releases sanitize train lint lock clean
 
 setup: $(STAMP)
 
@@ -80,6 +81,9 @@ test: setup
 
 test-releases: setup
 	@$(BIN)/python python_tests/on_releases.py $(RELEASES) --tests $(RELEASE_TESTS)
+
+sanitize: setup
+	$(BIN)/python python_tests/sanitized.py address thread
 
 train: setup
 	$(BIN)/sparrow train
