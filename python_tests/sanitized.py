@@ -50,19 +50,23 @@ def main() -> int:
 def tested(sanitizer: str, tests: list[str]) -> int:
     """The status of the tests on a library with this sanitizer."""
     folder = built(sanitizer)
-    runtime = subprocess.run(
-        ["g++", f"-print-file-name={RUNTIMES[sanitizer]}"],
-        capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
+    # The C++ library too: AddressSanitizer looks for its throw once, as the process begins.
+    preloaded = " ".join(map(library, (RUNTIMES[sanitizer], "libstdc++.so.6")))
     # Where the system puts things at random places, ThreadSanitizer may find its own taken.
     still = ["setarch", "-R"] if shutil.which("setarch") else []
     words = ["-q", "-p", "no:cacheprovider", "-k", "not emulated and not gpu", *tests]
     environment = os.environ | SETTINGS | {
-        "LD_PRELOAD": runtime, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "2",
+        "LD_PRELOAD": preloaded, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "2",
     }  # fmt: skip
     return subprocess.call(
         [*still, sys.executable, "-m", "pytest", *words], cwd=ROOT, env=environment
     )
+
+
+def library(name: str) -> str:
+    """Where the compiler's own library of this name lies."""
+    command = ["g++", f"-print-file-name={name}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def built(sanitizer: str) -> Path:
