@@ -68,7 +68,8 @@ def load_emulated() -> None:
 
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two runs of the tests may want it at once
-        if not (folder / "build.ninja").exists():
+        if not _is_configured(folder):
+            (folder / "CMakeCache.txt").unlink(missing_ok=True)  # of a folder that was copied
             run(
                 *("cmake", "-S", str(CHECKOUT), "-B", str(folder), "-G", "Ninja"),
                 *("-DSPARROW_CUDA=0", "-DCMAKE_BUILD_TYPE=Release"),
@@ -78,6 +79,18 @@ def load_emulated() -> None:
         jobs = os.environ.get("MAX_JOBS", "2")
         run("cmake", "--build", str(folder), "--target", "sparrow_emulated", "-j", jobs)
         torch.ops.load_library(str(folder / "libsparrow_emulated.so"))
+
+
+def _is_configured(folder: Path) -> bool:
+    """Whether CMake has been here, for this checkout: a copy would build the other one's sources."""
+    cache = folder / "CMakeCache.txt"
+    if not ((folder / "build.ninja").exists() and cache.exists()):
+        return False
+    text = cache.read_text()
+    return (
+        f"CMAKE_HOME_DIRECTORY:INTERNAL={CHECKOUT}\n" in text
+        and f"CMAKE_CACHEFILE_DIR:INTERNAL={folder}\n" in text
+    )
 
 
 CSRC = CHECKOUT / "csrc"
