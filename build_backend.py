@@ -7,6 +7,7 @@ taken from where that one lies.
 
 from __future__ import annotations
 
+import os
 import re
 import sysconfig
 from importlib.util import find_spec
@@ -36,9 +37,11 @@ class Torch(NamedTuple):
 
 
 def installed_torch() -> Torch | None:
-    """The torch that this process could import, else the one of the environment it builds for."""
-    spec = find_spec("torch")
-    places = [Path(spec.origin).parent] if spec is not None and spec.origin else []
+    """The torch that SPARROW_BUILD_TORCH names, else the one that this process could import, else
+    that of the environment it builds for."""
+    named, spec = os.environ.get("SPARROW_BUILD_TORCH"), find_spec("torch")
+    places = [Path(named)] if named else []
+    places += [Path(spec.origin).parent] if spec is not None and spec.origin else []
     places += [Path(sysconfig.get_path(name)) / "torch" for name in ("purelib", "platlib")]
     for root in places:
         if not (root / "version.py").is_file() or not (root / "include").is_dir():

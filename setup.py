@@ -3,6 +3,8 @@
     SPARROW_BUILD_NATIVE=auto|0|1   auto: if there is a compiler; 0: pure Python; 1: or fail
     SPARROW_BUILD_CUDA=auto|0|1     auto: if there is an nvcc, and torch is a build for CUDA;
                                     0: CPU only; 1: whatever torch is, or fail
+    SPARROW_BUILD_TORCH             folder of the torch to build against, not the one that is there
+    SPARROW_BUILD_OPS               a library of ops made before, for any Python: not compiled
     CMAKE_ARGS, MAX_JOBS            passed on to CMake, and to Ninja
 
 The files go into the package folder: of the checkout for an editable install, of the wheel else.
@@ -131,8 +133,13 @@ class BuildNative(build_ext):
         if tool("nvcc") is None and usual.exists():
             os.environ.setdefault("CUDACXX", str(usual))
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
-        for command in (configure, [cmake, "--build", build, "-j", jobs]):
+        compile_ = [cmake, "--build", build, "-j", jobs]
+        if made := os.environ.get("SPARROW_BUILD_OPS"):
+            compile_ += ["--target", "_C"]
+        for command in (configure, compile_):
             subprocess.check_call([str(word) for word in command])
+        if made:
+            shutil.copy(made, folder / OPS_LIBRARY)
 
     def package_folder(self) -> Path:
         in_checkout = self.editable_mode or self.inplace

@@ -82,7 +82,7 @@ def load_emulated() -> None:
 
 
 def _is_configured(folder: Path) -> bool:
-    """Whether CMake has been here, for this checkout: a copy would build the other one's sources."""
+    """Whether CMake has been here for this checkout: a copy would build the other's sources."""
     cache = folder / "CMakeCache.txt"
     if not ((folder / "build.ninja").exists() and cache.exists()):
         return False
