@@ -31,7 +31,7 @@ BASE = 1e6
 def files() -> DraftFiles:
     """A trained draft, said as it was trained."""
     settings = {**SETTINGS[NAME], "layer_ids": LAYERS, "rope_theta": BASE}
-    draft = trained(steps=120, texts=True, **settings)
+    draft = trained(steps=80, texts=True, **settings)
     said = as_format(draft, NAME, embedded()[0].get_input_embeddings().weight)
     return replace(said, config={**said.config, "aux_hidden_states_layer_ids": [0, 3, 6]})
 
