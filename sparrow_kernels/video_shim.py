@@ -10,10 +10,7 @@ neither op. No install of ours brings a torchvision, which would bring its own t
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from importlib import import_module, metadata
-from importlib.abc import MetaPathFinder
-from types import ModuleType
+from importlib import import_module
 from typing import Any
 
 _declared: Any = None
@@ -32,25 +29,26 @@ def install_video_shim() -> None:
             _declared.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
-class _BeforeTorchvision(MetaPathFinder):
+class _BeforeTorchvision:
     """Finds nothing; the first look for torchvision installs the shim."""
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> None:
+    @classmethod
+    def find_spec(cls, name: str, path: object = None, target: object = None) -> None:
         if name == "torchvision":
-            sys.meta_path.remove(self)
+            sys.meta_path.remove(cls)
             install_video_shim()
 
 
 def at_import() -> None:
     """Install the shim once somebody imports torchvision. `make setup` has every process of its
     environment call this, so that torchvision loads there for everyone."""
-    sys.meta_path.insert(0, _BeforeTorchvision())
+    sys.meta_path.insert(0, _BeforeTorchvision)
 
 
 def unavailable() -> str | None:
     """Why torchvision cannot be imported here, with the way on; None where it can."""
+    from importlib import metadata
+
     install_video_shim()
     try:
         import_module("torchvision")
@@ -68,6 +66,8 @@ def standing() -> str:
     lacking = unavailable()
     if lacking is not None:
         return f"plain torch, for processors of Qwen2-VL and Qwen2.5-VL alone: {lacking}"
+    from importlib import metadata
+
     from torchvision import extension
 
     compiled = extension._has_ops() if hasattr(extension, "_has_ops") else False
