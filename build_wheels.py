@@ -53,7 +53,9 @@ def tag(python: str) -> str:
 def build(python: str, needs: list[str], ops: Path | None) -> Path:
     """The wheel of one Python, repaired, in dist/."""
     raw = WORK / f"raw-{tag(python)}"
-    shutil.rmtree(raw, ignore_errors=True)
+    # With what setuptools left of earlier builds, of which files may have been removed since.
+    for stale in (raw, *(ROOT / "build").glob("lib*"), *(ROOT / "build").glob("bdist*")):
+        shutil.rmtree(stale, ignore_errors=True)
     inside = environment(python, f"build-{tag(python)}", *needs, *TOOLS)
     torch = installed_torch()
     if torch is None:

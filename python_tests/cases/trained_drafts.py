@@ -25,8 +25,8 @@ from sparrow_kernels.training.small_target import END, VIDEO, clip_inputs
 
 CLIPS, TEXTS = 8, 64
 BATCH = 8
-STEPS = 30
-PASSES = 3
+STEPS = 25
+PASSES = 2
 NEW_TOKENS = 160
 
 
@@ -121,7 +121,7 @@ def rows_for(draft: SparrowDraft, texts: bool) -> TextRows:
 
 
 def trained(
-    steps: int = STEPS, seed: int = 0, texts: bool = False, **settings: Any
+    steps: int = STEPS, seed: int = 0, texts: bool = False, passes: int = PASSES, **settings: Any
 ) -> SparrowDraft:
     """A draft with these settings of `SparrowDraftConfig`, float32; `texts`: of those too."""
     target, _ = embedded()
@@ -144,7 +144,7 @@ def trained(
             target.get_input_embeddings(),
             target.lm_head,
             [batch],
-            passes=PASSES,
+            passes=passes,
             weights=LossWeights(1.0, 0.0, 0.9),
             theta=draft.config.rope_theta,
         )

@@ -47,6 +47,14 @@ CASES["walked"] = ("ragged two", "6-5-1", {**SAMPLED, "repetition_penalty": 1.2}
 PLAINEST = "greedy, one, 6-5-1"
 
 
+# What is split is a family's layers: one goes through every case, the others through these.
+FEW = (PLAINEST, "greedy, ragged two, 30-4-8", "sampled, ragged two, 6-5-1", "drawn")
+
+
+def cases_of(name: str) -> tuple[str, ...]:
+    return tuple(CASES) if name == FAMILIES[0] else FEW
+
+
 def decoded(target: Any, name: str, seed: int, case: str, **more: Any) -> Any:
     batch, tree, settings = CASES[case]
     settings = settings | more
@@ -87,7 +95,8 @@ def split(folder: Path, name: str, rank: int) -> None:
     target = AutoModelForImageTextToText.from_pretrained(folder / name, distributed_config=config)
     target.eval()
     texts = {}
-    for case, (_, _, settings) in CASES.items():
+    for case in cases_of(name):
+        settings = CASES[case][2]
         # What the first process chooses counts. (Draws of several levels gather in between.)
         unlike = {"temperature": 1.3 - 1.1 * rank} if settings != GREEDY and case != "drawn" else {}
         texts[case] = decoded(target, name, 7 + rank, case, **unlike)
@@ -154,18 +163,19 @@ def assert_like_one_process(name: str, ranks: list[Any]) -> None:
     target = tiny(name).target
     whole = target.config.get_text_config().num_key_value_heads
     assert [found["heads"] for found in ranks] == [whole // PROCESSES] * PROCESSES
-    expected = {case: decoded(target, name, 7, case).sequences for case in CASES}
+    expected = {case: decoded(target, name, 7, case).sequences for case in cases_of(name)}
     expected["clocks that differ"] = expected[PLAINEST][:, : -NEW_TOKENS + 5]
     for case in ("drafts that differ", "trees that differ", "a draft of few words"):
         expected[case] = expected[PLAINEST]
     for case, text in expected.items():
         for found in ranks:
             assert torch.equal(found["texts"][case], text), (name, case)
-    for batch in BATCHES:
-        inputs = prompts(tiny(name).processor, *BATCHES[batch])
-        plain = target.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
-        for tree in TREES:
-            assert torch.equal(expected[f"greedy, {batch}, {tree}"], plain)
+    for case in expected.keys() & CASES.keys():
+        batch, _, settings = CASES[case]
+        if settings is GREEDY:
+            inputs = prompts(tiny(name).processor, *BATCHES[batch])
+            plain = target.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+            assert torch.equal(expected[case], plain), (name, case)
 
 
 if __name__ == "__main__":
