@@ -1,10 +1,12 @@
 # make setup          .venv: torch, this package built in place, and what its tests need
 # make demo           describe three clips plainly and speculatively
-# make test           lint, types and tests
+# make test           what `make lint` checks, and all tests
+# make test-quick     the tests but the slow ones, and the quick half of `make lint`
 # make test-releases  the tests that touch transformers on its oldest, locked and newest release
 # make sanitize       the native CPU tests under AddressSanitizer and ThreadSanitizer (g++, minutes)
-# make train          train the embedded pair
-# make lint           what `make test` checks of the sources, and their format
+# make train          train the embedded pair anew, into build/train: half an hour or more
+# make lint           the sources: lint, their format (Python and C++), types
+# make wheel          dist/: a wheel for each Python that is there, tried where nothing can compile
 # make lock           resolve the locks again after a change of pyproject.toml; UPGRADE=1 to the newest
 # make clean          remove what was made, but the environments
 #
@@ -15,11 +17,14 @@
 #   make setup PYTHON=python3.13 TORCH=torch-2.13.0+cpu-cp313-cp313-linux_x86_64.whl
 # Other releases of transformers:
 #   make test-releases RELEASES="5.20.2 newest" RELEASE_TESTS=python_tests
-# SPARROW_BUILD_NATIVE=0|1|auto and SPARROW_BUILD_CUDA=0|1|auto choose what is compiled (setup.py).
+# SPARROW_BUILD_NATIVE=0|1|auto and SPARROW_BUILD_CUDA=0|1|auto choose what is compiled (setup.py):
+# beside a CPU torch CUDA is left out, unless it is asked for by 1. So for wheels with both:
+#   make wheel SPARROW_BUILD_CUDA=1
 
 # The first that runs: a name on PATH may be a version manager's, for a Python that is not there.
-PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3, \
-	$(shell $(name) -c 'print("$(name)")' 2>/dev/null)))
+there = $(foreach name,$(1),$(shell $(name) -c 'print("$(name)")' 2>/dev/null))
+PYTHON ?= $(firstword $(call there,python3.11 python3.12 python3.13 python3))
+WHEEL_PYTHONS ?= $(call there,python3.11 python3.12 python3.13)
 VENV ?= .venv
 LOCK ?= requirements.lock
 TORCH ?= torch==2.13.0
@@ -45,7 +50,7 @@ STAMP := $(VENV)/.set-up-$(firstword $(shell echo '$(CHOICE)' | cksum))
 BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt sparrow_kernels/_version.py \
 	$(shell find csrc -type f)
 
-.PHONY: setup demo test test-releases sanitize train lint lock clean
+.PHONY: setup demo test test-quick suite test-releases sanitize train lint format wheel lock clean
 
 setup: $(STAMP)
 
@@ -58,7 +63,7 @@ ifneq ($(LOCK),)
 	@$(PIP) --require-hashes --no-deps -r $(LOCK)
 	@# After the lock, which has all it needs; what a CUDA build pins besides (triton) is its own.
 	@$(PIP) "$(TORCH)"
-	@# torchvision asks for one exact torch; without its needs it cannot bring another one along.
+	@# For tests. It asks for one exact torch; without its needs it cannot bring another one along.
 	@$(PIP) --no-deps "$(TORCHVISION)"
 	@$(PIP) --no-build-isolation --no-deps --editable .
 else
@@ -66,6 +71,10 @@ else
 	@$(PIP) --upgrade --upgrade-strategy eager "$(TORCH)" "$(TORCHVISION)" \
 		--no-build-isolation --editable ".[dev,video]"
 endif
+	@# A torchvision for CUDA beside a CPU torch: every process of this environment can import it.
+	@$(BIN)/python -c "import torchvision" 2>/dev/null || \
+		echo "import sparrow_kernels.video_shim; sparrow_kernels.video_shim.at_import()" > \
+		$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/torchvision.pth
 	@$(BIN)/python -c "from sparrow_kernels.ops import native; \
 		print('Native ops:', native.unavailable() or 'built')"
 	@rm -f $(VENV)/.set-up-*
@@ -74,10 +83,17 @@ endif
 demo: setup
 	@$(BIN)/python -m bench.demo --json build/demo/demo.json
 
+# Side by side: types take one process half a minute.
 test: setup
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+	@$(MAKE) --no-print-directory -j2 lint suite
+
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+
+suite: setup
+	$(PYTEST)
+
+test-quick: format
+	$(PYTEST) -m "not slow"
 
 test-releases: setup
 	@$(BIN)/python python_tests/on_releases.py $(RELEASES) --tests $(RELEASE_TESTS)
@@ -86,14 +102,20 @@ sanitize: setup
 	$(BIN)/python python_tests/sanitized.py address thread
 
 train: setup
-	$(BIN)/sparrow train
+	$(BIN)/sparrow train target --out build/train/target
+	$(BIN)/sparrow train draft --target build/train/target --out build/train/draft
 
-lint: setup
+format: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | \
 		xargs $(BIN)/clang-format --dry-run -Werror
+
+lint: format
 	$(BIN)/mypy
+
+wheel: setup
+	$(BIN)/python build_wheels.py --torch "$(TORCH)" $(WHEEL_PYTHONS)
 
 # For every Python and platform at once; releases that still fit stay. The oldest are the lower
 # bounds of pyproject.toml, and the newest that fit them of what is not named there.

@@ -1,7 +1,10 @@
 """Builds the native library with CMake and Ninja, where there is a compiler (see CMakeLists.txt).
 
     SPARROW_BUILD_NATIVE=auto|0|1   auto: if there is a compiler; 0: pure Python; 1: or fail
-    SPARROW_BUILD_CUDA=auto|0|1     auto: if there is an nvcc; 0: CPU only; 1: or fail
+    SPARROW_BUILD_CUDA=auto|0|1     auto: if there is an nvcc, and torch is a build for CUDA;
+                                    0: CPU only; 1: whatever torch is, or fail
+    SPARROW_BUILD_TORCH             folder of the torch to build against, not the one that is there
+    SPARROW_BUILD_OPS               a library of ops made before, for any Python: not compiled
     CMAKE_ARGS, MAX_JOBS            passed on to CMake, and to Ninja
 
 The files go into the package folder: of the checkout for an editable install, of the wheel else.
@@ -22,6 +25,9 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT))  # where pip runs this file, its folder is not there
+from build_backend import installed_torch  # noqa: E402
+
 PACKAGE = "sparrow_kernels"
 OPS_LIBRARY = "libsparrow_ops.so"
 HINT = (
@@ -50,7 +56,7 @@ def missing_for_native() -> list[str]:
         "a C++ compiler": tool(*compilers) is None,
         "cmake": tool("cmake") is None,
         "ninja": tool("ninja") is None,
-        "the Python package torch": find_spec("torch") is None,
+        "the Python package torch": installed_torch() is None,
         "the Python package pybind11": find_spec("pybind11") is None,
     }
     return [what for what, is_missing in lacking.items() if is_missing]
@@ -69,6 +75,18 @@ def why_not_native() -> str | None:
             f"SPARROW_BUILD_NATIVE=1, but this is missing: {', '.join(missing)}. {HINT}"
         )
     return f"this is missing: {', '.join(missing)}"
+
+
+def cuda_choice() -> str:
+    """SPARROW_BUILD_CUDA for CMake: `auto` beside a torch that could not run the kernels is `0`."""
+    wanted, torch = choice("SPARROW_BUILD_CUDA"), installed_torch()
+    if wanted == "auto" and torch is not None and torch.cuda is None:
+        print(
+            f"{PACKAGE}: torch {torch.version} is a CPU build, so CUDA is not compiled"
+            " (SPARROW_BUILD_CUDA=1 compiles it all the same)."
+        )
+        return "0"
+    return wanted
 
 
 class BuildPython(build_py):
@@ -92,6 +110,10 @@ class BuildNative(build_ext):
         if reason is not None:  # asked for by name: an install does not come here
             print(f"{PACKAGE}: no native library, since {reason}.")
             return
+        import pybind11
+
+        torch = installed_torch()
+        assert torch is not None  # else there is a reason
         folder = self.package_folder()
         cmake, ninja = tool("cmake"), tool("ninja")
         build = ROOT / "build" / f"native-{sysconfig.get_config_var('SOABI')}"
@@ -101,15 +123,23 @@ class BuildNative(build_ext):
             f"-DPython3_EXECUTABLE={sys.executable}",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={folder}",
             f"-DSPARROW_VERSION={self.distribution.get_version()}",
-            f"-DSPARROW_CUDA={choice('SPARROW_BUILD_CUDA')}",
+            f"-DSPARROW_CUDA={cuda_choice()}",
+            f"-DSPARROW_TORCH_ROOT={torch.root}",
+            f"-DSPARROW_TORCH_VERSION={torch.version}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             *os.environ.get("CMAKE_ARGS", "").split(),
         ]
         usual = Path("/usr/local/cuda/bin/nvcc")  # where toolkits go, and PATH often does not
         if tool("nvcc") is None and usual.exists():
             os.environ.setdefault("CUDACXX", str(usual))
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
-        for command in (configure, [cmake, "--build", build, "-j", jobs]):
+        compile_ = [cmake, "--build", build, "-j", jobs]
+        if made := os.environ.get("SPARROW_BUILD_OPS"):
+            compile_ += ["--target", "_C"]
+        for command in (configure, compile_):
             subprocess.check_call([str(word) for word in command])
+        if made:
+            shutil.copy(made, folder / OPS_LIBRARY)
 
     def package_folder(self) -> Path:
         in_checkout = self.editable_mode or self.inplace

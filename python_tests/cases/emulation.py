@@ -12,12 +12,12 @@ A test takes the fixture `library`: its `ops`, and tensors made in the test lie 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -68,7 +68,8 @@ def load_emulated() -> None:
 
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two runs of the tests may want it at once
-        if not (folder / "build.ninja").exists():
+        if not _is_configured(folder):
+            (folder / "CMakeCache.txt").unlink(missing_ok=True)  # of a folder that was copied
             run(
                 *("cmake", "-S", str(CHECKOUT), "-B", str(folder), "-G", "Ninja"),
                 *("-DSPARROW_CUDA=0", "-DCMAKE_BUILD_TYPE=Release"),
@@ -78,6 +79,18 @@ def load_emulated() -> None:
         jobs = os.environ.get("MAX_JOBS", "2")
         run("cmake", "--build", str(folder), "--target", "sparrow_emulated", "-j", jobs)
         torch.ops.load_library(str(folder / "libsparrow_emulated.so"))
+
+
+def _is_configured(folder: Path) -> bool:
+    """Whether CMake has been here for this checkout: a copy would build the other's sources."""
+    cache = folder / "CMakeCache.txt"
+    if not ((folder / "build.ninja").exists() and cache.exists()):
+        return False
+    text = cache.read_text()
+    return (
+        f"CMAKE_HOME_DIRECTORY:INTERNAL={CHECKOUT}\n" in text
+        and f"CMAKE_CACHEFILE_DIR:INTERNAL={folder}\n" in text
+    )
 
 
 CSRC = CHECKOUT / "csrc"
@@ -96,10 +109,20 @@ def _compile(output: Path, source: Path, *flags: str, csrc: Path = CSRC) -> Path
 
 
 @cache
-def _runtime() -> tuple[tempfile.TemporaryDirectory[str], list[Path]]:
-    folder = tempfile.TemporaryDirectory()
+def _runtime() -> list[Path]:
+    """The emulator's own objects; once for all processes that ask."""
     sources = sorted((CSRC / "emulation").glob("*.cpp"))
-    return folder, [_compile(Path(folder.name) / f"{s.stem}.o", s) for s in sources]
+    text = "".join(path.read_text() for path in sorted((CSRC / "emulation").iterdir()))
+    digest = hashlib.sha256(" ".join([text, *_FLAGS]).encode()).hexdigest()[:12]
+    folder = CHECKOUT / "build" / f"emulation-{digest}"
+    folder.mkdir(parents=True, exist_ok=True)
+    objects = [folder / f"{source.stem}.o" for source in sources]
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for source, made in zip(sources, objects, strict=True):
+            if not made.exists():
+                _compile(made.with_suffix(".part"), source).rename(made)
+    return objects
 
 
 def compile_program(folder: Path, text: str, csrc: Path = CSRC) -> Path:
@@ -107,8 +130,8 @@ def compile_program(folder: Path, text: str, csrc: Path = CSRC) -> Path:
     (folder / "program.cpp").write_text(text)
     # Calls into hooks.cpp: the sanitizer's own library is not linked.
     program = _compile(folder / "program.o", folder / "program.cpp", "-fsanitize=thread", csrc=csrc)
-    objects = _runtime()[1]
-    subprocess.run(["c++", "-pthread", "-o", folder / "program", program, *objects], check=True)
+    command = ["c++", "-pthread", "-o", folder / "program", program, *_runtime()]
+    subprocess.run(command, check=True)
     return folder / "program"
 
 

@@ -1,17 +1,15 @@
-"""Peak memory of one training step, or of the target's pass before it, as a process:
-`python step_memory.py KIND LENGTH`.
+"""Peak memory of one training step, or of the target's pass before it.
 
-Prints the most bytes that PyTorch's allocator held at once above what it held before: what the
+Counted are the most bytes that PyTorch's allocator held at once above what it held before: what the
 process holds differs from machine to machine and from run to run.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
-from typing import Any
 
 import torch
 from family_cases import tiny
@@ -49,6 +47,7 @@ def rows_of(kind: str, length: int) -> TextRows:
 
 
 def peak(run: Callable[[], object]) -> int:
+    gc.collect()  # what earlier runs left is not freed while this one is counted
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profile:
@@ -59,16 +58,18 @@ def peak(run: Callable[[], object]) -> int:
     return max(accumulate((nbytes for _, nbytes in changes), initial=0))
 
 
-def main() -> None:
-    kind, length = sys.argv[1], int(sys.argv[2])
-    torch.set_num_threads(1)
+def peaks(kind: str, lengths: Sequence[int]) -> list[int]:
+    """The most bytes held during a step, or a pass, over each of these lengths."""
     torch.manual_seed(0)
+    if kind == "target":
+        reader = SequenceReader(tiny("Llama").target, (1,))
+        runs = [partial(reader, {"input_ids": torch.randint(10, 200, (1, n))}) for n in lengths]
+        reader({"input_ids": torch.randint(10, 200, (1, 200))})
+        return [peak(run) for run in runs]
     network = DraftNetwork(LayerShape(HIDDEN, 128, heads=4, kv_heads=2, head_dim=16))
     embedding = nn.Embedding(VOCABULARY, HIDDEN).requires_grad_(False)
     lm_head = nn.Linear(HIDDEN, VOCABULARY, bias=False).requires_grad_(False)
     optimizer = torch.optim.AdamW(network.parameters())
-    measured: partial[Any]
-    sight = "middle" if kind == "clip" else "nothing"
 
     def step(rows: TextRows) -> None:
         training_step(
@@ -80,18 +81,8 @@ def main() -> None:
             passes=3,
             weights=LOSSES["soft"],
             theta=1e4,
-            sees_clip=sight,
+            sees_clip="middle" if kind == "clip" else "nothing",
         )
 
-    if kind == "target":
-        reader = SequenceReader(tiny("Llama").target, (1,))
-        measured = partial(reader, {"input_ids": torch.randint(10, 200, (1, length))})
-        reader({"input_ids": torch.randint(10, 200, (1, 200))})
-    else:
-        step(rows_of(kind, 200))
-        measured = partial(step, rows_of(kind, length))
-    print(peak(measured))
-
-
-if __name__ == "__main__":
-    main()
+    step(rows_of(kind, 200))
+    return [peak(partial(step, rows_of(kind, length))) for length in lengths]

@@ -19,13 +19,14 @@ from sparrow_kernels.drafting.text_rows import TextRows
 from sparrow_kernels.drafting.training_step import training_step
 from sparrow_kernels.embedded.clips import make_clip, render
 from sparrow_kernels.measuring.evaluation import QUESTION
-from sparrow_kernels.models.pair import load_target
+from sparrow_kernels.models import SparrowDecoder
+from sparrow_kernels.models.pair import draft_for, load_target
 from sparrow_kernels.training.small_target import END, VIDEO, clip_inputs
 
-CLIPS, TEXTS = 8, 120
-BATCH = 16
-STEPS = 40
-PASSES = 3
+CLIPS, TEXTS = 8, 64
+BATCH = 8
+STEPS = 25
+PASSES = 2
 NEW_TOKENS = 160
 
 
@@ -50,12 +51,14 @@ def question(seed: int, visual_tokens: int = 64) -> dict[str, Any]:
 def described() -> tuple[Sequence, ...]:
     """What the target says of each training clip."""
     target, _ = embedded()
+    decoder = SparrowDecoder(target, draft_for(target))  # its words, sooner
     found = []
     for seed in range(CLIPS):
         inputs = question(seed)
         begin = inputs["input_ids"].shape[1]
         with torch.no_grad():
-            ids = target.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+            settings = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
+            ids = decoder.generate(**inputs, **settings).sequences
             states: list[Tensor] = []
             more = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
             if "mm_token_type_ids" in inputs:
@@ -118,7 +121,7 @@ def rows_for(draft: SparrowDraft, texts: bool) -> TextRows:
 
 
 def trained(
-    steps: int = STEPS, seed: int = 0, texts: bool = False, **settings: Any
+    steps: int = STEPS, seed: int = 0, texts: bool = False, passes: int = PASSES, **settings: Any
 ) -> SparrowDraft:
     """A draft with these settings of `SparrowDraftConfig`, float32; `texts`: of those too."""
     target, _ = embedded()
@@ -141,7 +144,7 @@ def trained(
             target.get_input_embeddings(),
             target.lm_head,
             [batch],
-            passes=PASSES,
+            passes=passes,
             weights=LossWeights(1.0, 0.0, 0.9),
             theta=draft.config.rope_theta,
         )

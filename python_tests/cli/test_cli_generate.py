@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 av = pytest.importorskip("av")
 pytest.importorskip("transformers")
@@ -218,15 +220,27 @@ def start(folder: Path, command: list[str], code: str = "", **streams: Any) -> s
     )
 
 
-def test_without_torchvision(folder: Path) -> None:
-    blocked = "sys.modules['torchvision'] = None"
-    process = start(
-        folder, words(folder), blocked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    out, err = process.communicate(timeout=300)
-    assert (process.returncode, out) == (1, ""), err
-    said = "sparrow: error: torchvision is not installed (pip install 'sparrow_kernels[video]')\n"
-    assert err == said
+def without_torchvision(folder: Path) -> subprocess.CompletedProcess:
+    code = "import sys; sys.modules['torchvision'] = None\n"
+    code += "from sparrow_kernels.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, *words(folder, "--max-new-tokens", "7")]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_without_torchvision_clips_are_prepared_all_the_same(folder: Path) -> None:
+    done = without_torchvision(folder)
+    assert (done.returncode, done.stdout) == (0, plain_text(folder, 7) + "\n"), done.stderr
+
+
+def test_without_the_torchvision_that_a_processor_needs(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    settings = tmp_path / "target" / "processor_config.json"
+    settings.write_text(settings.read_text().replace("Qwen2VLVideo", "Qwen3VLVideo"))
+    done = without_torchvision(tmp_path)
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr.count("\n") == 1
+    assert "torchvision is needed here: torchvision 0." in done.stderr
+    minor = int(torch.__version__.split(".")[1]) + 15
+    assert f"pip install --no-deps 'torchvision==0.{minor}.*' is the one" in done.stderr
 
 
 def test_the_answer_arrives_where_stderr_is_closed(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """Sampled text has the target's distribution, whatever drafts it: counted, in a batch.
 
-20,000 seeded draws of three tokens are held to the probabilities that transformers' own processors
+5,000 seeded draws of three tokens are held to the probabilities that transformers' own processors
 give to every outcome. The statistic is chi-square over outcomes expected 5 times or more; it may
 exceed its mean by 5 deviations, which chance does less than once in a million runs.
 """
@@ -21,7 +21,7 @@ from sparrow_kernels.models import SparrowDecoder
 
 VOCABULARY = 6
 LENGTH = 3
-DRAWS = 20_000
+DRAWS = 5_000
 PROMPTS = torch.tensor([[0, 3, 1, 4], [2, 2, 5, 1]])
 """The first is padded: its request has three tokens."""
 MASK = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
@@ -90,6 +90,7 @@ PENALTY = {"repetition_penalty": 1.3}
 """Reads the ids before a token: such a tree is accepted by the target's own tokens."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tree", "settings"),
     [
@@ -103,28 +104,26 @@ PENALTY = {"repetition_penalty": 1.3}
 )
 def test_three_tokens_have_the_targets_distribution(tree: str, settings: dict[str, Any]) -> None:
     decoder = SparrowDecoder(target(), draft(), tree)
-    rows, calls = 2_500, DRAWS // 5_000
+    rows = DRAWS // len(PROMPTS)
     counts: list[dict[tuple[int, ...], int]] = [{}, {}]
-    accepted = 0
     torch.manual_seed(11)
-    for _ in range(calls):
-        result = decoder.generate(
-            input_ids=PROMPTS,
-            attention_mask=MASK,
-            max_new_tokens=LENGTH,
-            do_sample=True,
-            num_return_sequences=rows,
-            **settings,
-        )
-        accepted += sum(sum(row.histogram[2:]) for row in result.stats.rows)
-        for number, text in enumerate(result.sequences[:, PROMPTS.shape[1] :].tolist()):
-            count = counts[number // rows]
-            count[tuple(text)] = count.get(tuple(text), 0) + 1
-    assert accepted > 200, "drafts are accepted now and then, or this shows nothing"
+    result = decoder.generate(
+        input_ids=PROMPTS,
+        attention_mask=MASK,
+        max_new_tokens=LENGTH,
+        do_sample=True,
+        num_return_sequences=rows,
+        **settings,
+    )
+    for number, text in enumerate(result.sequences[:, PROMPTS.shape[1] :].tolist()):
+        count = counts[number // rows]
+        count[tuple(text)] = count.get(tuple(text), 0) + 1
+    accepted = sum(sum(row.histogram[2:]) for row in result.stats.rows)
+    assert accepted > DRAWS // 100, "drafts are accepted now and then, or this shows nothing"
     for prompt, mask, count in zip(PROMPTS, MASK, counts, strict=True):
         wanted = exact(prompt[mask.bool()], settings)
         total = sum(count.values())
-        assert total == rows * calls
+        assert total == rows
         assert all(wanted[text] > 0 for text in count)
         common = [text for text, probability in wanted.items() if probability * total >= 5]
         statistic = sum(

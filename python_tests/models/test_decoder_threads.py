@@ -81,6 +81,7 @@ def _eager(number: int) -> torch.Tensor:
 KINDS: list[Callable[[int], torch.Tensor]] = [_greedy, _sampled, _drop_in, _plain_padded, _eager]
 
 
+@pytest.mark.slow
 def test_overlapping_calls_give_the_texts_of_calls_one_after_another() -> None:
     jobs = [(KINDS[n % len(KINDS)], n) for n in range(THREADS * CALLS)]
     alone = [kind(number) for kind, number in jobs]

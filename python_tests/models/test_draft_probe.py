@@ -26,12 +26,14 @@ LAYERS = (1, 4, 7)
 """Of 8. States of neighbouring layers are alike in the middle of a target as small."""
 BASE = 1e6
 
+pytestmark = pytest.mark.slow  # a draft that knows its settings takes a while to train
+
 
 @cache
 def files() -> DraftFiles:
     """A trained draft, said as it was trained."""
     settings = {**SETTINGS[NAME], "layer_ids": LAYERS, "rope_theta": BASE}
-    draft = trained(steps=120, texts=True, **settings)
+    draft = trained(steps=80, passes=3, texts=True, **settings)
     said = as_format(draft, NAME, embedded()[0].get_input_embeddings().weight)
     return replace(said, config={**said.config, "aux_hidden_states_layer_ids": [0, 3, 6]})
 

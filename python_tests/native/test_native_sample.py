@@ -40,8 +40,8 @@ def test_sample_tokens_of_a_large_vocabulary(library: Library, vocab: int) -> No
     torch.manual_seed(vocab)
     weights = torch.randint(0, 3, (vocab,)).float()
     weights[-5:] = 0
-    coins = torch.linspace(0, 1, 200)
-    got = library.ops.sample_tokens(weights.expand(200, vocab), coins).tolist()
+    coins = torch.linspace(0, 1, 40)
+    got = library.ops.sample_tokens(weights.expand(40, vocab), coins).tolist()
     cdf = weights.double().cumsum(0)
     for coin, token in zip(coins.tolist(), got, strict=True):
         above = (cdf > coin * cdf[-1].item()).nonzero()

@@ -47,7 +47,7 @@ def test_sample_logits(library: Library, dtype: torch.dtype, vocab: int) -> None
         logits, coins = (torch.randn(5, vocab) * 5).to(dtype), torch.rand(5)
     logits[:, 1::3] = -torch.inf
     coins[0], coins[1] = 0, 1
-    for temperature in (1.0, 0.3, 7.0):
+    for temperature in (1.0, 0.3, 7.0) if vocab < 10_000 else (0.3,):
         ids = library.ops.sample_logits(*moved(library, logits, coins), temperature)
         expect(ids, softmax(logits, temperature), coins)
 

@@ -25,7 +25,7 @@ LAYERS = {
     # `sparrow env` asks the op registry which backend is available.
     "cli": (
         *("", "decoding", "embedded", "models", "training", "measuring", "video"),
-        *("ops", "releases", "_version", "_C"),
+        *("ops", "releases", "video_shim", "_version", "_C"),
     ),
     "integrations": ("",),
     "testing": ("",),

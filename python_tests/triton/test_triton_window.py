@@ -96,9 +96,10 @@ masks = st.lists(st.tuples(st.booleans(), st.integers(1, 6)), min_size=1, max_si
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES[:1])
 @settings(
-    max_examples=100,
+    max_examples=40,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

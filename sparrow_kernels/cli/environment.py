@@ -45,6 +45,7 @@ def describe() -> dict[str, Any]:
             for package, version in versions.items()
             if package in TESTED
         },
+        "clips": _clips(),
         "devices": _devices(),
         "backends": _backends(),
         "warpgroup_products": _warpgroup_products(),
@@ -70,6 +71,12 @@ def _versions() -> dict[str, str | None]:
     versions["torch"] = torch.__version__
     versions["cuda"] = torch.version.cuda
     return versions
+
+
+def _clips() -> str:
+    from sparrow_kernels import video_shim
+
+    return video_shim.standing()
 
 
 def _devices() -> list[dict[str, Any]]:
@@ -149,7 +156,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     for name, version in facts["versions"].items():
         stands = facts["tested"].get(name)
         lines.append(f"{name:<16} {version or 'none'}" + (f" ({stands})" if stands else ""))
-    lines.append("")
+    lines += [f"{'clips by':<16} {one_line(facts['clips'])}", ""]
     for device in facts["devices"]:
         more = ", ".join(f"{k} {v}" for k, v in device.items() if k not in ("device", "name"))
         lines.append(f"{device['device']:<16} {device['name']} ({more})")

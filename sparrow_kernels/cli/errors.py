@@ -7,13 +7,14 @@ from contextlib import contextmanager
 
 from sparrow_kernels.cli.signals import Terminated
 from sparrow_kernels.cli.streams import STDOUT
+from sparrow_kernels.video_shim import unavailable
 
 USAGE = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 _LONGEST = 400
-_VIDEO_PACKAGES = ("av", "torchvision", "PIL")
+_VIDEO_PACKAGES = ("av", "PIL")
 _INCOMPLETE = "what was written so far is incomplete"
 # What the package raises on purpose, with a message for users; anything else names its type.
 _WRITTEN_FOR_USERS = (ValueError, TypeError, NotImplementedError, ImportError)
@@ -54,6 +55,8 @@ def explain(error: BaseException) -> str:
         happened = "interrupted" if isinstance(error, KeyboardInterrupt) else "terminated"
         return f"{happened} ({_INCOMPLETE})"
     if isinstance(error, ImportError):
+        if "torchvision" in str(error).lower() and (lacking := unavailable()) is not None:
+            return one_line(f"torchvision is needed here: {lacking}")
         missing = _missing_video_package(error)
         if missing:
             return f"{missing} is not installed (pip install 'sparrow_kernels[video]')"

@@ -18,6 +18,8 @@ from transformers import (
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.models.drafts.load import load_draft
 from sparrow_kernels.models.families import VidLLM
+from sparrow_kernels.models.plain_processor import PlainProcessor, serves
+from sparrow_kernels.video_shim import unavailable
 
 EMBEDDED_WEIGHTS = Path(__file__).resolve().parents[1] / "embedded" / "weights"
 
@@ -35,13 +37,15 @@ def load_target(
 ) -> tuple[VidLLM, Any]:
     """A target and its processor; None for the embedded one.
 
-    A target that reads text alone has its tokenizer in the processor's place.
+    A target that reads text alone has its tokenizer in the processor's place. Where torchvision
+    cannot be imported, a Qwen2-VL or Qwen2.5-VL gets one of ours, for text and clips.
 
     Args:
         dtype: also by name; "auto" for the one that the target was saved in.
 
     Raises:
         ValueError: the directory holds no transformers model.
+        ImportError: its processor needs a torchvision that cannot be imported.
     """
     path = EMBEDDED_WEIGHTS / "target" if directory is None else Path(directory)
     if not (path / "config.json").is_file() or not list(path.glob("*.safetensors")):
@@ -51,8 +55,17 @@ def load_target(
         )
     sees = type(AutoConfig.from_pretrained(path)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     model: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
-    reader: Any = AutoProcessor if sees else AutoTokenizer
-    return model.from_pretrained(path, dtype=dtype).eval(), reader.from_pretrained(path)
+    processor = _processor(path) if sees else AutoTokenizer.from_pretrained(path)
+    return model.from_pretrained(path, dtype=dtype).eval(), processor
+
+
+def _processor(path: Path) -> Any:
+    lacking = unavailable()
+    if lacking is None:
+        return AutoProcessor.from_pretrained(path)
+    if serves(path):
+        return PlainProcessor(path)
+    raise ImportError(f"the processor of {path} needs torchvision: {lacking}")
 
 
 def draft_for(

@@ -18,9 +18,7 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
-    Qwen2VLImageProcessor,
 )
-from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 from sparrow_kernels.embedded.captions import all_phrases
@@ -96,6 +94,10 @@ def build_processor() -> Qwen2_5_VLProcessor:
     Frames of up to 336x336 pixels keep their size; larger ones shrink. A clip of a thousand
     frames still fits the context, since the frames also share a total of visual tokens.
     """
+    # They need torchvision; what else is in this file is used without one.
+    from transformers import Qwen2VLImageProcessor
+    from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+
     size = {"shortest_edge": TILE * TILE, "longest_edge": _MAX_FRAME_PIXELS}
     video = Qwen2VLVideoProcessor(
         size=size,
