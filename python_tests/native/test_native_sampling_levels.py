@@ -1,4 +1,4 @@
-"""Sampling, acceptance and top-k on a CPU: the same bits on any vector unit and number of threads."""
+"""Samplers and top-k on a CPU: the same bits on any vector unit and number of threads."""
 
 from __future__ import annotations
 
