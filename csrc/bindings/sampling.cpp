@@ -11,6 +11,7 @@
 #include "bindings/library.h"
 #include "bindings/scratch.h"
 #include "cuda/sampling.h"
+#include "kernels/accept/sample.h"
 
 namespace sparrow::bindings {
 namespace {
@@ -86,6 +87,27 @@ Tensor sample_logits(const Tensor& logits, const Tensor& uniform, double tempera
   return call.ids;
 }
 
+// The same, and whether all rows could be sampled from, all coins being in [0, 1].
+std::tuple<Tensor, bool> with_soundness(const Tensor& ids, const Tensor& uniform) {
+  const Tensor coins = torch::stable::contiguous(uniform);
+  const int64_t* id = data<const int64_t>(ids);
+  const float* coin = data<const float>(coins);
+  bool is_sound = true;
+  for (int64_t r = 0; r < ids.numel(); ++r) {
+    is_sound &= id[r] != kNoToken && coin[r] >= 0 && coin[r] <= 1;
+  }
+  return {ids, is_sound};
+}
+
+std::tuple<Tensor, bool> sample_tokens_checked(const Tensor& probs, const Tensor& uniform) {
+  return with_soundness(sample_tokens(probs, uniform), uniform);
+}
+
+std::tuple<Tensor, bool> sample_logits_checked(const Tensor& logits, const Tensor& uniform,
+                                               double temperature) {
+  return with_soundness(sample_logits(logits, uniform, temperature), uniform);
+}
+
 // What both forms of accept_tree_residual have beside their distributions.
 struct ResidualArguments {
   int64_t batch, slots, vocab;
@@ -94,20 +116,25 @@ struct ResidualArguments {
   AcceptanceTensors out;
 
   template <typename Weights>
-  void accept(const Tensor& target, const Weights& target_weights, const Tensor& draft,
-              const Weights& draft_weights) const {
+  AcceptTreeResidual<Weights> call(const Tensor& target, const Weights& target_weights,
+                                   const Tensor& draft, const Weights& draft_weights) const {
+    return {.batch = batch,
+            .vocab = vocab,
+            .tree = tree,
+            .tokens = rows<const int64_t>(tokens),
+            .target = node_rows(target, target_weights),
+            .draft = node_rows(draft, draft_weights),
+            .uniform = rows<const float>(uniform),
+            .bonus_uniform = data<const float>(bonus_uniform),
+            .out = out.pointers(),
+            .scratch = {}};
+  }
+
+  template <typename Weights>
+  void accept(AcceptTreeResidual<Weights> call) const {
     ScratchTensors scratch(tokens);
-    run(tokens, SPARROW_DRIVERS(accept_tree_residual<Weights>),
-        AcceptTreeResidual<Weights>{.batch = batch,
-                                    .vocab = vocab,
-                                    .tree = tree,
-                                    .tokens = rows<const int64_t>(tokens),
-                                    .target = node_rows(target, target_weights),
-                                    .draft = node_rows(draft, draft_weights),
-                                    .uniform = rows<const float>(uniform),
-                                    .bonus_uniform = data<const float>(bonus_uniform),
-                                    .out = out.pointers(),
-                                    .scratch = scratch.lent()});
+    call.scratch = scratch.lent();
+    run(tokens, SPARROW_DRIVERS(accept_tree_residual<Weights>), call);
   }
 
  private:
@@ -148,7 +175,7 @@ std::tuple<Tensor, Tensor, Tensor> accept_tree_residual(
   const auto call = residual_arguments(arguments, tokens, parent, depth, first_child, next_sibling,
                                        "target_probs", target_probs, "draft_probs", draft_probs,
                                        uniform, bonus_uniform, max_path);
-  call.accept(target_probs, PlainWeights{}, draft_probs, PlainWeights{});
+  call.accept(call.call(target_probs, PlainWeights{}, draft_probs, PlainWeights{}));
   return {call.out.path, call.out.accept_length, call.out.emitted};
 }
 
@@ -167,13 +194,45 @@ std::tuple<Tensor, Tensor, Tensor> accept_tree_residual_logits(
                                        uniform, bonus_uniform, max_path);
   for_element(target_logits, [&](auto element) {
     using Weights = SoftmaxWeights<decltype(element)>;
-    call.accept(target_logits, Weights{inverse_of_temperature(temperature)}, draft_logits,
-                Weights{inverse_of_temperature(draft_temperature)});
+    call.accept(call.call(target_logits, Weights{inverse_of_temperature(temperature)}, draft_logits,
+                          Weights{inverse_of_temperature(draft_temperature)}));
   });
   return {call.out.path, call.out.accept_length, call.out.emitted};
 }
 
+#if !defined(SPARROW_EMULATION)
+// Whether the values of such a call are what it asks for; what is wrong with them, Python says.
+bool residual_is_sound(const Tensor& tokens, const Tensor& parent, const Tensor& depth,
+                       const Tensor& first_child, const Tensor& next_sibling, const Tensor& target,
+                       const Tensor& draft, const Tensor& uniform, const Tensor& bonus_uniform,
+                       bool are_logits) {
+  const Arguments arguments("residual_is_sound", tokens);
+  arguments.check_dtype("target", target,
+                        {ScalarType::Float, ScalarType::Half, ScalarType::BFloat16});
+  const auto call = residual_arguments(arguments, tokens, parent, depth, first_child, next_sibling,
+                                       "target", target, "draft", draft, uniform, bonus_uniform, 1);
+  if (!are_logits) {
+    arguments.check_dtype("target", target, {ScalarType::Float});
+    return cpu::residual_is_sound(call.call(target, PlainWeights{}, draft, PlainWeights{}));
+  }
+  bool is_sound = false;
+  for_element(target, [&](auto element) {
+    const SoftmaxWeights<decltype(element)> weights{1};
+    is_sound = cpu::residual_is_sound(call.call(target, weights, draft, weights));
+  });
+  return is_sound;
+}
+#endif
+
 }  // namespace
+
+SPARROW_IMPLEMENT_ON_CPU(on_cpu_alone) {
+  on_cpu_alone.impl("sample_tokens_checked", TORCH_BOX(&sample_tokens_checked));
+  on_cpu_alone.impl("sample_logits_checked", TORCH_BOX(&sample_logits_checked));
+#if !defined(SPARROW_EMULATION)
+  on_cpu_alone.impl("residual_is_sound", TORCH_BOX(&residual_is_sound));
+#endif
+}
 
 SPARROW_IMPLEMENT(sampling, library) {
   library.impl("sample_tokens", TORCH_BOX(&sample_tokens));

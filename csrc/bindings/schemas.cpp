@@ -28,6 +28,18 @@ STABLE_TORCH_LIBRARY(SPARROW_NAMESPACE, library) {
   library.def("accept_tree_residual_logits(Tensor tokens, " LAYOUT
               ", Tensor target_logits, Tensor draft_logits, Tensor uniform, Tensor bonus_uniform, "
               "SymInt max_path, float temperature, float draft_temperature) -> " ACCEPTANCE);
+  // Beside those of `sparrow`: with their values checked.
+  library.def(
+      "topk_logprobs_checked(Tensor logits, SymInt k) -> "
+      "(Tensor values, Tensor ids, bool is_sound)");
+  library.def("sample_tokens_checked(Tensor probs, Tensor uniform) -> (Tensor ids, bool is_sound)");
+  library.def(
+      "sample_logits_checked(Tensor logits, Tensor uniform, float temperature) -> "
+      "(Tensor ids, bool is_sound)");
+  library.def(
+      "residual_is_sound(Tensor tokens, Tensor parent, Tensor depth, Tensor first_child, "
+      "Tensor next_sibling, Tensor target, Tensor draft, Tensor uniform, Tensor bonus_uniform, "
+      "bool are_logits) -> bool");
   library.def("gather_hidden(Tensor[] states, Tensor index) -> Tensor");
   library.def("gather_hidden_out(Tensor[] states, Tensor index, Tensor(a!) out) -> ()");
   library.def(

@@ -2,6 +2,7 @@
 #include "cpu/topk.h"
 
 #include <algorithm>
+#include <cmath>
 #include <tuple>
 
 #include "bindings/arguments.h"
@@ -58,7 +59,21 @@ std::tuple<Tensor, Tensor> topk_logprobs(const Tensor& logits, int64_t k) {
   return {values, ids};
 }
 
+// The same, and whether each row has a softmax: where one has none, its values are NaN.
+std::tuple<Tensor, Tensor, bool> topk_logprobs_checked(const Tensor& logits, int64_t k) {
+  const auto [values, ids] = topk_logprobs(logits, k);
+  bool is_sound = k >= 1;  // else nothing shows
+  for (int64_t r = 0; is_sound && r < values.size(0); ++r) {
+    is_sound = !std::isnan(data<const float>(values)[r * k]);
+  }
+  return {values, ids, is_sound};
+}
+
 }  // namespace
+
+SPARROW_IMPLEMENT_ON_CPU(on_cpu_alone) {
+  on_cpu_alone.impl("topk_logprobs_checked", TORCH_BOX(&topk_logprobs_checked));
+}
 
 SPARROW_IMPLEMENT(topk, library) { library.impl("topk_logprobs", TORCH_BOX(&topk_logprobs)); }
 

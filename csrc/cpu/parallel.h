@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <numeric>
 
 namespace sparrow::cpu {
 
@@ -15,6 +16,18 @@ void run_parallel(int64_t count, int64_t grain, const std::function<void(int64_t
 
 // Threads that it may use.
 int64_t num_threads();
+
+// Threads that so much work is worth.
+inline int64_t threads_worth(int64_t work) {
+  return std::clamp<int64_t>(work / kWorkPerThread, 1, num_threads());
+}
+
+// Into how many chunks of its `parts` to cut each of `count` things, so that every thread gets as
+// many chunks as the next.
+inline int64_t chunks_of_each(int64_t count, int64_t threads, int64_t parts) {
+  return std::clamp<int64_t>(threads / std::gcd(std::max<int64_t>(1, count), threads), 1,
+                             std::max<int64_t>(1, parts));
+}
 
 // item(0), ..., item(count - 1) on so many threads.
 template <typename Item>

@@ -1,60 +1,89 @@
-// CPU driver of accept_tree_residual and its logits form: one pair of working rows a thread,
-// whatever B and T are.
+// CPU driver of accept_tree_residual and its logits form. Requests are shared out over threads or,
+// where they are fewer, the parts of each row are.
+//
+// A refusal is one pass over both rows of its node, for the mass of what is left; the draft's mass
+// is the sum of its parts (row_parts.h), of which one alone has changed. Rows of probabilities are
+// read where they are: what a refusal changed of them is kept beside them.
 #include "kernels/accept/residual.h"
 
 #include <type_traits>
 #include <vector>
 
-#include "cpu/clones.h"
-#include "cpu/lanes.h"
 #include "cpu/parallel.h"
-#include "cpu/sample_row.h"
+#include "cpu/row_parts.h"
 #include "cpu/sampling.h"
-#include "cpu/softmax.h"
 
 namespace sparrow::cpu {
 namespace {
 
-constexpr int64_t kLanesLeft = 8;
-
-// The mass of max(target - share * draft, 0).
-SPARROW_CLONES double mass_left(const float* target, const float* draft, double share,
-                                int64_t size) {
-  if (share == 0) return mass_of(target, size);
+// The sum of max(target - share * draft, 0).
+SPARROW_INLINE double sum_left(const float* target, const float* draft, double share,
+                               int64_t count) {
   LaneSums sums;
-  const int64_t whole = size - size % kLanesLeft;
-  for (int64_t begin = 0; begin < whole; begin += kLanesLeft) {
-    for (int i = 0; i < 2; ++i) {
-      const int64_t at = begin + 4 * i;
-      const FourDoubles left = widen_four(target + at) - share * widen_four(draft + at);
+  const int64_t whole = count - count % kLanes;
+  for (int64_t at = 0; at < whole; at += kLanes) {
+    fetch_ahead(target + at);
+    fetch_ahead(draft + at);
+    for (int i = 0; i < 4; ++i) {
+      const FourDoubles left =
+          widen_four(target + at + 4 * i) - share * widen_four(draft + at + 4 * i);
       sums.add_four(i, left > 0.0 ? left : FourDoubles{});
     }
   }
-  for (int64_t i = whole; i < size; ++i) {
+  for (int64_t i = whole; i < count; ++i) {
     const double left = target[i] - share * draft[i];
     sums.add_one(i - whole, left > 0 ? left : 0.0);
   }
   return sums.total();
 }
 
-// [V] each: the weights of one node, where they are not read straight from the inputs.
-struct WorkingRows {
-  std::vector<float> target, draft;
+// A refused token: the draft has lost it, and the target keeps what its refusal left of it.
+struct Refused {
+  int64_t id;
+  float target_left;
 };
 
-// The distributions of one node while its children are tried. Weights that need no change are read
-// where they are; a node without children to try costs no sum but the bonus's own.
+// What a thread works in, kept from call to call.
+struct Memory {
+  std::vector<float> target, draft;             // [V], weights of logits
+  std::vector<double> target_sums, draft_sums;  // [parts]; of the target: of what is left
+  std::vector<float> highest;                   // [2, chunks]
+  std::vector<Refused> refused;
+  std::vector<uint8_t> has_refused;  // [parts]
+
+  void fit(int64_t vocab, int64_t chunks, bool keeps_weights) {
+    if (keeps_weights && static_cast<int64_t>(target.size()) < vocab) {
+      target.resize(vocab);
+      draft.resize(vocab);
+    }
+    const int64_t parts = num_parts(vocab);
+    target_sums.resize(parts);
+    draft_sums.resize(parts);
+    highest.resize(2 * chunks);
+    has_refused.resize(parts);
+  }
+};
+
+// The distributions of one node while its children are tried. A node without children to try costs
+// the sum of its target alone.
 template <typename Weights>
 class ResidualNode {
  public:
   ResidualNode(const AcceptTreeResidual<Weights>& call, int64_t b, int64_t node, bool has_trials,
-               WorkingRows& rows)
-      : call_(call), b_(b), node_(node), rows_(rows) {
-    target_ = weights(call.target, rows.target);
-    if (!has_trials) return;
-    draft_ = weights(call.draft, rows.draft);
-    remainder_.target_mass = mass_of(target_, call.vocab);
-    remainder_.draft_mass = mass_of(draft_, call.vocab);
+               int64_t threads, Memory& memory)
+      : vocab_(call.vocab), parts_(num_parts(call.vocab)), threads_(threads), memory_(memory) {
+    memory.fit(vocab_, threads, !kIsPlain);
+    memory.refused.clear();
+    std::fill(memory.has_refused.begin(), memory.has_refused.end(), 0);
+    const Side target{call.target.row(b, node), call.target.weights, memory.target.data(),
+                      memory.target_sums.data(), memory.highest.data()};
+    const Side draft{call.draft.row(b, node), call.draft.weights, memory.draft.data(),
+                     memory.draft_sums.data(), memory.highest.data() + threads};
+    weigh_rows(target, draft, has_trials ? 2 : 1);
+    target_ = target.weights_of_row();
+    draft_ = draft.weights_of_row();
+    remainder_.target_mass = mass_of(memory.target_sums.data(), parts_);
+    if (has_trials) remainder_.draft_mass = mass_of(memory.draft_sums.data(), parts_);
   }
 
   WeightPair read(int64_t id) const { return {target_[id], draft_[id]}; }
@@ -63,51 +92,145 @@ class ResidualNode {
 
   void refuse(int64_t, int64_t id, WeightPair pair) {
     if (!is_mass(remainder_.target_mass)) return;  // accepts nothing, and never will
-    own(target_, rows_.target);
-    own(draft_, rows_.draft);
     remainder_.share = remainder_.share_after_refusal();
-    rows_.target[id] = static_cast<float>(remainder_.left(pair));
-    rows_.draft[id] = 0;
-    remainder_.target_mass = mass_left(target_, draft_, remainder_.share, call_.vocab);
-    remainder_.draft_mass = mass_of(draft_, call_.vocab);
+    memory_.refused.push_back({id, static_cast<float>(remainder_.left(pair))});
+    memory_.has_refused[id / kPart] = 1;
+    take_from_draft(id / kPart);
+    if (remainder_.share == 0) return;  // the draft has no mass to take from the target
+    sum_up_left();
     if (is_mass(remainder_.target_mass)) return;
     // Nothing remains: the node's original target again.
-    target_ = weights(call_.target, rows_.target);
     remainder_.share = 0;
-    remainder_.target_mass = mass_of(target_, call_.vocab);
+    for (Refused& each : memory_.refused) each.target_left = target_[each.id];
+    sum_up_left();
   }
 
   void bonus(double uniform, int64_t* id) const {
-    // Nothing refused: the draft was perhaps never read.
-    const auto target = [this](int64_t i) -> double { return target_[i]; };
-    const auto left = [this](int64_t i) { return remainder_.left(read(i)); };
-    *id = remainder_.share > 0 ? sample_row(left, call_.vocab, uniform)
-                               : sample_row(target, call_.vocab, uniform);
+    *id = draw(memory_.target_sums.data(), vocab_, uniform, [this](Part part, double* left) {
+      at_level([&]() SPARROW_INLINED {
+        // Nothing refused: the draft was perhaps never read.
+        if (remainder_.share == 0) {
+          for (int64_t i = 0; i < part.count; ++i) left[i] = target_[part.begin + i];
+          return;
+        }
+        Patched rows(*this, part);
+        for (int64_t i = 0; i < part.count; ++i) {
+          left[i] = remainder_.left({rows.target[i], rows.draft[i]});
+        }
+      });
+    });
   }
 
  private:
-  const float* weights(const NodeRows<Weights>& of, std::vector<float>& working) const {
-    const auto* row = of.row(b_, node_);
-    if constexpr (std::is_same_v<Weights, PlainWeights>) {
-      return row;
-    } else {
-      working.resize(call_.vocab);
-      softmax_weights(row, call_.vocab, of.weights, working.data());
-      return working.data();
+  static constexpr bool kIsPlain = std::is_same_v<Weights, PlainWeights>;
+  using Element = typename Weights::Element;
+
+  // One of the two rows as it is given, and what is found of it.
+  struct Side {
+    const Element* row;
+    const Weights& weights;
+    float* kept;  // weights of logits
+    double* sums;
+    float* highest;  // of each chunk
+
+    const float* weights_of_row() const {
+      if constexpr (kIsPlain) {
+        return row;
+      } else {
+        return kept;
+      }
     }
+  };
+
+  // The rows of a part as refusals have left them.
+  struct Patched {
+    const float *target, *draft;
+    float rooms[2][kPart];
+
+    SPARROW_INLINE Patched(const ResidualNode& node, Part part)
+        : target(node.target_ + part.begin), draft(node.draft_ + part.begin) {
+      if (!node.memory_.has_refused[part.begin / kPart]) return;
+      std::copy_n(target, part.count, rooms[0]);
+      std::copy_n(draft, part.count, rooms[1]);
+      for (const Refused& each : node.memory_.refused) {
+        const int64_t at = each.id - part.begin;
+        if (at < 0 || at >= part.count) continue;
+        rooms[0][at] = each.target_left;
+        rooms[1][at] = 0;
+      }
+      target = rooms[0];
+      draft = rooms[1];
+    }
+  };
+
+  // of_chunk(which, chunk) for one or both rows: a thread gets the same ids of either.
+  template <typename OfChunk>
+  void share_out(int64_t rows, const OfChunk& of_chunk) const {
+    run_shared(rows * threads_, threads_,
+               [&](int64_t item) { of_chunk(item % rows, item / rows); });
   }
 
-  void own(const float*& row, std::vector<float>& working) const {
-    if (row == working.data()) return;
-    working.assign(row, row + call_.vocab);
-    row = working.data();
+  // Weights of logits, and the sums of both rows or of the target's alone.
+  void weigh_rows(const Side& target, const Side& draft, int64_t rows) {
+    if constexpr (!kIsPlain) {
+      share_out(rows, [&](int64_t which, int64_t c) {
+        const Side& side = which == 0 ? target : draft;
+        const Chunk chunk(c, threads_, parts_);
+        float highest = -__builtin_huge_valf();
+        at_level([&]() SPARROW_INLINED {
+          for (int64_t part = chunk.first; part < chunk.last; ++part) {
+            highest = std::max(highest, highest_of(side.row, Part(part, vocab_)));
+          }
+        });
+        side.highest[c] = highest;
+      });
+    }
+    share_out(rows, [&](int64_t which, int64_t c) {
+      const Side& side = which == 0 ? target : draft;
+      const Chunk chunk(c, threads_, parts_);
+      const float highest = kIsPlain ? 0 : *std::max_element(side.highest, side.highest + threads_);
+      at_level([&]() SPARROW_INLINED {
+        for (int64_t part = chunk.first; part < chunk.last; ++part) {
+          const Part here(part, vocab_);
+          float* room = side.kept + here.begin;
+          const float* weights = weigh(side.weights, side.row, here, highest, room);
+          side.sums[part] = sum_of<!Weights::kNeedsHighest>(weights, here.count);
+        }
+      });
+    });
   }
 
-  const AcceptTreeResidual<Weights>& call_;
-  int64_t b_, node_;
-  WorkingRows& rows_;
-  const float* target_ = nullptr;
-  const float* draft_ = nullptr;
+  // After one of the part's ids was refused.
+  void take_from_draft(int64_t part) {
+    const Part here(part, vocab_);
+    at_level([&]() SPARROW_INLINED {
+      const Patched rows(*this, here);
+      memory_.draft_sums[part] = sum_of(rows.draft, here.count);
+    });
+    remainder_.draft_mass = mass_of(memory_.draft_sums.data(), parts_);
+  }
+
+  void sum_up_left() {
+    share_out(1, [&](int64_t, int64_t c) {
+      const Chunk chunk(c, threads_, parts_);
+      at_level([&]() SPARROW_INLINED {
+        for (int64_t part = chunk.first; part < chunk.last; ++part) {
+          const Part here(part, vocab_);
+          const Patched rows(*this, here);
+          memory_.target_sums[part] =
+              remainder_.share == 0
+                  ? sum_of(rows.target, here.count)
+                  : sum_left(rows.target, rows.draft, remainder_.share, here.count);
+        }
+      });
+    });
+    remainder_.target_mass = mass_of(memory_.target_sums.data(), parts_);
+  }
+
+  int64_t vocab_, parts_, threads_;
+  Memory& memory_;
+  const float* target_;
+  const float* draft_;
   Remainder remainder_;
 };
 
@@ -115,20 +238,27 @@ class ResidualNode {
 
 template <typename Weights>
 void accept_tree_residual(const AcceptTreeResidual<Weights>& call) {
-  for_each_part(call.batch, call.vocab * call.out.max_path, [&](int64_t begin, int64_t end) {
-    WorkingRows rows;
-    for (int64_t b = begin; b < end; ++b) {
-      const ResidualInputs in{.tree = call.tree.links(b),
-                              .tokens = call.tokens[b],
-                              .uniform = call.uniform[b],
-                              .bonus_uniform = call.bonus_uniform[b],
-                              .vocab = call.vocab};
-      const auto make_node = [&](int64_t node, bool has_trials) {
-        return ResidualNode<Weights>(call, b, node, has_trials, rows);
-      };
-      call.out.accept_length[b] = residual_walk(in, make_node, call.out.rows(b), true);
-    }
-  });
+  const auto walk = [&](int64_t b, int64_t threads) {
+    thread_local Memory memory_of_thread;
+    Memory& memory = memory_of_thread;  // others work on it too
+    const ResidualInputs in{.tree = call.tree.links(b),
+                            .tokens = call.tokens[b],
+                            .uniform = call.uniform[b],
+                            .bonus_uniform = call.bonus_uniform[b],
+                            .vocab = call.vocab};
+    const auto make_node = [&](int64_t node, bool has_trials) {
+      return ResidualNode<Weights>(call, b, node, has_trials, threads, memory);
+    };
+    call.out.accept_length[b] = residual_walk(in, make_node, call.out.rows(b), true);
+  };
+  const int64_t of_a_row =
+      std::min(threads_worth(2 * call.vocab), std::max<int64_t>(1, num_parts(call.vocab)));
+  const int64_t of_all = threads_worth(call.batch * call.vocab * call.out.max_path);
+  if (call.batch >= of_all) {
+    run_shared(call.batch, of_all, [&](int64_t b) { walk(b, 1); });
+  } else {
+    for (int64_t b = 0; b < call.batch; ++b) walk(b, of_a_row);
+  }
 }
 
 template void accept_tree_residual(const AcceptTreeResidual<PlainWeights>&);

@@ -187,9 +187,9 @@ def test_splits_change_no_result(num_splits, backend):
 
 def test_auto_takes_the_fastest_cpu_backend():
     function = TREE_ATTENTION._choose("cpu", CASES["chain"].arguments())
-    assert function is TREE_ATTENTION.implementations[CPU_BACKENDS[-1]].function
+    assert function is TREE_ATTENTION.implementations[CPU_BACKENDS[-1]]
     torch_s = TREE_ATTENTION._choose("cpu", CASES["float64"].arguments())
-    assert torch_s is TREE_ATTENTION.implementations["torch"].function
+    assert torch_s is TREE_ATTENTION.implementations["torch"]
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)

@@ -39,7 +39,7 @@ def test_opcheck(case):
 
 def test_a_cpu_does_not_choose_it():
     chosen = TREE_ATTENTION._choose("cpu", PLAIN.arguments())
-    assert chosen is not TREE_ATTENTION.implementations["triton"].function
+    assert chosen is not TREE_ATTENTION.implementations["triton"]
 
 
 def test_a_machine_that_cannot_run_it_says_why():

@@ -44,10 +44,16 @@ def unavailable_on_cuda(symbol: str) -> Reason:
     return "built without CUDA (nvcc was missing at install, or SPARROW_BUILD_CUDA=0)"
 
 
-def implement(op: Op, name: str | None = None, takes: Callable[..., Reason] | None = None) -> None:
+def implement(
+    op: Op,
+    name: str | None = None,
+    takes: Callable[..., Reason] | None = None,
+    checked: Callable[..., Any] | None = None,
+) -> None:
     """Give `op` its native backend: `torch.ops.sparrow_native.<name>`, same arguments in order.
 
-    `takes` as for `Op.implement`; CUDA tensors are taken only where the library has a kernel.
+    `takes` and `checked` as for `Op.implement`, the latter for CPU tensors; CUDA tensors are taken
+    only where the library has a kernel.
     """
     symbol = name or op.name
 
@@ -65,10 +71,14 @@ def implement(op: Op, name: str | None = None, takes: Callable[..., Reason] | No
         reason = unavailable_on_cuda(symbol) if device_type(args) == "cuda" else None
         return takes(*args) if reason is None and takes is not None else reason
 
+    def on_cpu(*args: Any) -> Any:
+        return checked(*args) if checked is not None and device_type(args) == "cpu" else None
+
     op.implement(
         "native",
         lambda *args: function()(*args),
         available=cache(missing),
         # A torch without CUDA has no CUDA tensors to ask about.
         takes=accepts if torch.backends.cuda.is_built() else takes,
+        checked=None if checked is None else on_cpu,
     )

@@ -30,11 +30,16 @@ class _Implementation:
     """One backend's function for one op, and when it can be used."""
 
     def __init__(
-        self, function: Callable[..., Any], available: Callable[[], Reason], takes: Callable | None
+        self,
+        function: Callable[..., Any],
+        available: Callable[[], Reason],
+        takes: Callable | None,
+        checked: Callable[..., Any] | None,
     ) -> None:
         self.function = function
         self.available = available
         self.takes = takes
+        self.checked = checked
 
 
 class Op:
@@ -67,13 +72,16 @@ class Op:
         *,
         available: Callable[[], Reason] = lambda: None,
         takes: Callable[..., Reason] | None = None,
+        checked: Callable[..., Any] | None = None,
     ) -> None:
         """Add `function` as the op's `backend`; it takes the schema's arguments in order.
 
         `available()` says why this machine cannot run the backend at all, `takes(*args)` why it
-        cannot take this call; None means it can.
+        cannot take this call; None means it can. `checked(*args)` is `function` with the op's check
+        in it, for less than both cost one after the other: it returns None, and has written
+        nothing, where a value is not as it must be, and the check then says which.
         """
-        self.implementations[backend] = _Implementation(function, available, takes)
+        self.implementations[backend] = _Implementation(function, available, takes, checked)
 
     def unavailable(self, backend: str) -> Reason:
         """Why `backend` cannot run this op on this machine, None if it can."""
@@ -84,11 +92,16 @@ class Op:
 
     def _run(self, *args: Any) -> Any:
         device = device_type(args)
+        chosen = self._choose(device, args)
         if self.check is not None and env.values_are_checked(device):
+            if chosen.checked is not None:
+                result = chosen.checked(*args)
+                if result is not None:
+                    return result
             self.check(*args)
-        return self._choose(device, args)(*args)
+        return chosen.function(*args)
 
-    def _choose(self, device: str, args: Sequence[Any]) -> Callable[..., Any]:
+    def _choose(self, device: str, args: Sequence[Any]) -> _Implementation:
         asked = env.current_backend()
         order = _AUTO_ORDER.get(device, ("reference",))
         if asked in self.implementations:
@@ -106,7 +119,7 @@ class Op:
             if reason is None and implementation.takes is not None:
                 reason = implementation.takes(*args)
             if reason is None:
-                return implementation.function
+                return implementation
             reasons.append(f"{name}: {reason}")
         raise NotImplementedError(
             f"{self.name}: no fast backend takes this call on {device}: {'; '.join(reasons)}."

@@ -117,7 +117,7 @@ def _check_coins(op: str, argument: str, uniform: Tensor, is_used: Tensor) -> No
 
 def _check_rows(op: str, argument: str, probs: Tensor, is_used: Tensor) -> None:
     """The rows of `probs` `[..., V]` where `is_used` `[...]` can be sampled from."""
-    lowest, total = probs.amin(-1), probs.sum(-1)
+    lowest, total = probs.amin(-1), probs.sum(-1, dtype=torch.float64)
     bad = is_used & ~((lowest >= 0) & (total > 0) & total.isfinite())
     if not bool(bad.any()):
         return

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.ops import native, registry
-from sparrow_kernels.ops.accept import checks, reference, residual
+from sparrow_kernels.ops.accept import checked, checks, reference, residual
 
 LAYOUT = "Tensor parent, Tensor depth, Tensor ancestors, Tensor first_child, Tensor next_sibling"
 """A `TreeLayout` without its status, as the ops that walk a tree take it."""
@@ -41,7 +41,7 @@ SAMPLE_TOKENS = registry.define(
     check=checks.sample_tokens,
 )
 SAMPLE_TOKENS.implement("reference", reference.sample_tokens)
-native.implement(SAMPLE_TOKENS)
+native.implement(SAMPLE_TOKENS, checked=checked.sample_tokens)
 
 SAMPLE_LOGITS = registry.define(
     "sample_logits(Tensor logits, Tensor uniform, float temperature) -> Tensor",
@@ -49,7 +49,7 @@ SAMPLE_LOGITS = registry.define(
     check=checks.sample_logits,
 )
 SAMPLE_LOGITS.implement("reference", reference.sample_logits)
-native.implement(SAMPLE_LOGITS)
+native.implement(SAMPLE_LOGITS, checked=checked.sample_logits)
 
 ACCEPT_TREE_RESIDUAL = registry.define(
     f"accept_tree_residual(Tensor tokens, {LAYOUT}, Tensor target_probs, Tensor draft_probs,"
@@ -59,7 +59,7 @@ ACCEPT_TREE_RESIDUAL = registry.define(
     check=checks.accept_tree_residual,
 )
 ACCEPT_TREE_RESIDUAL.implement("reference", residual.accept_tree_residual)
-native.implement(ACCEPT_TREE_RESIDUAL)
+native.implement(ACCEPT_TREE_RESIDUAL, checked=checked.accept_tree_residual)
 
 ACCEPT_TREE_RESIDUAL_LOGITS = registry.define(
     f"accept_tree_residual_logits(Tensor tokens, {LAYOUT}, Tensor target_logits,"
@@ -70,4 +70,4 @@ ACCEPT_TREE_RESIDUAL_LOGITS = registry.define(
     check=checks.accept_tree_residual_logits,
 )
 ACCEPT_TREE_RESIDUAL_LOGITS.implement("reference", residual.accept_tree_residual_logits)
-native.implement(ACCEPT_TREE_RESIDUAL_LOGITS)
+native.implement(ACCEPT_TREE_RESIDUAL_LOGITS, checked=checked.accept_tree_residual_logits)

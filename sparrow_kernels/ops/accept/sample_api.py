@@ -16,8 +16,9 @@ def sample_tokens(probs: Tensor, uniform: Tensor) -> Tensor:
     """Sample one token a row by the inverse CDF, with coins of the caller's.
 
     The first id whose running sum exceeds `uniform * sum`, else the last id with mass. An id
-    without mass is never returned. Sums are float64 and sequential on a CPU; on a GPU a token may
-    differ where the coin lies within 1e-6 of the sum of a step of the distribution.
+    without mass is never returned. Sums are float64, in an order that no number of threads changes;
+    on a GPU a token may differ where the coin lies within 1e-6 of the sum of a step of the
+    distribution.
 
     Args:
         probs: `[..., V]` float32, not negative; rows need not sum to 1.

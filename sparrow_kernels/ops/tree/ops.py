@@ -46,6 +46,11 @@ def _takes_topk(logits: Tensor, k: int) -> registry.Reason:
     return None
 
 
+def _checked_topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
+    values, ids, is_sound = torch.ops.sparrow_native.topk_logprobs_checked.default(logits, k)
+    return (values, ids) if is_sound else None
+
+
 BUILD_TREE = registry.define(
     "build_tree(Tensor parent, Tensor? num_nodes)"
     " -> (Tensor parent, Tensor depth, Tensor ancestors, Tensor first_child, Tensor next_sibling,"
@@ -71,4 +76,4 @@ TOPK_LOGPROBS = registry.define(
     check=checks.topk_logprobs,
 )
 TOPK_LOGPROBS.implement("reference", reference.topk_logprobs)
-native.implement(TOPK_LOGPROBS, takes=_takes_topk)
+native.implement(TOPK_LOGPROBS, takes=_takes_topk, checked=_checked_topk)
