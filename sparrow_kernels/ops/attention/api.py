@@ -129,13 +129,6 @@ def tree_attention(
     """
     if not tree_arguments_fit(query, key, value, ancestors, prefix_lens):
         check_tree_arguments(query, key, value, ancestors, prefix_lens)
-    if torch.is_grad_enabled() and (
-        query.requires_grad or key.requires_grad or value.requires_grad
-    ):
-        raise NotImplementedError(
-            "tree_attention: inputs must not require grad (it has no backward: call it under"
-            " torch.no_grad(), or train with anchored_window_attention)"
-        )
     slots = count = rank = None
     if prefix_starts is not None:
         batch: dict[str, Size] = {"B": query.shape[0]}
