@@ -24,6 +24,9 @@ _OPS: dict[str, Op] = {}
 # The order in which backends are tried under `auto`. A CPU always has the reference to fall back
 # on; on CUDA a silent fall back to it would cost its user an afternoon, so it is not in the list.
 _AUTO_ORDER = {"cpu": ("native", "torch", "reference"), "cuda": ("native", "triton")}
+_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
+    torch._C.DispatchKey.AutocastCUDA
+)
 
 
 class _Implementation:
@@ -73,7 +76,8 @@ class Op:
         # decode step calls dozens of ops.
         if _nobody_watches(args):
             return self._run(*args)
-        self._let_counters_know()
+        if not torch.compiler.is_compiling():
+            self._let_counters_know()
         return self.call(*args)
 
     def differentiate(
@@ -125,7 +129,13 @@ class Op:
         device = device_type(args)
         if self.check is not None and env.values_are_checked(device):
             self.check(*args)
-        result = self._choose(device, args)(*args)
+        implementation = self._choose(device, args)
+        if torch._C._is_any_autocast_enabled():
+            # A dtype is chosen once, for the whole op: products inside keep theirs.
+            with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+                result = implementation(*args)
+        else:
+            result = implementation(*args)
         for place in self._written:
             transforms.mark_written(args[place])
         return result

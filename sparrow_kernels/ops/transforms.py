@@ -123,7 +123,10 @@ def autograd_function(call: Any, derivative: Derivative) -> Any:
     class Differentiated(_SingleLevelFunction):
         @staticmethod
         def forward(lengths: Sequence[int | None], *flat: Any) -> Any:  # type: ignore[override]
-            return below_autograd(call, _nested(lengths, flat))
+            # An autograd function runs with both modes off, but transforms around this one follow.
+            around = torch._C._functorch.peek_interpreter_stack() is not None
+            with torch.set_grad_enabled(around), forward_ad._set_fwd_grad_enabled(around):
+                return below_autograd(call, _nested(lengths, flat))
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # type: ignore[override]

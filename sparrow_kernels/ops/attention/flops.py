@@ -1,8 +1,8 @@
 """What `torch.utils.flop_counter.FlopCounterMode` counts of an attention call: what is seen.
 
 Two products a seen pair of a row and a slot, of 2 D operations each. Lengths and masks are read, as
-cost follows them here; for fake tensors, which have no values, every slot counts, as PyTorch counts
-its own attention. The gradients are of five products, forward mode of six.
+cost follows them here. For fake tensors, which have no values, every slot counts, as PyTorch counts
+its own attention.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _window_pairs(query: Tensor, anchor_mask: Tensor, window: int) -> int:
     row = torch.arange(length - rows, length, device=anchor_mask.device)
     first = (row - window + 1).clamp(min=0)
     before = torch.nn.functional.pad(anchor_mask.long().cumsum(1), (1, 0))
-    seen = torch.minimum(row + 1 - first, row + 1) + before[:, torch.minimum(first, row + 1)]
+    seen = row + 1 - first + before[:, first]
     return int(seen.sum()) * heads
 
 
@@ -74,7 +74,7 @@ def window_backward(*args: Any, **_: Any) -> int:
 
 
 def window_jvp(*args: Any, **_: Any) -> int:
-    """Scores, two products for their tangent, three with the values and their tangent."""
+    """Scores, the two products of their tangent, and one each with the values and theirs."""
     query, anchor_mask, window = args[0], args[5], args[6]
     return 10 * query.shape[-1] * _window_pairs(query, anchor_mask, window)
 

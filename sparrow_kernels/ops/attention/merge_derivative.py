@@ -1,6 +1,6 @@
 """The derivative of `merge_attention`, which also is that of a softmax over the parts.
 
-    out = sum_k share_k out_k,   lse = log sum_k exp(lse_k),   share_k = exp(lse_k - lse)
+out = sum_k share_k out_k,   lse = log sum_k exp(lse_k),   share_k = exp(lse_k - lse)
 """
 
 from __future__ import annotations

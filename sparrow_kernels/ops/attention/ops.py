@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.ops import native, registry
-from sparrow_kernels.ops.attention import cache_reference, checks, merge_derivative, reference
+from sparrow_kernels.ops.attention import (
+    cache_reference,
+    checks,
+    flops,
+    merge_derivative,
+    reference,
+)
 from sparrow_kernels.ops.attention import torch as cpu
 from sparrow_kernels.ops.attention.triton import availability
 
@@ -128,6 +134,9 @@ TREE_ATTENTION.implement(
 TREE_ATTENTION_OUT.implement(
     "triton", _triton_tree_attention_out, available=availability.unavailable, takes=_triton_takes
 )
+
+for _op in (TREE_ATTENTION, TREE_ATTENTION_OUT):
+    _op.count_flops(flops.tree_attention)
 
 MERGE_ATTENTION = registry.define(
     "merge_attention(Tensor[] outs, Tensor[] lses) -> (Tensor out, Tensor lse)",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.ops import env, registry
-from sparrow_kernels.ops.attention import window
+from sparrow_kernels.ops.attention import flops, window
 from sparrow_kernels.ops.attention.reference import accumulation_dtype
 from sparrow_kernels.ops.attention.triton import availability
 from sparrow_kernels.ops.transforms import refused_later, save
@@ -113,6 +113,9 @@ def _jvp(
     )
 
 
+ANCHORED_WINDOW.count_flops(flops.window)
+ANCHORED_WINDOW_BACKWARD.count_flops(flops.window_backward)
+ANCHORED_WINDOW_JVP.count_flops(flops.window_jvp)
 ANCHORED_WINDOW.differentiate(_save, _backward, _jvp)
 for _op in (ANCHORED_WINDOW_BACKWARD, ANCHORED_WINDOW_JVP):
     _op.differentiate(*refused_later("anchored_window_attention: it is differentiable once"))
