@@ -1,4 +1,4 @@
-"""Each op under autograd, torch.func, vmap and checkpointing: its derivative, or a refusal by name."""
+"""Each op under autograd, torch.func, vmap and checkpointing: derivative, or refusal by name."""
 
 from __future__ import annotations
 

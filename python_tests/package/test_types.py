@@ -1,4 +1,4 @@
-"""The public tuples: what help says of them, and loading them. How far the scoped switches reach."""
+"""The public tuples: help of them, and loading them. How far the scoped switches reach."""
 
 from __future__ import annotations
 

@@ -122,14 +122,14 @@ def autograd_function(call: Any, derivative: Derivative) -> Any:
 
     class Differentiated(_SingleLevelFunction):
         @staticmethod
-        def forward(lengths: Sequence[int | None], *flat: Any) -> Any:  # type: ignore[override]
+        def forward(lengths: Sequence[int | None], *flat: Any) -> Any:
             # An autograd function runs with both modes off, but transforms around this one follow.
             around = torch._C._functorch.peek_interpreter_stack() is not None
             with torch.set_grad_enabled(around), forward_ad._set_fwd_grad_enabled(around):
                 return below_autograd(call, _nested(lengths, flat))
 
         @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # type: ignore[override]
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             ctx.lengths, *flat = inputs
             ctx.set_materialize_grads(False)
             derivative.setup_context(ctx, _nested(ctx.lengths, flat), output)
@@ -163,8 +163,10 @@ def vmap_rule(call: Any) -> Callable[..., Any]:
                 f"{name}: cannot run under vmap, as {why} (its arguments have a batch dim B:"
                 " call it once for the whole batch)"
             )
-        examples = range(info.batch_size)
-        results = [call(*map(lambda v, d, i=i: _pick(v, d, i), args, in_dims)) for i in examples]
+        results = []
+        for example in range(info.batch_size):
+            given = [_pick(*each, example) for each in zip(args, in_dims, strict=True)]
+            results.append(call(*given))
         if isinstance(results[0], Tensor):
             return torch.stack(results), 0
         return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])

@@ -16,22 +16,10 @@ from torch._subclasses.fake_tensor import FakeTensor
 _WORD = 64
 
 
-def tree_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    ancestors: Tensor,
-    prefix_lens: Tensor,
-    prefix_starts: Tensor | None,
-    anchor_slots: Tensor | None,
-    anchor_count: Tensor | None,
-    anchor_rank: Tensor | None,
-    window: int | None,
-    depth: Tensor | None,
-    *_: Any,
-    **__: Any,
-) -> int:
-    """Of `tree_attention`."""
+def tree_attention(*args: Any, **_: Any) -> int:
+    """Of `tree_attention`, from its schema's first arguments."""
+    query, key, _, ancestors, prefix_lens, prefix_starts = args[:6]
+    anchor_rank, window, depth = args[8:11]
     _, heads, rows, head_dim = query.shape
     if _has_no_values(prefix_lens):
         return 4 * query.numel() * key.shape[2]
@@ -61,9 +49,9 @@ def _window_pairs(query: Tensor, anchor_mask: Tensor, window: int) -> int:
     return int(seen.sum()) * heads
 
 
-def window(query: Tensor, key: Tensor, value: Tensor, anchor_mask: Tensor, window: int, *_: Any,
-           **__: Any) -> int:  # fmt: skip
+def window(*args: Any, **_: Any) -> int:
     """Of `anchored_window_attention`: scores, and their product with the values."""
+    query, anchor_mask, window = args[0], args[3], args[4]
     return 4 * query.shape[-1] * _window_pairs(query, anchor_mask, window)
 
 

@@ -28,7 +28,9 @@ def _fake_backward(
     return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
 
 
-def _fake_tangents(query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, *_: Any):
+def _fake_tangents(
+    query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, *_: Any
+) -> tuple[Tensor, Tensor]:
     return query.new_empty(query.shape), lse.new_empty(lse.shape)
 
 
