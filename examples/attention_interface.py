@@ -56,4 +56,6 @@ with torch.no_grad():
     ]
 
 print("a tree in one call:", tuple(in_one_call.shape))
-print("as its paths one by one:", torch.allclose(in_one_call[0], torch.stack(one_by_one), atol=1e-5))
+print(
+    "as its paths one by one:", torch.allclose(in_one_call[0], torch.stack(one_by_one), atol=1e-5)
+)
