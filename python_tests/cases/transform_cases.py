@@ -1,4 +1,4 @@
-"""Every op as a function of one tensor: those with a derivative, those that refuse one, the rest."""
+"""Every op as a function of one tensor: with a derivative, refusing one, or without floats."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 import sparrow_kernels as sk
 
 Function = Callable[[Tensor], Tensor]
+_GENERATOR = torch.Generator().manual_seed(5)
 
 
 def int32(*values: int) -> Tensor:
@@ -20,9 +21,9 @@ LAYOUT = sk.build_tree(torch.tensor([[-1, 0, 0, 1, 1]], dtype=torch.int32))
 TOKENS, TARGETS = torch.tensor([[1, 2, 3, 4, 5]]), torch.tensor([[2, 4, 0, 0, 1]])
 ACCEPTED = sk.accept_tree(TOKENS, LAYOUT, TARGETS, 3)
 ANCHORS = torch.tensor([[1, 1, 0, 0, 0, 0, 0, 1, 0]], dtype=torch.bool)
-COINS, COIN = torch.rand(1, 5), torch.rand(1)
-KEY, VALUE = torch.randn(2, 1, 2, 9, 8).unbind()
-ANGLES = torch.randn(2, 1, 5, 8).unbind()
+COINS, COIN = torch.rand(1, 5, generator=_GENERATOR), torch.rand(1, generator=_GENERATOR)
+KEY, VALUE = torch.randn(2, 1, 2, 9, 8, generator=_GENERATOR).unbind()
+ANGLES = torch.randn(2, 1, 5, 8, generator=_GENERATOR).unbind()
 
 
 def cache() -> Tensor:
@@ -30,7 +31,7 @@ def cache() -> Tensor:
 
 
 def merged(x: Tensor) -> Tensor:
-    nothing = torch.full_like(x[..., 0], -torch.inf)
+    nothing = x[..., 0] - torch.inf  # follows x, and is not read
     poison = torch.full_like(x, torch.nan).detach()
     out, lse = sk.merge_attention(
         [x, x.sin(), poison], [x[..., 0].float(), x[..., 1].float(), nothing.float()]
@@ -49,13 +50,16 @@ def windowed(x: Tensor) -> Tensor:
 
 # Differentiable ops, as functions of one tensor.
 DIFFERENTIABLE: dict[str, tuple[Function, Tensor]] = {
-    "anchored_window_attention": (windowed, torch.randn(1, 4, 9, 8)),
+    "anchored_window_attention": (windowed, torch.randn(1, 4, 9, 8, generator=_GENERATOR)),
     "gather_hidden": (
         lambda x: sk.gather_hidden([x, x.sin()], torch.tensor([[2, 0, -1, 2]], dtype=torch.int32)),
-        torch.randn(1, 4, 6),
+        torch.randn(1, 4, 6, generator=_GENERATOR),
     ),
-    "merge_attention": (merged, torch.randn(1, 2, 3, 8)),
-    "topk_logprobs": (lambda x: sk.topk_logprobs(x, 3)[0], torch.randn(3, 11)),
+    "merge_attention": (merged, torch.randn(1, 2, 3, 8, generator=_GENERATOR)),
+    "topk_logprobs": (
+        lambda x: sk.topk_logprobs(x, 3)[0],
+        torch.linspace(-2, 3, 33)[torch.randperm(33, generator=_GENERATOR)].view(3, 11),
+    ),
 }
 
 
@@ -98,28 +102,36 @@ REFUSING: dict[str, tuple[str, Function, Tensor]] = {
     "accept_tree_residual": (
         "target_probs",
         lambda x: sk.accept_tree_residual(TOKENS, LAYOUT, x, x * 0 + 1, COINS, COIN, 3).tokens,
-        torch.rand(1, 5, 7),
+        torch.rand(1, 5, 7, generator=_GENERATOR),
     ),
     "accept_tree_residual_logits": (
         "target_logits",
         lambda x: sk.accept_tree_residual_logits(TOKENS, LAYOUT, x, x, COINS, COIN, 3).tokens,
-        torch.rand(1, 5, 7),
+        torch.rand(1, 5, 7, generator=_GENERATOR),
     ),
-    "sample_tokens": ("probs", lambda x: sk.sample_tokens(x, COINS[0]), torch.rand(5, 7)),
-    "sample_logits": ("logits", lambda x: sk.sample_logits(x, COINS[0]), torch.rand(5, 7)),
+    "sample_tokens": (
+        "probs",
+        lambda x: sk.sample_tokens(x, COINS[0]),
+        torch.rand(5, 7, generator=_GENERATOR),
+    ),
+    "sample_logits": (
+        "logits",
+        lambda x: sk.sample_logits(x, COINS[0]),
+        torch.rand(5, 7, generator=_GENERATOR),
+    ),
     "select_tree": (
         "scores",
         lambda x: sk.select_tree(x, torch.tensor([[-1, -1, 0]], dtype=torch.int32), 2)[0],
-        torch.rand(1, 3),
+        torch.rand(1, 3, generator=_GENERATOR),
     ),
-    "tree_attention": ("query", attended, torch.randn(1, 4, 5, 8)),
-    "tree_attention_out": ("query", attended_into, torch.randn(1, 4, 5, 8)),
-    "gather_hidden_out": ("states", gathered_into, torch.randn(1, 4, 6)),
-    "append_cache_": ("key", appended, torch.randn(1, 2, 5, 8)),
-    "rotate_append_": ("query", rotated, torch.randn(1, 2, 5, 8)),
-    "compact_cache_": ("keys", compacted, torch.randn(1, 2, 16, 8)),
-    "commit_path_": ("states", committed, torch.randn(1, 5, 6)),
-    "commit_tree_": ("states", committed_tree, torch.randn(1, 5, 6)),
+    "tree_attention": ("query", attended, torch.randn(1, 4, 5, 8, generator=_GENERATOR)),
+    "tree_attention_out": ("query", attended_into, torch.randn(1, 4, 5, 8, generator=_GENERATOR)),
+    "gather_hidden_out": ("states", gathered_into, torch.randn(1, 4, 6, generator=_GENERATOR)),
+    "append_cache_": ("key", appended, torch.randn(1, 2, 5, 8, generator=_GENERATOR)),
+    "rotate_append_": ("query", rotated, torch.randn(1, 2, 5, 8, generator=_GENERATOR)),
+    "compact_cache_": ("keys", compacted, torch.randn(1, 2, 16, 8, generator=_GENERATOR)),
+    "commit_path_": ("states", committed, torch.randn(1, 5, 6, generator=_GENERATOR)),
+    "commit_tree_": ("states", committed_tree, torch.randn(1, 5, 6, generator=_GENERATOR)),
 }
 # No float input, so nothing to differentiate; or a derivative, which its own tests meet below.
 INTEGERS = {"build_tree", "accept_tree", "anchor_index"}

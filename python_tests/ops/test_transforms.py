@@ -27,6 +27,11 @@ from sparrow_kernels.ops import accept, attention, gather, tree  # noqa: F401, d
 from sparrow_kernels.ops.registry import defined_ops
 
 
+@pytest.fixture(autouse=True)
+def _same_directions_every_time() -> None:
+    torch.manual_seed(0)
+
+
 def test_every_op_is_here() -> None:
     assert set(defined_ops()) == set(DIFFERENTIABLE) | set(REFUSING) | INTEGERS | OWN
 
