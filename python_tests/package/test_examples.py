@@ -6,6 +6,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -22,3 +23,37 @@ def test_describe_a_clip(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert out.startswith("This is a video made of")
     assert "tokens a target call" in out
+
+
+# What each example of the ops in somebody's code says once it has compared with that code alone.
+SAYS = {
+    "hand_written_decoder": ["the same text: True", "target calls: 5 instead of 23"],
+    "static_cache": ["path: [[0, 2, -1]] committed slots: [6]", "plain decoding does: True"],
+    "attention_interface": ["a tree in one call: (1, 5, 64)", "as its paths one by one: True"],
+    "compiled_step": [
+        "the same tokens: True and lengths: True",
+        "the same caches: True",
+        "1 graph for 3 steps",
+    ],
+    "exported_program": [
+        "sparrow.build_tree.default, sparrow.topk_logprobs.default, sparrow.tree_attention.default",
+        "5 nodes, 16 slots: the same result: True",
+        "9 nodes, 40 slots: the same result: True",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_the_ops_in_other_code(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    runpy.run_path(str(EXAMPLES / f"{name}.py"))
+    out = capsys.readouterr().out
+    assert [line for line in SAYS[name] if line not in out] == []
+
+
+def test_every_example_is_run_and_listed() -> None:
+    names = {path.stem for path in EXAMPLES.glob("*.py")}
+    assert names == set(SAYS) | {"verify_a_tree", "describe_a_clip"}
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    assert [name for name in names if f"examples/{name}.py" not in readme] == []

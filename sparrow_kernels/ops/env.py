@@ -59,6 +59,11 @@ def current_backend() -> str:
 def backend(name: str) -> Iterator[None]:
     """Use the backend `name` inside the block, for the ops that have it; others go as under auto.
 
+    It holds in this thread, and in asyncio tasks begun inside the block. Other threads, those of
+    a pool and a `DataLoader`'s included, do not see it: enter it there, run the call in
+    `contextvars.copy_context()`, or set SPARROW_BACKEND, which reaches all. A backward runs with
+    the backend its forward had.
+
     Raises `ValueError` for a name that is not one of auto, native, triton, torch, reference.
     """
     if name not in BACKENDS:
@@ -81,7 +86,10 @@ def values_are_checked(device_type: str) -> bool:
 
 @contextmanager
 def checks(enabled: bool) -> Iterator[None]:
-    """Turn the value checks of all ops on or off inside the block."""
+    """Turn the value checks of all ops on or off inside the block.
+
+    It reaches what `backend` reaches: this thread, and no other. SPARROW_CHECK reaches all.
+    """
     token = _checks.set(enabled)
     try:
         yield

@@ -13,6 +13,10 @@ import torch
 from torch import Tensor
 
 Size = int | torch.SymInt
+# What people pass who have the right thing in another form.
+_OTHER_FORMS = {
+    ("ancestors", torch.bool): "pack_ancestors makes 64-bit words of a mask [B, T, T]",
+}
 
 
 def refuse(op: str, argument: str, must_be: str, got: object, hint: str = "") -> NoReturn:
@@ -45,11 +49,14 @@ def check_tensor(
     Returns `value`, so that type checkers know it is a tensor.
     """
     if not isinstance(value, Tensor):
-        refuse_type(op, argument, f"a tensor [{', '.join(letters.split())}]", type(value).__name__)
+        must_be = f"a tensor [{', '.join(letters.split())}]"
+        hint = f"pass its field: .{argument}" if hasattr(value, argument) else ""
+        refuse_type(op, argument, must_be, type(value).__name__, hint)
     allowed = (dtypes,) if isinstance(dtypes, torch.dtype) else tuple(dtypes)
     if value.dtype not in allowed:
         names = " or ".join(str(d).removeprefix("torch.") for d in allowed)
-        refuse_type(op, argument, names, str(value.dtype).removeprefix("torch."))
+        hint = _OTHER_FORMS.get((argument, value.dtype), "")
+        refuse_type(op, argument, names, str(value.dtype).removeprefix("torch."), hint)
     if device is not None and value.device != device:
         refuse_type(op, argument, f"on {device}", value.device, "all tensors of a call share one")
     _check_shape(op, argument, value, letters, {} if sizes is None else sizes)

@@ -1,8 +1,8 @@
 """Defines the ops of the `torch.ops.sparrow` namespace and picks a backend when one runs.
 
-Each op has one schema, owned here, one fake for `torch.compile`, at most one check of values, and
-one implementation per backend. The choice of backend is made inside the op, at run time: a
-compiled graph then holds the op, not the choice.
+Each op has one schema, owned here, one fake for `torch.compile`, at most one check of values, at
+most one derivative, and one implementation per backend. The choice of backend is made inside the
+op, at run time: a compiled graph then holds the op, not the choice.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparrow_kernels.ops import env
+from sparrow_kernels.ops import env, transforms
 
 Reason = str | None
 """Why something cannot be done; None when it can."""
@@ -24,6 +24,9 @@ _OPS: dict[str, Op] = {}
 # The order in which backends are tried under `auto`. A CPU always has the reference to fall back
 # on; on CUDA a silent fall back to it would cost its user an afternoon, so it is not in the list.
 _AUTO_ORDER = {"cpu": ("native", "torch", "reference"), "cuda": ("native", "triton")}
+_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
+    torch._C.DispatchKey.AutocastCUDA
+)
 
 
 class _Implementation:
@@ -45,25 +48,53 @@ class _Implementation:
 class Op:
     """One operator: `define` makes it, `implement` adds a backend, calling it runs it.
 
+    Without `differentiate` it refuses inputs that ask for a derivative.
+
     `check(*args)` raises `ValueError` for bad values (a malformed parent, a length beyond the
     cache); it runs before every backend alike, only where `env.values_are_checked`.
     """
 
-    def __init__(self, schema: str, fake: Callable[..., Any], check: Callable | None) -> None:
+    def __init__(
+        self, schema: str, fake: Callable[..., Any], check: Callable | None, without_grad: str
+    ) -> None:
         self.name = schema.split("(", 1)[0]
         self.check = check
         self.implementations: dict[str, _Implementation] = {}
+        self._without_grad = without_grad
+        self._function: Any = None
+        self._flops: Callable[..., int] | None = None
+        qualified = f"sparrow::{self.name}"
         LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-        LIBRARY.impl(self.name, self._run, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"sparrow::{self.name}", fake, lib=LIBRARY)
         self.call = getattr(torch.ops.sparrow, self.name).default
+        self._written = [
+            place
+            for place, argument in enumerate(self.call._schema.arguments)
+            if argument.alias_info is not None and argument.alias_info.is_write
+        ]
+        LIBRARY.impl(self.name, self._run, "CompositeExplicitAutograd")
+        LIBRARY.impl(self.name, self._watched, "Autograd")
+        torch.library.register_fake(qualified, fake, lib=LIBRARY)
+        torch.library.register_vmap(qualified, transforms.vmap_rule(self.call), lib=LIBRARY)
 
     def __call__(self, *args: Any) -> Any:
-        # Without gradients, tracing or modes the dispatcher would only come back here, and a
+        # Without derivatives, tracing or modes the dispatcher would only come back here, and a
         # decode step calls dozens of ops.
         if _nobody_watches(args):
             return self._run(*args)
+        if not torch.compiler.is_compiling():
+            self._let_counters_know()
         return self.call(*args)
+
+    def differentiate(
+        self, setup_context: Callable[..., None], backward: Callable, jvp: Callable
+    ) -> None:
+        """Give the op its derivative, see `transforms.Derivative`."""
+        derivative = transforms.Derivative(setup_context, backward, jvp)
+        self._function = transforms.autograd_function(self.call, derivative)
+
+    def count_flops(self, formula: Callable[..., int]) -> None:
+        """Let `FlopCounterMode` count the op: `formula(*args, out_val=results)`."""
+        self._flops = formula
 
     def implement(
         self,
@@ -90,9 +121,32 @@ class Op:
             return "this op has no such backend"
         return implementation.available()
 
+    def _watched(self, *args: Any) -> Any:
+        self._let_counters_know()  # a graph that calls the op by its name comes here alone
+        if not transforms.is_differentiated(args):
+            return transforms.below_autograd(self.call, args)
+        if self._function is None:
+            transforms.refuse(self.call, args, self._without_grad)
+        return transforms.differentiate(self._function, args)
+
+    def _let_counters_know(self) -> None:
+        if self._flops is not None and torch._C._len_torch_dispatch_stack():
+            transforms.let_counters_know(self.call, self._flops)
+
     def _run(self, *args: Any) -> Any:
         device = device_type(args)
         chosen = self._choose(device, args)
+        if torch._C._is_any_autocast_enabled():
+            # A dtype is chosen once, for the whole op: products inside keep theirs.
+            with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+                result = self._run_by(chosen, device, args)
+        else:
+            result = self._run_by(chosen, device, args)
+        for place in self._written:
+            transforms.mark_written(args[place])
+        return result
+
+    def _run_by(self, chosen: _Implementation, device: str, args: Sequence[Any]) -> Any:
         if self.check is not None and env.values_are_checked(device):
             if chosen.checked is not None:
                 result = chosen.checked(*args)
@@ -129,13 +183,14 @@ class Op:
 
 def _nobody_watches(args: Sequence[Any]) -> bool:
     """Whether an op called now is plain eager execution that nothing wants to see by its name."""
-    return type(args[0]) is Tensor and not (
-        torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
+    first = args[0][0] if type(args[0]) is list and args[0] else args[0]
+    return type(first) is Tensor and not (
+        torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch.autograd._profiler_enabled()
+        or transforms.is_differentiated(args)
     )
 
 
@@ -149,9 +204,18 @@ def device_type(args: Sequence[Any]) -> str:
     return "cpu"
 
 
-def define(schema: str, *, fake: Callable[..., Any], check: Callable | None = None) -> Op:
-    """Define `sparrow::<name>` from its schema; integers that vary must be `SymInt` there."""
-    op = Op(schema, fake, check)
+def define(
+    schema: str,
+    *,
+    fake: Callable[..., Any],
+    check: Callable | None = None,
+    without_grad: str = "call it under torch.no_grad(), or on detached tensors",
+) -> Op:
+    """Define `sparrow::<name>` from its schema; integers that vary must be `SymInt` there.
+
+    `without_grad` tells who wants a derivative where there is none what to do.
+    """
+    op = Op(schema, fake, check, without_grad)
     _OPS[op.name] = op
     return op
 

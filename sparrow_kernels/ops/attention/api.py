@@ -16,6 +16,7 @@ from sparrow_kernels.ops.attention.arguments import (
     check_tree_arguments,
     tree_arguments_fit,
 )
+from sparrow_kernels.ops.attention.autocast import cast_as_sdpa
 from sparrow_kernels.ops.attention.ops import (
     ANCHOR_INDEX,
     MERGE_ATTENTION,
@@ -85,7 +86,8 @@ def tree_attention(
     `window` positions before the row; and it sees tree slot j iff bit j % 64 of word j // 64 of its
     `ancestors` row is set. There may be more tree slots than rows. A row of zero words still sees
     the prefix; a row that sees nothing yields 0 and log-sum-exp -inf. A tree slot that no row of
-    its request sees is not read. Not differentiable.
+    its request sees is not read. Not differentiable. Under autocast query, key and value are cast
+    as for `scaled_dot_product_attention`, the whole cache among them: keep it in that dtype.
 
     Args:
         query: `[B, Hq, T, D]` float32, float16, bfloat16 or float64.
@@ -109,7 +111,7 @@ def tree_attention(
         ValueError: wrong shape; with value checks on also lengths, bits or anchors outside the
             cache (else: clamped, or ignored).
         TypeError: wrong dtype or device.
-        NotImplementedError: an input requires grad, or no backend takes the case.
+        NotImplementedError: an input requires grad or has a tangent, or no backend takes the case.
 
     Source: tree attention of SpecInfer, arXiv 2305.09781; parts over disjoint keys joined by
     log-sum-exp as in Flash-Decoding.
@@ -127,15 +129,10 @@ def tree_attention(
     >>> torch.allclose(out, expected, atol=1e-5)
     True
     """
+    if out is None:  # autocast leaves calls with out= alone
+        query, key, value = cast_as_sdpa(query, key, value)
     if not tree_arguments_fit(query, key, value, ancestors, prefix_lens):
         check_tree_arguments(query, key, value, ancestors, prefix_lens)
-    if torch.is_grad_enabled() and (
-        query.requires_grad or key.requires_grad or value.requires_grad
-    ):
-        raise NotImplementedError(
-            "tree_attention: inputs must not require grad (it has no backward: call it under"
-            " torch.no_grad(), or train with anchored_window_attention)"
-        )
     slots = count = rank = None
     if prefix_starts is not None:
         batch: dict[str, Size] = {"B": query.shape[0]}

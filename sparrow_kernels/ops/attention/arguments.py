@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sparrow_kernels.ops.attention.hints import refuse_swapped_tree
 from sparrow_kernels.ops.errors import (
     Size,
     check_rows_are_dense,
@@ -97,6 +98,7 @@ def check_tree_arguments(
     """Name the argument of `tree_attention` that does not fit."""
     op = "tree_attention"
     sizes: dict[str, Size] = {}
+    refuse_swapped_tree(op, query, key, ancestors)
     like = check_query(op, query, "B Hq T D", sizes)
     check_floats(op, "key", key, "B Hkv N D", sizes, like)
     check_floats(op, "value", value, "B Hkv N D", sizes, like)

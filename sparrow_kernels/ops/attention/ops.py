@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.ops import native, registry
-from sparrow_kernels.ops.attention import cache_reference, checks, reference
+from sparrow_kernels.ops.attention import (
+    cache_reference,
+    checks,
+    flops,
+    merge_derivative,
+    reference,
+)
 from sparrow_kernels.ops.attention import torch as cpu
 from sparrow_kernels.ops.attention.triton import availability
 
@@ -18,6 +24,7 @@ _TREE_ARGUMENTS = (
     " Tensor? prefix_starts, Tensor? anchor_slots, Tensor? anchor_count, Tensor? anchor_rank,"
     " SymInt? window, Tensor? depth, float scale, SymInt? num_splits"
 )
+_TREE_WITHOUT_GRAD = "call it under torch.no_grad(), or train with anchored_window_attention"
 
 
 def _fake_tree_attention(query: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -109,6 +116,7 @@ TREE_ATTENTION = registry.define(
     f"tree_attention({_TREE_ARGUMENTS}) -> (Tensor out, Tensor lse)",
     fake=_fake_tree_attention,
     check=checks.tree_attention,
+    without_grad=_TREE_WITHOUT_GRAD,
 )
 TREE_ATTENTION_OUT = registry.define(
     f"tree_attention_out({_TREE_ARGUMENTS}, Tensor(a!) out, Tensor(b!)? lse) -> ()",
@@ -127,6 +135,9 @@ TREE_ATTENTION_OUT.implement(
     "triton", _triton_tree_attention_out, available=availability.unavailable, takes=_triton_takes
 )
 
+for _op in (TREE_ATTENTION, TREE_ATTENTION_OUT):
+    _op.count_flops(flops.tree_attention)
+
 MERGE_ATTENTION = registry.define(
     "merge_attention(Tensor[] outs, Tensor[] lses) -> (Tensor out, Tensor lse)",
     fake=_fake_merge_attention,
@@ -138,6 +149,9 @@ MERGE_ATTENTION.implement(
     _triton_merge_attention,
     available=availability.unavailable,
     takes=lambda outs, lses: _triton_takes(outs[0]),
+)
+MERGE_ATTENTION.differentiate(
+    merge_derivative.setup_context, merge_derivative.backward, merge_derivative.jvp
 )
 
 ANCHOR_INDEX = registry.define(

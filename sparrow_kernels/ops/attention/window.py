@@ -147,6 +147,46 @@ def backward(
     return d_query, d_key.to(key.dtype), d_value.to(value.dtype)
 
 
+def tangents(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    anchor_mask: Tensor,
+    window: int,
+    scale: float,
+    d_query: Tensor,
+    d_key: Tensor,
+    d_value: Tensor,
+    *,
+    rule: Rule,
+) -> tuple[Tensor, Tensor]:
+    """Forward mode: the tangents of `out` and `lse`, from those of query, key and value.
+
+    Of a row with weights P over what it sees: dS = scale (dq K^T + q dK^T), dlse = sum P dS,
+    dout = (P dS) V - dlse out + P dV.
+    """
+    dtype = accumulation_dtype(query.dtype)
+    heads, kv_heads = query.shape[1], key.shape[1]
+    d_out, d_lse = query.new_zeros(query.shape), lse.new_zeros(lse.shape)
+    for requests, rows, columns, visible in _blocks(query, anchor_mask, window, rule):
+        packed, d_packed, packed_out = (
+            _pack(x[requests, :, rows], kv_heads, dtype) for x in (query, d_query, out)
+        )
+        keys, d_keys, values, d_values = (
+            x[requests, :, columns].to(dtype) for x in (key, d_key, value, d_value)
+        )
+        packed_lse = _pack(lse[requests, :, rows].unsqueeze(-1), kv_heads, dtype)
+        weights = _scores(packed, keys, visible, scale).sub_(_finite(packed_lse)).exp_()
+        d_scores = (d_packed @ keys.mT).add_(packed @ d_keys.mT).mul_(scale).mul_(weights)
+        moved_lse = d_scores.sum(-1, keepdim=True)
+        moved = d_scores @ values - moved_lse * packed_out + weights @ d_values
+        d_out[requests, :, rows] = _unpack(moved, heads)
+        d_lse[requests, :, rows] = _unpack(moved_lse, heads).squeeze(-1)
+    return d_out, d_lse
+
+
 def _scores(packed: Tensor, keys: Tensor, visible: Tensor, scale: float) -> Tensor:
     """`[b, Hkv, G * r, n]`, -inf where row `r` does not see the column."""
     scores = (packed * scale) @ keys.mT

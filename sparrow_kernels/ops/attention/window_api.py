@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.ops.attention.arguments import check_floats, check_heads, check_query
+from sparrow_kernels.ops.attention.autocast import cast_as_sdpa
+from sparrow_kernels.ops.attention.hints import refuse_swapped_sequence
 from sparrow_kernels.ops.attention.window_ops import ANCHORED_WINDOW
 from sparrow_kernels.ops.errors import Size, check_tensor, refuse
 
@@ -54,7 +56,8 @@ def anchored_window_attention(
     slot j <= p iff `anchor_mask[j]` or `p - j < window`. `window=0` leaves pure text anchoring,
     `window >= S` is causal attention. A row that sees nothing yields 0, lse -inf and gradients 0.
     Time follows what is seen, memory is linear in S. Differentiable once in query, key and value,
-    through the output and through lse.
+    through the output and through lse, in reverse and in forward mode (on a GPU that one is the
+    reference's). Under autocast the three are cast as for `scaled_dot_product_attention`.
 
     Args:
         query: `[B, Hq, R, D]` float32, float16, bfloat16 or float64, R at most S.
@@ -92,10 +95,13 @@ def anchored_window_attention(
     (True, True)
     """
     op = "anchored_window_attention"
+    query, key, value = cast_as_sdpa(query, key, value)
     sizes: dict[str, Size] = {}
     check_query(op, query, "B Hq R D", sizes)
     check_floats(op, "key", key, "B Hkv S D", sizes, query)
     check_floats(op, "value", value, "B Hkv S D", sizes, query)
+    if isinstance(anchor_mask, Tensor) and anchor_mask.shape[-1:] != (sizes["S"],):
+        refuse_swapped_sequence(op, key, anchor_mask)
     check_heads(op, sizes)
     if sizes["R"] > sizes["S"]:
         refuse(op, "query", f"of at most S = {sizes['S']} rows", f"R = {sizes['R']}")

@@ -1,4 +1,4 @@
-"""Defines anchored window attention and its backward: schemas, fakes, backends, autograd."""
+"""Defines anchored window attention and its derivatives: schemas, fakes, backends, autograd."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.ops import env, registry
-from sparrow_kernels.ops.attention import window
+from sparrow_kernels.ops.attention import flops, window
 from sparrow_kernels.ops.attention.reference import accumulation_dtype
 from sparrow_kernels.ops.attention.triton import availability
+from sparrow_kernels.ops.transforms import refused_later, save
 
 
 def _fake_forward(
@@ -27,6 +28,12 @@ def _fake_backward(
     return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
 
 
+def _fake_tangents(
+    query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, *_: Any
+) -> tuple[Tensor, Tensor]:
+    return query.new_empty(query.shape), lse.new_empty(lse.shape)
+
+
 ANCHORED_WINDOW = registry.define(
     "anchored_window_attention(Tensor query, Tensor key, Tensor value, Tensor anchor_mask,"
     " SymInt window, float scale) -> (Tensor out, Tensor lse)",
@@ -38,9 +45,16 @@ ANCHORED_WINDOW_BACKWARD = registry.define(
     " Tensor? grad_lse=None) -> (Tensor d_query, Tensor d_key, Tensor d_value)",
     fake=_fake_backward,
 )
+ANCHORED_WINDOW_JVP = registry.define(
+    "anchored_window_attention_jvp(Tensor query, Tensor key, Tensor value, Tensor out, Tensor lse,"
+    " Tensor anchor_mask, SymInt window, float scale, Tensor d_query, Tensor d_key, Tensor d_value)"
+    " -> (Tensor d_out, Tensor d_lse)",
+    fake=_fake_tangents,
+)
 for _backend, _rule in (("reference", window.all_columns), ("torch", window.seen_columns)):
     ANCHORED_WINDOW.implement(_backend, partial(window.forward, rule=_rule))
     ANCHORED_WINDOW_BACKWARD.implement(_backend, partial(window.backward, rule=_rule))
+    ANCHORED_WINDOW_JVP.implement(_backend, partial(window.tangents, rule=_rule))
 
 
 def _triton_forward(*args: Any) -> tuple[Tensor, Tensor]:
@@ -73,14 +87,10 @@ for _op, _function in (
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     query, key, value, anchor_mask, ctx.window, ctx.scale = inputs
     ctx.backend = env.current_backend()
-    # Mostly nobody uses lse: None then, which costs nothing, and no zeros.
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(query, key, value, anchor_mask, *output)
+    save(ctx, query, key, value, anchor_mask, *output)
 
 
-def _differentiate(
-    ctx: Any, grad: Tensor | None, grad_lse: Tensor | None
-) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
     query, key, value, anchor_mask, out, lse = ctx.saved_tensors
     grad = torch.zeros_like(out) if grad is None else grad
     if grad.stride(-1) != 1:
@@ -92,9 +102,22 @@ def _differentiate(
     return d_query, d_key, d_value, None, None, None
 
 
-torch.library.register_autograd(
-    "sparrow::anchored_window_attention",
-    _differentiate,
-    setup_context=_save,
-    lib=registry.LIBRARY,
-)
+def _jvp(
+    ctx: Any, d_query: Tensor | None, d_key: Tensor | None, d_value: Tensor | None, *_: None
+) -> tuple[Tensor, Tensor]:
+    query, key, value, anchor_mask, out, lse = ctx.saved_tensors
+    moved = [
+        torch.zeros_like(x) if tangent is None else tangent
+        for x, tangent in ((query, d_query), (key, d_key), (value, d_value))
+    ]
+    return ANCHORED_WINDOW_JVP(
+        query, key, value, out, lse, anchor_mask, ctx.window, ctx.scale, *moved
+    )
+
+
+ANCHORED_WINDOW.count_flops(flops.window)
+ANCHORED_WINDOW_BACKWARD.count_flops(flops.window_backward)
+ANCHORED_WINDOW_JVP.count_flops(flops.window_jvp)
+ANCHORED_WINDOW.differentiate(_save, _backward, _jvp)
+for _op in (ANCHORED_WINDOW_BACKWARD, ANCHORED_WINDOW_JVP):
+    _op.differentiate(*refused_later("anchored_window_attention: it is differentiable once"))

@@ -119,7 +119,7 @@ def commit_path_(
     Args:
         acceptance: what `accept_tree` or `accept_tree_residual` returned.
         keys, values: L caches each, `[B, Hkv, N, D]`, as in `compact_cache_`; changed in place.
-        states: hidden states of the verified nodes, one or more layers `[B, T, H]`.
+        states: hidden states of the verified nodes, layers `[B, T, H]`; [] if nobody needs them.
         prefix_lens: `[B]` int32 committed slots; grows by accept_length + 1 in place.
 
     Returns:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparrow_kernels.ops import native, registry
 from sparrow_kernels.ops.accept.ops import LAYOUT, fake_acceptance
-from sparrow_kernels.ops.gather import checks, reference
+from sparrow_kernels.ops.gather import checks, derivative, reference
 
 
 def _fake_gather_hidden(states: Sequence[Tensor], index: Tensor) -> Tensor:
@@ -41,6 +41,7 @@ GATHER_HIDDEN = registry.define(
 )
 GATHER_HIDDEN.implement("reference", reference.gather_hidden)
 native.implement(GATHER_HIDDEN)
+GATHER_HIDDEN.differentiate(derivative.setup_context, derivative.backward, derivative.jvp)
 
 GATHER_HIDDEN_OUT = registry.define(
     "gather_hidden_out(Tensor[] states, Tensor index, Tensor(a!) out) -> ()",

@@ -113,8 +113,10 @@ def dense_tree_mask(
         check_tensor(
             "dense_tree_mask", "prefix_starts", prefix_starts, "B", torch.int32, sizes, device
         )
-    # A compiled graph cannot read the switch; the ops that follow it check their own lengths.
-    if not torch.compiler.is_compiling() and env.values_are_checked(device.type):
+    # Neither a compiled graph nor an example of vmap can look at values; the ops that follow check
+    # their own lengths.
+    is_traced = torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack()
+    if not is_traced and env.values_are_checked(device.type):
         _check_lengths(prefix_lens, capacity, prefix_starts)
     slot = torch.arange(capacity, device=device)
     node = slot - prefix_lens[:, None]  # the tree node that lies in each slot, if in [0, T)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.ops import native, registry
-from sparrow_kernels.ops.tree import checks, reference
+from sparrow_kernels.ops.tree import checks, reference, topk_derivative
 
 
 def _fake_build_tree(
@@ -77,3 +77,6 @@ TOPK_LOGPROBS = registry.define(
 )
 TOPK_LOGPROBS.implement("reference", reference.topk_logprobs)
 native.implement(TOPK_LOGPROBS, takes=_takes_topk, checked=_checked_topk)
+TOPK_LOGPROBS.differentiate(
+    topk_derivative.setup_context, topk_derivative.backward, topk_derivative.jvp
+)
