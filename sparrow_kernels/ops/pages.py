@@ -79,11 +79,18 @@ def _reaches(place: Tensor, slots: Tensor, page_size: int) -> Tensor:
     return (place + 1) * page_size > slots[:, None]
 
 
-def paged_slot(block_table: Tensor, cache: Tensor, request: int, slot: int) -> tuple[int, int]:
-    """Page and row of a slot; page -1 where the table or the cache has none. It syncs."""
+def paged_slot(
+    block_table: Tensor | None, cache: Tensor, request: int, slot: int
+) -> tuple[int, int]:
+    """Page and row of a slot; page -1 where the table or the cache has none. It syncs.
+
+    Without a table a request has the block of its own number.
+    """
     page_size = cache.shape[2]
     if page_size == 0 or not 0 <= slot < num_slots(cache, block_table):
         return -1, 0
+    if block_table is None:
+        return request, slot
     page = int(block_table[request, slot // page_size])
     return (page if 0 <= page < cache.shape[0] else -1), slot % page_size
 

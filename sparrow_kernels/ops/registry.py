@@ -56,7 +56,7 @@ class Op:
     def __call__(self, *args: Any) -> Any:
         # Without gradients, tracing or modes the dispatcher would only come back here, and a
         # decode step calls dozens of ops.
-        if _nobody_watches(args):
+        if nobody_watches(args):
             return self._run(*args)
         return self.call(*args)
 
@@ -114,7 +114,7 @@ class Op:
         )
 
 
-def _nobody_watches(args: Sequence[Any]) -> bool:
+def nobody_watches(args: Sequence[Any]) -> bool:
     """Whether an op called now is plain eager execution that nothing wants to see by its name."""
     return type(args[0]) is Tensor and not (
         torch.is_grad_enabled()
