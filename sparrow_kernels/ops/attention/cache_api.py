@@ -103,7 +103,8 @@ def rotate_append_(
     >>> torch.allclose(key_cache[:, :, 5:9], key * cos + half(key) * sin, atol=1e-6)
     True
     """
-    rows, caches = (key, value), (key_cache, value_cache, prefix_lens, block_table)
-    if not (append_arguments_fit(*rows, *caches) and rotation_arguments_fit(query, key, cos, sin)):
-        check_append("rotate_append_", *rows, *caches, query, (cos, sin))
-    return ROTATE_APPEND(query, *rows, cos, sin, *caches)
+    appended = (key, value, key_cache, value_cache, prefix_lens, block_table)
+    if not (append_arguments_fit(*appended) and rotation_arguments_fit(query, key, cos, sin)):
+        check_append("rotate_append_", *appended, query, (cos, sin))
+    caches = (key_cache, value_cache, prefix_lens, block_table)
+    return ROTATE_APPEND(query, key, value, cos, sin, *caches)

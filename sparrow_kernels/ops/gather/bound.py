@@ -27,7 +27,8 @@ Found = tuple[int, bool]
 class BoundLayers(tuple[Tensor, ...]):
     """The keys or the values of every layer, bound together; made by `bind_caches`."""
 
-    caches: _Caches
+    caches: _Caches | None = None
+    """Shared by the two; None without the native library."""
 
     def __reduce_ex__(self, _: Any) -> tuple[Any, ...]:
         return tuple, (list(self),)  # a copy holds other tensors: it is bound to nothing
@@ -75,12 +76,24 @@ def bind_caches(
     """
     op = "bind_caches"
     sizes: dict[str, Size] = {}
-    device = keys[0].device if len(keys) and isinstance(keys[0], Tensor) else torch.device("cpu")
+    first = keys[0] if isinstance(keys, (list, tuple)) and keys else None
+    device = first.device if isinstance(first, Tensor) else torch.device("cpu")
     key_layers, value_layers = check_caches(op, keys, values, sizes, device)
     bound = BoundLayers(key_layers), BoundLayers(value_layers)
-    if native.unavailable() is None:
+    if _can_be_kept(*key_layers, *value_layers):
         bound[0].caches = bound[1].caches = _Caches(key_layers, value_layers)
     return bound
+
+
+def _can_be_kept(*layers: Tensor) -> bool:
+    """Whether the native library takes the tensors: it has their device, and they have memory."""
+    if torch.compiler.is_compiling() or native.unavailable() is not None:
+        return False
+    device = layers[0].device.type
+    known = device == "cpu" or (
+        device == "cuda" and native.unavailable_on_cuda("bind_caches") is None
+    )
+    return known and all(type(layer) is Tensor for layer in layers)
 
 
 def bound_number(
@@ -94,8 +107,8 @@ def bound_number(
         return None
     if type(values) is not BoundLayers or keys is values or not nobody_watches((first,)):
         return None
-    caches: _Caches | None = getattr(keys, "caches", None)
-    if caches is None or getattr(values, "caches", None) is not caches:
+    caches = keys.caches
+    if caches is None or values.caches is not caches:
         return None
     if env.current_backend() == "reference":
         return None
