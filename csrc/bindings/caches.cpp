@@ -158,14 +158,14 @@ Pages pages_of(const Arguments& arguments, const OptionalTensor& block_table, in
 }
 
 PrefixLens prefix_lens_of(const Arguments& arguments, const Tensor& prefix_lens, int64_t batch,
-                          int64_t num_layers) {
+                          int64_t num_layers, bool advanced) {
   int32_t* const lens = data<int32_t>(prefix_lens);
   if (prefix_lens.dim() != 2) {
     arguments.check("prefix_lens", prefix_lens, ScalarType::Int, {batch});
     return {lens, 1, 0};
   }
   arguments.check("prefix_lens", prefix_lens, ScalarType::Int, {num_layers, batch});
-  if (num_layers > 1 && batch > 0 && prefix_lens.stride(0) < batch) {
+  if (advanced && num_layers > 1 && batch > 0 && prefix_lens.stride(0) < batch) {
     arguments.refuse("prefix_lens", "a row of its own for each layer", text(prefix_lens.strides()));
   }
   return {lens, num_layers, prefix_lens.stride(0)};

@@ -69,8 +69,8 @@ class UsedCaches {
 Pages pages_of(const Arguments& arguments, const OptionalTensor& block_table, int64_t batch,
                int64_t num_blocks, int64_t block_size);
 
-// [B], or [L, B] for lengths of a layer.
+// [B], or [L, B] for lengths of a layer, which share no memory where they are `advanced`.
 PrefixLens prefix_lens_of(const Arguments& arguments, const Tensor& prefix_lens, int64_t batch,
-                          int64_t num_layers);
+                          int64_t num_layers, bool advanced);
 
 }  // namespace sparrow::bindings

@@ -28,7 +28,7 @@ bool rows_fit(int64_t batch, const PrefixLens& prefix_lens, const Pages& pages,
 
 PrefixLens any_prefix_lens(const Arguments& arguments, const Tensor& prefix_lens, int64_t batch) {
   const int64_t layers = prefix_lens.dim() == 2 ? prefix_lens.size(0) : 1;
-  return prefix_lens_of(arguments, prefix_lens, batch, layers);
+  return prefix_lens_of(arguments, prefix_lens, batch, layers, false);
 }
 
 bool tree_commit_fits(const Tensor& depth, const Tensor& first_child, const Tensor& next_sibling,

@@ -88,7 +88,7 @@ void compact(const Arguments& arguments, const Caches& caches, const Tensor& pat
   const CommittedPath committed = committed_path(arguments, path, accept_length);
   const CacheBatch cache = caches.for_requests(arguments, committed.batch, block_table);
   const PrefixLens lens =
-      prefix_lens_of(arguments, prefix_lens, committed.batch, caches.num_layers);
+      prefix_lens_of(arguments, prefix_lens, committed.batch, caches.num_layers, false);
   if (checked) refuse_values(paths_fit(committed, lens, cache.rows.pages, -1));
   run(path, SPARROW_DRIVERS(compact_cache),
       CompactCache{.path = committed, .prefix_lens = lens, .cache = cache});
@@ -127,7 +127,7 @@ struct Commit {
   Commit(const Arguments& arguments, const Caches& caches, const TensorList& layers,
          const Tensor& lens, const OptionalTensor& block_table, int64_t batch)
       : cache(caches.for_requests(arguments, batch, block_table)),
-        prefix_lens(prefix_lens_of(arguments, lens, batch, caches.num_layers)),
+        prefix_lens(prefix_lens_of(arguments, lens, batch, caches.num_layers, true)),
         states(hidden_states(arguments, layers, batch)) {}
 };
 
@@ -188,6 +188,9 @@ Committed commit_walked(const Arguments& arguments, const Caches& caches, const 
                                        t.next_sibling, t.target_tokens, max_path);
   const int64_t batch = accept.batch;
   const Commit commit(arguments, caches, t.states, t.prefix_lens, t.block_table, batch);
+  if (!t.states.empty()) {
+    arguments.check_layout("states", t.states[0], {batch, t.tokens.size(1), kAny});
+  }
   if (out != nullptr) {
     const auto& [path, accept_length, emitted, hidden] = *out;
     check_whole(arguments, "out.path", path, ScalarType::Int, {batch, max_path});

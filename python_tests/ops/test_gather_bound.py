@@ -47,7 +47,7 @@ def made() -> dict[str, Any]:
         "keys": list(keys),
         "values": list(values),
         "states": [torch.randn(2, 5, 6)],
-        "prefix_lens": torch.tensor([3, 5], dtype=torch.int32),
+        "prefix_lens": torch.tensor([1, 3], dtype=torch.int32),
     }
 
 
@@ -59,7 +59,7 @@ def tree(given: dict[str, Any], **more: Any) -> Any:
 def path(given: dict[str, Any]) -> Any:
     nodes = torch.tensor([[0, 3, 4], [0, 2, -1]], dtype=torch.int32)
     length = torch.tensor([2, 1], dtype=torch.int32)
-    return commit_path_(given.get("acceptance", Acceptance(nodes, length, nodes)), **given)
+    return commit_path_(**{"acceptance": Acceptance(nodes, length, nodes)} | given)
 
 
 def compact(given: dict[str, Any]) -> None:
@@ -140,7 +140,7 @@ def test_results_go_to_out(how: str) -> None:
 
 
 REFUSED: dict[str, dict[str, Any]] = {
-    "a length beyond the cache": {"prefix_lens": torch.tensor([3, 9], dtype=torch.int32)},
+    "a length beyond the cache": {"prefix_lens": torch.tensor([3, 11], dtype=torch.int32)},
     "a negative length": {"prefix_lens": torch.tensor([-1, 3], dtype=torch.int32)},
     "lengths of another dtype": {"prefix_lens": torch.tensor([3, 5])},
     "lengths of another batch": {"prefix_lens": torch.tensor([3], dtype=torch.int32)},
