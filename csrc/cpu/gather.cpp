@@ -59,7 +59,8 @@ void move_rows(const CommittedPath& path, const PrefixLens& prefix_lens, const C
       const int64_t own = tensor % prefix_lens.layers * cache.batch + b;
       char* rows = cache.tensors[tensor] + head * cache.head_stride;
       for (size_t m = moves.first[own]; m < moves.first[own + 1]; ++m) {
-        // memmove: nothing here knows that a caller's strides keep rows apart.
+        // memmove: nothing here knows that a caller's strides keep rows apart. Asking for the rows
+        // of later planes ahead gained nothing.
         std::memmove(rows + moves.all[m].to, rows + moves.all[m].from, cache.row_bytes);
       }
     }

@@ -103,20 +103,22 @@ def bound_number(
 
     `first` is a tensor of the call. A check on a GPU is Python's.
     """
-    if torch.compiler.is_compiling() or type(keys) is not BoundLayers:
+    # Each line here is a fair share of what is left of a call.
+    if torch.compiler.is_dynamo_compiling():
         return None
-    if type(values) is not BoundLayers or keys is values or not nobody_watches((first,)):
+    if type(keys) is not BoundLayers or type(values) is not BoundLayers or keys is values:
         return None
     caches = keys.caches
-    if caches is None or values.caches is not caches:
+    if caches is None or values.caches is not caches or not nobody_watches((first,)):
         return None
     if env.current_backend() == "reference":
         return None
+    if first.is_cpu:
+        return caches.number, env.values_are_checked("cpu")
     device = first.device.type
-    checked = env.values_are_checked(device)
-    if device != "cpu" and (checked or native.unavailable_on_cuda(op.name) is not None):
+    if env.values_are_checked(device) or native.unavailable_on_cuda(op.name) is not None:
         return None
-    return caches.number, checked
+    return caches.number, False
 
 
 REFUSALS = (ValueError, TypeError, RuntimeError, AttributeError)

@@ -54,14 +54,17 @@ def tree(
 ) -> tuple[Acceptance, Tensor]:
     """`commit_tree_`."""
     number, checked = found
-    parent, depth, _, first_child, next_sibling, _ = layout
-    args = (
-        *(tokens, parent, depth, first_child, next_sibling, target_tokens),
+    parent, depth, _, child, sibling, _ = layout
+    if out is None:
+        *accepted, hidden = _NATIVE.commit_tree_bound_.default(
+            *(tokens, parent, depth, child, sibling, target_tokens),
+            *(number, states, prefix_lens, max_path, block_table, checked),
+        )
+        return Acceptance(*accepted), hidden
+    accepted, hidden = out
+    _NATIVE.commit_tree_bound_out_.default(
+        *(tokens, parent, depth, child, sibling, target_tokens),
         *(number, states, prefix_lens, max_path, block_table, checked),
+        *(*accepted, hidden),
     )
-    if out is not None:
-        accepted, hidden = out
-        _NATIVE.commit_tree_bound_out_.default(*args, *accepted, hidden)
-        return out
-    *accepted, hidden = _NATIVE.commit_tree_bound_.default(*args)
-    return Acceptance(*accepted), hidden
+    return out
