@@ -8,11 +8,22 @@ from dataclasses import replace
 import torch
 
 from bench.case import Case
-from bench.cases import accept, attention, batches, cache, commit, draft, sampling, tree, window
+from bench.cases import (
+    accept,
+    attention,
+    batches,
+    cache,
+    commit,
+    draft,
+    forms,
+    sampling,
+    tree,
+    window,
+)
 from bench.selection import Selection
 from bench.shapes import MODELS, Model, name_of
 
-_FAMILIES = (tree, accept, sampling, commit, cache, attention, batches, draft, window)
+_FAMILIES = (tree, accept, sampling, commit, cache, forms, attention, batches, draft, window)
 
 
 def cases(selection: Selection, families: Sequence[str] | None = None) -> list[Case]:

@@ -46,6 +46,7 @@ MODELS = _Models({
     "llava-onevision-7b": Model(28, 4, 128, 3584, 152_000, 28),
     "llava-onevision-72b": Model(64, 8, 128, 8192, 152_000, 80),
     "embedded": Model(4, 2, 32, 128, 390, 8),
+    "narrow": Model(4, 2, 32, 128, 390, 28),  # the embedded one of 28 layers: costs a layer alone
     "tiny": Model(4, 2, 16, 64, 256, 2),
 })  # fmt: skip
 

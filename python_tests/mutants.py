@@ -42,7 +42,17 @@ MUTANTS = {
         "native_gather",
     ),
     "commit: no acquire": Mutant(
-        "cuda/commit.cu", "__threadfence();\n      advance", "advance", "native_gather"
+        "cuda/commit.cu", "if (is_last) __threadfence();", "", "native_gather"
+    ),
+    "commit: the other lanes do not wait": Mutant(
+        "cuda/commit.cu", "__syncwarp();  // the other lanes come behind the fence too", "",
+        "native_pages",
+    ),
+    "pages: a page that is not there": Mutant(
+        "kernels/pages.h", "page >= 0 && page < num_blocks", "page >= 0", "native_pages"
+    ),
+    "pages: a slot behind the table": Mutant(
+        "kernels/pages.h", "slot < 0 || slot >= capacity()", "slot < 0", "native_pages"
     ),
     "commit: no barrier before the count": Mutant(
         "cuda/commit.cu", "__syncthreads();  // every thread has read prefix_len", "",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from sparrow_kernels.ops.env import backend, checks
     from sparrow_kernels.ops.gather import (
+        bind_caches,
         commit_path_,
         commit_tree_,
         compact_cache_,
@@ -63,6 +64,7 @@ _HOMES = {
     "anchored_window_attention": "ops.attention",
     "append_cache_": "ops.attention",
     "backend": "ops.env",
+    "bind_caches": "ops.gather",
     "build_tree": "ops.tree",
     "checks": "ops.env",
     "commit_path_": "ops.gather",
@@ -98,6 +100,7 @@ __all__ = [
     "anchored_window_attention",
     "append_cache_",
     "backend",
+    "bind_caches",
     "build_tree",
     "checks",
     "commit_path_",

@@ -17,8 +17,10 @@ std::tuple<Tensor, Tensor, Tensor> accept_tree(const Tensor& tokens, const Tenso
                                                const Tensor& first_child,
                                                const Tensor& next_sibling,
                                                const Tensor& target_tokens, int64_t max_path) {
-  const auto [out, call] = accept_tree_call(Arguments("accept_tree", tokens), tokens, parent, depth,
-                                            first_child, next_sibling, target_tokens, max_path);
+  AcceptTree call = read_accept_tree(Arguments("accept_tree", tokens), tokens, parent, depth,
+                                     first_child, next_sibling, target_tokens, max_path);
+  const AcceptanceTensors out(tokens, call.batch, max_path);
+  call.out = out.pointers();
   run(tokens, SPARROW_DRIVERS(accept_tree), call);
   return {out.path, out.accept_length, out.emitted};
 }

@@ -34,29 +34,22 @@ struct AcceptanceTensors {
   }
 };
 
-// An accept_tree whose arguments are checked, and the tensors it fills.
-struct AcceptTreeCall {
-  AcceptanceTensors out;
-  AcceptTree call;
-};
-
-inline AcceptTreeCall accept_tree_call(const Arguments& arguments, const Tensor& tokens,
-                                       const Tensor& parent, const Tensor& depth,
-                                       const Tensor& first_child, const Tensor& next_sibling,
-                                       const Tensor& target_tokens, int64_t max_path) {
+// Checked, and yet without a place for what is accepted.
+inline AcceptTree read_accept_tree(const Arguments& arguments, const Tensor& tokens,
+                                   const Tensor& parent, const Tensor& depth,
+                                   const Tensor& first_child, const Tensor& next_sibling,
+                                   const Tensor& target_tokens, int64_t max_path) {
   arguments.check("tokens", tokens, ScalarType::Long, {kAny, kAny});
   const int64_t batch = tokens.size(0), slots = tokens.size(1);
   const TreeBatch tree =
       tree_batch(arguments, batch, slots, parent, depth, first_child, next_sibling);
   arguments.check("target_tokens", target_tokens, ScalarType::Long, {batch, slots});
   arguments.check_at_least("max_path", max_path, 1);
-
-  const AcceptanceTensors out(tokens, batch, max_path);
-  return {out, AcceptTree{.batch = batch,
-                          .tree = tree,
-                          .tokens = rows<const int64_t>(tokens),
-                          .target_tokens = rows<const int64_t>(target_tokens),
-                          .out = out.pointers()}};
+  return AcceptTree{.batch = batch,
+                    .tree = tree,
+                    .tokens = rows<const int64_t>(tokens),
+                    .target_tokens = rows<const int64_t>(target_tokens),
+                    .out = {}};
 }
 
 }  // namespace sparrow::bindings

@@ -51,8 +51,12 @@ void Arguments::check_dtype(const char* argument, const Tensor& tensor,
   refuse(argument, names, torch::headeronly::toString(dtype));
 }
 
-void Arguments::check_layout(const char* argument, const Tensor& tensor, Shape shape) const {
+void Arguments::check_device(const char* argument, const Tensor& tensor) const {
   if (tensor.device() != device_) refuse(argument, "on the call's device", "another device");
+}
+
+void Arguments::check_layout(const char* argument, const Tensor& tensor, Shape shape) const {
+  check_device(argument, tensor);
   const Shape sizes = tensor.sizes();
   if (!fits(sizes, shape)) refuse(argument, text(shape), text(sizes));
   if (sizes.empty() || sizes[sizes.size() - 1] <= 1) return;

@@ -36,6 +36,7 @@ class Arguments {
   void check(const char* argument, const Tensor& tensor, ScalarType dtype, Shape shape) const;
   void check_dtype(const char* argument, const Tensor& tensor,
                    std::initializer_list<ScalarType> dtypes) const;
+  void check_device(const char* argument, const Tensor& tensor) const;
   void check_layout(const char* argument, const Tensor& tensor, Shape shape) const;
   void check_in(const char* argument, int64_t value, int64_t low, int64_t high) const;
   void check_at_least(const char* argument, int64_t value, int64_t low) const;

@@ -2,6 +2,7 @@
 #include <string>
 
 #include "bindings/arguments.h"
+#include "bindings/caches.h"
 #include "bindings/device.h"
 #include "bindings/head_rows.h"
 #include "bindings/library.h"
@@ -12,38 +13,44 @@
 namespace sparrow::bindings {
 namespace {
 
-// One row for each new token and head, and the caches they go to.
-void check_append(const Arguments& arguments, const Tensor& key, const Tensor& value,
-                  const Tensor& key_cache, const Tensor& value_cache, const Tensor& prefix_lens) {
+// One row for each new token and head, and the caches they go to; where the slots lie in these.
+Pages check_append(const Arguments& arguments, const Tensor& key, const Tensor& value,
+                   const Tensor& key_cache, const Tensor& value_cache, const Tensor& prefix_lens,
+                   const OptionalTensor& block_table) {
   const ScalarType dtype = key.scalar_type();
   arguments.check_layout("key", key, {kAny, kAny, kAny, kAny});
   const int64_t batch = key.size(0), heads = key.size(1), head_dim = key.size(3);
   arguments.check("value", value, dtype, {batch, heads, key.size(2), head_dim});
-  arguments.check("key_cache", key_cache, dtype, {batch, heads, kAny, head_dim});
-  arguments.check("value_cache", value_cache, dtype, {batch, heads, key_cache.size(2), head_dim});
+  arguments.check("key_cache", key_cache, dtype,
+                  {block_table ? kAny : batch, heads, kAny, head_dim});
+  arguments.check("value_cache", value_cache, dtype, key_cache.sizes());
   arguments.check("prefix_lens", prefix_lens, ScalarType::Int, {batch});
+  return pages_of(arguments, block_table, batch, key_cache.size(0), key_cache.size(2));
 }
 
 void append_cache_(const Tensor& key, const Tensor& value, const Tensor& key_cache,
-                   const Tensor& value_cache, const Tensor& prefix_lens) {
-  check_append(Arguments("append_cache_", key), key, value, key_cache, value_cache, prefix_lens);
+                   const Tensor& value_cache, const Tensor& prefix_lens,
+                   const OptionalTensor& block_table) {
+  const Pages pages = check_append(Arguments("append_cache_", key), key, value, key_cache,
+                                   value_cache, prefix_lens, block_table);
   const int64_t element = static_cast<int64_t>(key.element_size());
   run(key, SPARROW_DRIVERS(append_cache),
       AppendCache{.batch = key.size(0),
                   .heads = key.size(1),
                   .num_rows = key.size(2),
-                  .capacity = key_cache.size(2),
                   .row_bytes = key.size(3) * element,
                   .key = head_rows<const char>(key, element),
                   .value = head_rows<const char>(value, element),
                   .key_cache = head_rows<char>(key_cache, element),
                   .value_cache = head_rows<char>(value_cache, element),
+                  .pages = pages,
                   .prefix_lens = data<const int32_t>(prefix_lens)});
 }
 
 // The tensors of one rotate_append_, checked.
 struct RotateTensors {
   const Tensor &query, &key, &value, &cos, &sin, &key_cache, &value_cache, &prefix_lens, &rotated;
+  Pages pages;
 };
 
 template <typename Angle>
@@ -58,7 +65,6 @@ void rotate(const RotateTensors& t) {
                                    .query_heads = t.query.size(1),
                                    .heads = t.key.size(1),
                                    .num_rows = t.query.size(2),
-                                   .capacity = t.key_cache.size(2),
                                    .head_dim = t.query.size(3),
                                    .query = head_rows<const Element>(t.query),
                                    .key = head_rows<const Element>(t.key),
@@ -68,6 +74,7 @@ void rotate(const RotateTensors& t) {
                                    .value_cache = head_rows<Element>(t.value_cache),
                                    .cos = angle_rows<Angle>(t.cos),
                                    .sin = angle_rows<Angle>(t.sin),
+                                   .pages = t.pages,
                                    .prefix_lens = data<const int32_t>(t.prefix_lens)});
 }
 
@@ -86,7 +93,8 @@ Rotate rotate_for(ScalarType element, ScalarType angle) {
 
 Tensor rotate_append_(const Tensor& query, const Tensor& key, const Tensor& value,
                       const Tensor& cos, const Tensor& sin, const Tensor& key_cache,
-                      const Tensor& value_cache, const Tensor& prefix_lens) {
+                      const Tensor& value_cache, const Tensor& prefix_lens,
+                      const OptionalTensor& block_table) {
   const Arguments arguments("rotate_append_", query);
   const ScalarType dtype = query.scalar_type();
   arguments.check_dtype("query", query,
@@ -97,14 +105,15 @@ Tensor rotate_append_(const Tensor& query, const Tensor& key, const Tensor& valu
     arguments.refuse("the head dim of query", "even", std::to_string(head_dim));
   }
   arguments.check("key", key, dtype, {batch, kAny, num_rows, head_dim});
-  check_append(arguments, key, value, key_cache, value_cache, prefix_lens);
+  const Pages pages =
+      check_append(arguments, key, value, key_cache, value_cache, prefix_lens, block_table);
   arguments.check_dtype("cos", cos, {ScalarType::Float, dtype});
   arguments.check_layout("cos", cos, {batch, num_rows, head_dim});
   arguments.check("sin", sin, cos.scalar_type(), {batch, num_rows, head_dim});
 
   const Tensor rotated = empty(query, dtype, {batch, query.size(1), num_rows, head_dim});
   const Rotate rotate_all = rotate_for(dtype, cos.scalar_type());
-  rotate_all({query, key, value, cos, sin, key_cache, value_cache, prefix_lens, rotated});
+  rotate_all({query, key, value, cos, sin, key_cache, value_cache, prefix_lens, rotated, pages});
   return rotated;
 }
 

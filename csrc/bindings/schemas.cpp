@@ -7,6 +7,11 @@
   "Tensor query, Tensor key, Tensor value, Tensor ancestors, Tensor prefix_lens, "           \
   "Tensor? prefix_starts, Tensor? anchor_slots, Tensor? anchor_count, Tensor? anchor_rank, " \
   "SymInt? window, Tensor? depth, float scale, SymInt? num_splits"
+#define COMMIT_TREE_BOUND                                                                 \
+  "Tensor tokens, Tensor parent, Tensor depth, Tensor first_child, Tensor next_sibling, " \
+  "Tensor target_tokens, SymInt caches, Tensor[] states, Tensor(a!) prefix_lens, SymInt " \
+  "max_path, "                                                                            \
+  "Tensor? block_table, bool checked"
 #define ACCEPTANCE "(Tensor path, Tensor accept_length, Tensor tokens)"
 
 STABLE_TORCH_LIBRARY(SPARROW_NAMESPACE, library) {
@@ -44,13 +49,13 @@ STABLE_TORCH_LIBRARY(SPARROW_NAMESPACE, library) {
   library.def("gather_hidden_out(Tensor[] states, Tensor index, Tensor(a!) out) -> ()");
   library.def(
       "compact_cache_(Tensor(a!)[] keys, Tensor(b!)[] values, Tensor path, Tensor accept_length, "
-      "Tensor prefix_lens) -> ()");
+      "Tensor prefix_lens, Tensor? block_table=None) -> ()");
   library.def(
       "commit_path_(Tensor path, Tensor accept_length, Tensor(a!)[] keys, Tensor(b!)[] values, "
-      "Tensor[] states, Tensor(c!) prefix_lens) -> Tensor");
+      "Tensor[] states, Tensor(c!) prefix_lens, Tensor? block_table=None) -> Tensor");
   library.def("commit_tree_(Tensor tokens, " LAYOUT
               ", Tensor target_tokens, Tensor(a!)[] keys, Tensor(b!)[] values, Tensor[] states, "
-              "Tensor(c!) prefix_lens, SymInt max_path) -> "
+              "Tensor(c!) prefix_lens, SymInt max_path, Tensor? block_table=None) -> "
               "(Tensor path, Tensor accept_length, Tensor tokens, Tensor hidden)");
   library.def("tree_attention(" TREE_ATTENTION ") -> (Tensor out, Tensor lse)");
   library.def("tree_attention_out(" TREE_ATTENTION ", Tensor(a!) out, Tensor(b!)? lse) -> ()");
@@ -58,8 +63,32 @@ STABLE_TORCH_LIBRARY(SPARROW_NAMESPACE, library) {
   library.def("anchors_ascend(Tensor slots, Tensor count, Tensor rank) -> bool");
   library.def(
       "append_cache_(Tensor key, Tensor value, Tensor(a!) key_cache, Tensor(b!) value_cache, "
-      "Tensor prefix_lens) -> ()");
+      "Tensor prefix_lens, Tensor? block_table=None) -> ()");
   library.def(
       "rotate_append_(Tensor query, Tensor key, Tensor value, Tensor cos, Tensor sin, "
-      "Tensor(a!) key_cache, Tensor(b!) value_cache, Tensor prefix_lens) -> Tensor");
+      "Tensor(a!) key_cache, Tensor(b!) value_cache, Tensor prefix_lens, "
+      "Tensor? block_table=None) -> Tensor");
+  // Of this library alone: what the ops above cost less by, and their checks of values.
+  library.def("bind_caches(Tensor[] keys, Tensor[] values) -> int");
+  library.def("unbind_caches(Tensor any, SymInt caches) -> ()");
+  library.def(
+      "compact_bound_(Tensor path, Tensor accept_length, SymInt caches, Tensor prefix_lens, "
+      "Tensor? block_table, bool checked) -> ()");
+  library.def(
+      "commit_path_bound_(Tensor path, Tensor accept_length, SymInt caches, Tensor[] states, "
+      "Tensor(a!) prefix_lens, Tensor? block_table, bool checked) -> Tensor");
+  library.def("commit_tree_bound_(" COMMIT_TREE_BOUND
+              ") -> (Tensor path, Tensor accept_length, Tensor tokens, Tensor hidden)");
+  library.def("commit_tree_bound_out_(" COMMIT_TREE_BOUND
+              ", Tensor(b!) path, Tensor(c!) accept_length, Tensor(d!) emitted, "
+              "Tensor(e!) hidden) -> ()");
+  library.def(
+      "tree_commit_fits(Tensor depth, Tensor first_child, Tensor next_sibling, "
+      "Tensor prefix_lens, SymInt num_blocks, SymInt block_size, Tensor? block_table) -> bool");
+  library.def(
+      "path_commit_fits(Tensor path, Tensor accept_length, Tensor prefix_lens, "
+      "SymInt num_blocks, SymInt block_size, Tensor? block_table, SymInt num_nodes) -> bool");
+  library.def(
+      "append_fits(Tensor prefix_lens, SymInt num_rows, SymInt num_blocks, SymInt block_size, "
+      "Tensor? block_table) -> bool");
 }

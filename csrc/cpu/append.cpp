@@ -32,39 +32,41 @@ ROTATE(BFloat16, BFloat16)
 
 // Row i of each head of [B, heads, T, D] goes to slot prefix_lens[b] + i, as bytes.
 struct Append {
-  int64_t batch, heads, num_rows, capacity, row_bytes;
+  int64_t batch, heads, num_rows, row_bytes;
   HeadRows<const char> from;
   HeadRows<char> cache;
+  const Pages& pages;
   const int32_t* prefix_lens;
 };
 
 void append_rows(const Append& call) {
-  for_each_part(
-      call.batch * call.heads, call.num_rows * call.row_bytes, [&](int64_t begin, int64_t end) {
-        for (int64_t plane = begin; plane < end; ++plane) {
-          const int64_t b = plane / call.heads, head = plane % call.heads;
-          for (int64_t i = 0; i < call.num_rows; ++i) {
-            const int64_t slot = append_slot(call.prefix_lens[b], i, call.capacity);
-            if (slot < 0) continue;
-            std::memmove(call.cache.row(b, head, slot), call.from.row(b, head, i), call.row_bytes);
-          }
-        }
-      });
+  for_each_part(call.batch * call.heads, call.num_rows * call.row_bytes,
+                [&](int64_t begin, int64_t end) {
+                  for (int64_t plane = begin; plane < end; ++plane) {
+                    const int64_t b = plane / call.heads, head = plane % call.heads;
+                    for (int64_t i = 0; i < call.num_rows; ++i) {
+                      const Place to = call.pages.place(b, call.prefix_lens[b] + i);
+                      if (to.block < 0) continue;
+                      std::memmove(call.cache.row(to.block, head, to.row),
+                                   call.from.row(b, head, i), call.row_bytes);
+                    }
+                  }
+                });
 }
 
-// Rotated rows go to `to`, row i to slot_of(b, i), -1 for nowhere.
-template <typename Element, typename Angle, typename SlotOf>
+// Rotated rows go to `to`, row i to place_of(b, i).
+template <typename Element, typename Angle, typename PlaceOf>
 void rotate_rows(const RotateAppend<Element, Angle>& call, int64_t heads,
                  const HeadRows<const Element>& from, const HeadRows<Element>& to,
-                 const SlotOf& slot_of) {
+                 const PlaceOf& place_of) {
   for_each_part(call.batch * heads, call.num_rows * call.head_dim, [&](int64_t begin, int64_t end) {
     for (int64_t plane = begin; plane < end; ++plane) {
       const int64_t b = plane / heads, head = plane % heads;
       for (int64_t i = 0; i < call.num_rows; ++i) {
-        const int64_t slot = slot_of(b, i);
-        if (slot < 0) continue;
+        const Place at = place_of(b, i);
+        if (at.block < 0) continue;
         rotate(from.row(b, head, i), call.cos.row(b, i), call.sin.row(b, i), call.head_dim,
-               to.row(b, head, slot));
+               to.row(at.block, head, at.row));
       }
     }
   });
@@ -82,7 +84,7 @@ auto as_bytes(const HeadRows<T>& rows) {
 
 void append_cache(const AppendCache& call) {
   const auto append = [&](const HeadRows<const char>& from, const HeadRows<char>& cache) {
-    append_rows({call.batch, call.heads, call.num_rows, call.capacity, call.row_bytes, from, cache,
+    append_rows({call.batch, call.heads, call.num_rows, call.row_bytes, from, cache, call.pages,
                  call.prefix_lens});
   };
   append(call.key, call.key_cache);
@@ -92,13 +94,12 @@ void append_cache(const AppendCache& call) {
 template <typename Element, typename Angle>
 void rotate_append(const RotateAppend<Element, Angle>& call) {
   rotate_rows(call, call.query_heads, call.query, call.query_out,
-              [](int64_t, int64_t i) { return i; });
-  rotate_rows(call, call.heads, call.key, call.key_cache, [&](int64_t b, int64_t i) {
-    return append_slot(call.prefix_lens[b], i, call.capacity);
-  });
-  append_rows({call.batch, call.heads, call.num_rows, call.capacity,
+              [](int64_t b, int64_t i) { return Place{b, i}; });
+  rotate_rows(call, call.heads, call.key, call.key_cache,
+              [&](int64_t b, int64_t i) { return call.pages.place(b, call.prefix_lens[b] + i); });
+  append_rows({call.batch, call.heads, call.num_rows,
                call.head_dim * static_cast<int64_t>(sizeof(Element)), as_bytes(call.value),
-               as_bytes(call.value_cache), call.prefix_lens});
+               as_bytes(call.value_cache), call.pages, call.prefix_lens});
 }
 
 template void rotate_append(const RotateAppend<float, float>&);

@@ -1,6 +1,7 @@
 // Appends new rows of keys and values to the cache, with the rotary embedding or as they are.
 //
-//   slot       = prefix_len + row                      rows outside the cache are not written
+//   slot       = prefix_len + row      in the request's own block of the cache or in its page;
+//                                      rows outside are not written
 //   rotated[j] = x[j] * cos[j] - x[j + D/2] * sin[j]   for j < D/2
 //   rotated[j] = x[j] * cos[j] + x[j - D/2] * sin[j]   for j >= D/2
 //
@@ -24,14 +25,15 @@ namespace {
 constexpr int kThreads = 128;
 
 // What a block works on: a tile of the pieces of one head of one request.
-struct Place {
+struct Piece {
   int64_t b;
   uint32_t head;
   uint32_t row, piece;
   bool exists;
 };
 
-__device__ Place place(uint32_t heads, uint32_t num_rows, uint32_t pieces_a_row, uint32_t tiles) {
+__device__ Piece piece_of(uint32_t heads, uint32_t num_rows, uint32_t pieces_a_row,
+                          uint32_t tiles) {
   const uint32_t plane = blockIdx.x / tiles;
   const uint32_t item = blockIdx.x % tiles * kThreads + threadIdx.x;
   return {plane / heads, plane % heads, item / pieces_a_row, item % pieces_a_row,
@@ -60,15 +62,15 @@ __global__ void __launch_bounds__(kThreads)
     append_kernel(const AppendCache call, uint32_t pieces_a_row, uint32_t tiles) {
   using Type = typename Access<kBytes>::Type;
   const uint32_t heads = static_cast<uint32_t>(call.heads);
-  const Place at = place(2 * heads, static_cast<uint32_t>(call.num_rows), pieces_a_row, tiles);
+  const Piece at = piece_of(2 * heads, static_cast<uint32_t>(call.num_rows), pieces_a_row, tiles);
   if (!at.exists) return;
   const bool is_key = at.head < heads;
   const uint32_t head = is_key ? at.head : at.head - heads;
   const HeadRows<const char>& from = is_key ? call.key : call.value;
   const HeadRows<char>& cache = is_key ? call.key_cache : call.value_cache;
   const Type piece = reinterpret_cast<const Type*>(from.row(at.b, head, at.row))[at.piece];
-  const int64_t slot = append_slot(call.prefix_lens[at.b], at.row, call.capacity);
-  if (slot >= 0) reinterpret_cast<Type*>(cache.row(at.b, head, slot))[at.piece] = piece;
+  const Place to = call.pages.place(at.b, int64_t{call.prefix_lens[at.b]} + at.row);
+  if (to.block >= 0) reinterpret_cast<Type*>(cache.row(to.block, head, to.row))[at.piece] = piece;
 }
 
 template <int kBytes>
@@ -125,8 +127,8 @@ __global__ void __launch_bounds__(kThreads)
                          uint32_t tiles) {
   const uint32_t query_heads = static_cast<uint32_t>(call.query_heads);
   const uint32_t heads = static_cast<uint32_t>(call.heads);
-  const Place at =
-      place(query_heads + 2 * heads, static_cast<uint32_t>(call.num_rows), pieces_a_row, tiles);
+  const Piece at =
+      piece_of(query_heads + 2 * heads, static_cast<uint32_t>(call.num_rows), pieces_a_row, tiles);
   if (!at.exists) return;
   const int64_t half = call.head_dim / 2, begin = int64_t{at.piece} * kHalf;
 
@@ -137,8 +139,8 @@ __global__ void __launch_bounds__(kThreads)
   const HeadRows<Element>& to = is_query   ? call.query_out
                                 : is_value ? call.value_cache
                                            : call.key_cache;
-  const int64_t slot =
-      is_query ? at.row : append_slot(call.prefix_lens[at.b], at.row, call.capacity);
+  const Place place = is_query ? Place{at.b, at.row}
+                               : call.pages.place(at.b, int64_t{call.prefix_lens[at.b]} + at.row);
 
   Halves<Element, kHalf> row;
   row.load(from.row(at.b, head, at.row), begin, half);
@@ -151,7 +153,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int j = 0; j < kHalf; ++j) rotate_pair(row.at, cos.at, sin.at, kHalf, j, rotated.at);
     row = rotated;
   }
-  if (slot >= 0) row.store(to.row(at.b, head, slot), begin, half);
+  if (place.block >= 0) row.store(to.row(place.block, head, place.row), begin, half);
 }
 
 template <typename Element, typename Angle>
@@ -162,8 +164,8 @@ bool fits_packs(const RotateAppend<Element, Angle>& call) {
   add_rows(width, call.query_out, call.batch, call.query_heads, call.num_rows);
   add_rows(width, call.key, call.batch, call.heads, call.num_rows);
   add_rows(width, call.value, call.batch, call.heads, call.num_rows);
-  add_rows(width, call.key_cache, call.batch, call.heads, call.capacity);
-  add_rows(width, call.value_cache, call.batch, call.heads, call.capacity);
+  add_rows(width, call.key_cache, call.pages.num_blocks, call.heads, call.pages.block_size);
+  add_rows(width, call.value_cache, call.pages.num_blocks, call.heads, call.pages.block_size);
   for (const AngleRows<Angle>* angles : {&call.cos, &call.sin}) {
     constexpr int64_t kSize = sizeof(Angle);
     width.add(angles->rows.data);
@@ -189,8 +191,8 @@ void append_cache(const AppendCache& call, Stream stream) {
   width.add(call.row_bytes);
   add_rows(width, call.key, call.batch, call.heads, call.num_rows);
   add_rows(width, call.value, call.batch, call.heads, call.num_rows);
-  add_rows(width, call.key_cache, call.batch, call.heads, call.capacity);
-  add_rows(width, call.value_cache, call.batch, call.heads, call.capacity);
+  add_rows(width, call.key_cache, call.pages.num_blocks, call.heads, call.pages.block_size);
+  add_rows(width, call.value_cache, call.pages.num_blocks, call.heads, call.pages.block_size);
   switch (width.bytes()) {
     case 16:
       return launch_append<16>(call, stream);

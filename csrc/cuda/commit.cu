@@ -1,7 +1,7 @@
 // Commits one path a request: moves its rows in every cache, gathers its hidden rows, advances the
 // prefix; commit_tree finds the path too. One launch for all layers.
 //
-//   row prefix_len + path[k] -> row prefix_len + k      k = 0 .. accept_length, every K and V
+//   slot prefix_len + path[k] -> slot prefix_len + k    k = 0 .. accept_length, every K and V
 //   prefix_len += accept_length + 1
 //
 // Grid: (slices, B), four warps that move and one that keeps the books. Every block finds the
@@ -68,26 +68,32 @@ struct PathOfCall {
 // Tensors that share one shape and strides, in bytes.
 struct Caches {
   char* tensors[kMostTensors];
-  int64_t capacity, batch_stride, head_stride, slot_stride;
+  CacheRows rows;
+  int64_t head_stride;
+  uint32_t first;  // of the tensors, among those of all launches
   int width;
   uint32_t heads;
   uint32_t columns_a_row;
   uint32_t num_columns;  // of one request, in all tensors
+
+  // The tensor, counted among all launches', of the column that a mover owns.
+  __device__ uint32_t layer_of_thread() const {
+    if (columns_a_row == 0) return first;
+    return first + (blockIdx.x * kMovers + threadIdx.x) / columns_a_row / heads;
+  }
 };
 
 struct Advance {
-  int32_t* prefix_lens;
+  PrefixLens prefix_lens;
   uint32_t* counters;  // [B]; null: another launch advances
   int64_t capacity;
 };
 
 template <int kBytes, typename Path>
-__device__ void move_column(Access<kBytes>, const Path& path, int32_t prefix_len,
-                            const Caches& caches, char* column) {
+__device__ void move_column(Access<kBytes>, const Path& path, int64_t b, int32_t prefix_len,
+                            const CacheRows& cache, char* column) {
   using Type = typename Access<kBytes>::Type;
-  const auto row = [&](int64_t slot) {
-    return reinterpret_cast<Type*>(column + slot * caches.slot_stride);
-  };
+  const auto row = [&](int64_t offset) { return reinterpret_cast<Type*>(column + offset); };
   auto cursor = path.begin();
   for (int64_t begin = 0; begin < path.num_nodes; begin += kRowsInFlight) {
     Move moves[kRowsInFlight];
@@ -97,7 +103,7 @@ __device__ void move_column(Access<kBytes>, const Path& path, int32_t prefix_len
     for (int i = 0; i < kRowsInFlight; ++i) {
       const int64_t k = begin + i;
       const int32_t node = k < path.num_nodes ? cursor.next() : -1;
-      is_moved[i] = path_move(prefix_len, node, k, caches.capacity, &moves[i]);
+      is_moved[i] = path_move(cache, b, prefix_len, node, k, &moves[i]);
       ascends = ascends && (!is_moved[i] || node > k);
     }
     if (ascends) {
@@ -128,11 +134,10 @@ __device__ void move_slice(const Path& path, int64_t b, int32_t prefix_len, cons
     const uint32_t column = blockIdx.x * kMovers + threadIdx.x;
     if (column >= caches.num_columns) return;
     const uint32_t plane = column / caches.columns_a_row;
-    char* data = caches.tensors[plane / caches.heads] + b * caches.batch_stride +
-                 plane % caches.heads * caches.head_stride +
+    char* data = caches.tensors[plane / caches.heads] + plane % caches.heads * caches.head_stride +
                  int64_t{column % caches.columns_a_row} * caches.width;
     with_access(caches.width,
-                [&](auto access) { move_column(access, path, prefix_len, caches, data); });
+                [&](auto access) { move_column(access, path, b, prefix_len, caches.rows, data); });
   } else if (hidden.num_layers > 0) {
     hidden.copy(b, blockIdx.x - moving_blocks,
                 [&](int64_t k) -> int64_t { return k < path.num_nodes ? path.at(k) : -1; });
@@ -144,18 +149,24 @@ __global__ void __launch_bounds__(kThreads)
     commit_kernel(const __grid_constant__ Source source, const __grid_constant__ Caches caches,
                   const __grid_constant__ HiddenLayers hidden, const Advance advance) {
   const int64_t b = blockIdx.y;
-  const int32_t prefix_len = advance.prefix_lens[b];
+  const int32_t prefix_len = advance.prefix_lens.of(caches.layer_of_thread())[b];
   const auto path = source.open(b);
   __syncthreads();  // every thread has read prefix_len
   if (threadIdx.x < kMovers) return move_slice(path, b, prefix_len, caches, hidden);
 
   if (advance.counters == nullptr) return;
+  bool is_last = false;
   if (lane() == 0) {
     __threadfence();
     const uint32_t last = gridDim.x - 1;
-    if (atomicInc(&advance.counters[b], last) == last) {
-      __threadfence();
-      advance.prefix_lens[b] = advanced_prefix(prefix_len, path.num_nodes, advance.capacity);
+    is_last = atomicInc(&advance.counters[b], last) == last;
+    if (is_last) __threadfence();
+  }
+  if (__any_sync(kWholeWarp, is_last)) {
+    __syncwarp();  // the other lanes come behind the fence too
+    for (int64_t layer = lane(); layer < advance.prefix_lens.layers; layer += kWarp) {
+      int32_t& own = advance.prefix_lens.of(layer)[b];
+      own = advanced_prefix(own, path.num_nodes, advance.capacity);
     }
   }
   if (blockIdx.x == 0) source.write(path, b);
@@ -167,17 +178,16 @@ Caches caches_from(const CacheBatch& cache, size_t first) {
   const size_t count = std::min<size_t>(kMostTensors, cache.tensors.size() - first);
   Width width;
   width.add(cache.row_bytes);
-  width.add_stride(cache.batch_stride, cache.batch);
+  width.add_stride(cache.rows.block_stride, cache.rows.pages.num_blocks);
   width.add_stride(cache.head_stride, cache.heads);
-  width.add_stride(cache.slot_stride, cache.capacity);
+  width.add_stride(cache.rows.slot_stride, cache.rows.pages.block_size);
   for (size_t t = 0; t < count; ++t) {
     some.tensors[t] = cache.tensors[first + t];
     width.add(some.tensors[t]);
   }
-  some.capacity = cache.capacity;
-  some.batch_stride = cache.batch_stride;
+  some.rows = cache.rows;
   some.head_stride = cache.head_stride;
-  some.slot_stride = cache.slot_stride;
+  some.first = static_cast<uint32_t>(first);
   some.width = width.bytes();
   some.heads = static_cast<uint32_t>(cache.heads);
   const int64_t columns = cache.row_bytes / some.width;
@@ -193,8 +203,9 @@ constexpr int64_t blocks_for(int64_t columns) { return (columns + kMovers - 1) /
 // What all three ops hand over: `states` may be without layers, `advances` false.
 template <typename Source>
 void commit(const char* name, const Source& source, int64_t batch, int64_t max_path,
-            size_t shared_bytes, int32_t* prefix_lens, bool advances, const CacheBatch& cache,
-            const HiddenStates& states, const HiddenOut& out, Stream stream) {
+            size_t shared_bytes, const PrefixLens& prefix_lens, bool advances,
+            const CacheBatch& cache, const HiddenStates& states, const HiddenOut& out,
+            Stream stream) {
   static_assert(sizeof(Source) + sizeof(Caches) + sizeof(HiddenLayers) + sizeof(Advance) <= 4096,
                 "what every architecture takes as parameters");
   if (batch == 0) return;
@@ -208,7 +219,7 @@ void commit(const char* name, const Source& source, int64_t batch, int64_t max_p
     const int64_t slices =
         blocks_for(caches.num_columns) + hidden.num_tiles(hidden.num_layers > 0 ? max_path : 0);
     const Advance advance{prefix_lens, advances && is_last ? counters(batch, stream) : nullptr,
-                          cache.capacity};
+                          cache.rows.pages.capacity()};
     if (slices > 0 || advance.counters != nullptr) {
       launch(name, commit_kernel<Source>,
              {.blocks = std::max<int64_t>(1, slices),
@@ -225,7 +236,7 @@ void commit(const char* name, const Source& source, int64_t batch, int64_t max_p
 
 void compact_cache(const CompactCache& call, Stream stream) {
   commit("compact_cache_", PathOfCall{call.path}, call.path.batch, call.path.max_path, 0,
-         const_cast<int32_t*>(call.prefix_lens), false, call.cache, {}, {}, stream);
+         call.prefix_lens, false, call.cache, {}, {}, stream);
 }
 
 void commit_path(const CommitPath& call, Stream stream) {

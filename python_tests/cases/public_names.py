@@ -4,5 +4,5 @@ from __future__ import annotations
 
 NOT_OPS = {
     "Acceptance", "AnchorIndex", "SparrowDecoder", "SparrowDraft", "TreeConfig", "TreeLayout",
-    "__version__", "backend", "checks", "load_draft", "sparrow_generate",
+    "__version__", "backend", "bind_caches", "checks", "load_draft", "sparrow_generate",
 }  # fmt: skip

@@ -6,7 +6,7 @@ from dispatch import compiles_once, opcheck
 
 from sparrow_kernels.ops import env
 from sparrow_kernels.ops.attention import append_cache_, rotate_append_
-from sparrow_kernels.ops.attention.ops import APPEND_CACHE, ROTATE_APPEND
+from sparrow_kernels.ops.attention.cache_ops import APPEND_CACHE, ROTATE_APPEND
 from sparrow_kernels.testing import assert_close, guard_rows, is_poison, poison
 
 BACKENDS = [name for name in ("reference", "native") if APPEND_CACHE.unavailable(name) is None]

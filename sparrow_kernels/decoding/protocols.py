@@ -42,9 +42,13 @@ class Committed(NamedTuple):
 class Target(Protocol):
     """The model whose output distribution is preserved, with its cache."""
 
-    keys: list[Tensor]
-    """A `[B, Hkv, N, D]` cache a layer."""
-    values: list[Tensor]
+    @property
+    def keys(self) -> Sequence[Tensor]:
+        """A `[B, Hkv, N, D]` cache a layer, or what `bind_caches` made of them."""
+
+    @property
+    def values(self) -> Sequence[Tensor]: ...
+
     prefix_lens: Tensor
     """`[B]` int32 committed slots; advanced in place by the commit. The one truth about lengths."""
 

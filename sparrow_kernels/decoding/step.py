@@ -122,13 +122,15 @@ class Step:
 
     def commit(self) -> None:
         """Accept, and commit the accepted path."""
-        accept = self._by_target_tokens if self._temperature is None else self._by_residual
-        acceptance, path_hidden = accept(self.committed.acceptance.tokens.shape[1])
-        _overwrite(self.committed, Committed(acceptance, path_hidden))
+        if self._temperature is None:
+            acceptance, _ = self._by_target_tokens()
+        else:
+            acceptance, path_hidden = self._by_residual(self.committed.acceptance.tokens.shape[1])
+            _overwrite(self.committed, Committed(acceptance, path_hidden))
         self.emitted[:, 0] = acceptance.accept_length + 1
         self.emitted[:, 1:] = acceptance.tokens
 
-    def _by_target_tokens(self, max_path: int) -> tuple[Acceptance, Tensor]:
+    def _by_target_tokens(self) -> tuple[Acceptance, Tensor]:
         target, tree, verified = self._target, self.drafted, self.verified
         return commit_tree_(
             tree.tokens,
@@ -138,7 +140,8 @@ class Step:
             target.values,
             verified.states,
             target.prefix_lens,
-            max_path,
+            self.committed.acceptance.tokens.shape[1],
+            out=self.committed,
         )
 
     def _by_residual(self, max_path: int) -> tuple[Acceptance, Tensor]:

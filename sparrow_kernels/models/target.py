@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from sparrow_kernels.models.families import Parts
 from sparrow_kernels.models.kept import KeptPrompt, marks_of
 from sparrow_kernels.models.prompt import RequestPrompt
 from sparrow_kernels.models.reading import PromptReading, StateReader
+from sparrow_kernels.ops.gather import bind_caches
 from sparrow_kernels.ops.tree import pack_ancestors
 from sparrow_kernels.ops.types import TreeLayout
 
@@ -52,8 +54,8 @@ class TargetState:
         device = parts.device
         self.cache = PreallocatedCache(parts.text_config.num_hidden_layers, batch, capacity, device)
         self.prefix_lens = self.cache.prefix_lens
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
+        self.keys: Sequence[Tensor] = ()
+        self.values: Sequence[Tensor] = ()
         axes = parts.family.position_axes
         shape = (axes, batch, 1) if axes else (batch, 1)
         self._position_offset = torch.zeros(shape, dtype=torch.int64, device=device)
@@ -133,7 +135,7 @@ class TargetState:
             if keep and marks is not None:
                 self.kept[request] = reading.kept(marks, of_prompt)
         check_attended(self._parts.language_model, len(self.cache.layers))
-        self.keys, self.values = self.cache.keys, self.cache.values
+        self._bind()
         return Prefill(torch.cat(logits), torch.cat(states), rows, reused)
 
     def _take_over(
@@ -193,8 +195,14 @@ class TargetState:
         """See `sparrow_kernels.decoding.Target.enlarge`."""
         moved = self.cache.enlarge(slots)
         if moved:
-            self.keys, self.values = self.cache.keys, self.cache.values
+            self._bind()
         return moved
+
+    def _bind(self) -> None:
+        """Caches lie where they do for many steps: a commit need not look at each list anew."""
+        self.keys, self.values = self.cache.keys, self.cache.values
+        if self.keys:
+            self.keys, self.values = bind_caches(self.keys, self.values)
 
 
 def _identity(parts: Parts) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sparrow_kernels.ops.registry import Op, Reason, device_type
 
@@ -28,6 +29,11 @@ def unavailable() -> str | None:
     except OSError as error:
         return f"{_LIBRARY_FILE.name} does not load: {error}"
     return None
+
+
+def takes_checks(tensor: Tensor) -> bool:
+    """Whether the library can say, in one pass over a CPU's tensors, that no value is refused."""
+    return tensor.device.type == "cpu" and unavailable() is None
 
 
 @cache

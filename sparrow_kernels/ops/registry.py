@@ -79,7 +79,7 @@ class Op:
     def __call__(self, *args: Any) -> Any:
         # Without derivatives, tracing or modes the dispatcher would only come back here, and a
         # decode step calls dozens of ops.
-        if _nobody_watches(args):
+        if nobody_watches(args):
             return self._run(*args)
         if not torch.compiler.is_compiling():
             self._let_counters_know()
@@ -181,7 +181,7 @@ class Op:
         )
 
 
-def _nobody_watches(args: Sequence[Any]) -> bool:
+def nobody_watches(args: Sequence[Any]) -> bool:
     """Whether an op called now is plain eager execution that nothing wants to see by its name."""
     first = args[0][0] if type(args[0]) is list and args[0] else args[0]
     return type(first) is Tensor and not (

@@ -1,6 +1,5 @@
-// Where a new row goes in the cache, and how its query and key are rotated before.
+// How the query and key of a new row are rotated, before it goes to the cache.
 //
-//   slot       = prefix_len + row                      rows outside the cache are not written
 //   rotated[j] = x[j] * cos[j] - x[j + D/2] * sin[j]   for j < D/2
 //   rotated[j] = x[j] * cos[j] + x[j - D/2] * sin[j]   for j >= D/2    (rotate-half over all of D)
 //
@@ -10,12 +9,6 @@
 #include "kernels/element.h"
 
 namespace sparrow {
-
-// The slot of new row `row`, -1 if it lies outside the cache.
-SPARROW_HD inline int64_t append_slot(int32_t prefix_len, int64_t row, int64_t capacity) {
-  const int64_t slot = prefix_len + row;
-  return slot >= 0 && slot < capacity ? slot : -1;
-}
 
 // Elements j and j + half of one rotated row.
 template <typename Element, typename Angle>

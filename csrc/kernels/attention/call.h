@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/common.h"
+#include "kernels/pages.h"
 
 namespace sparrow {
 
@@ -27,21 +28,24 @@ struct AngleRows {
   }
 };
 
-// Row i of every head goes to slot prefix_lens[b] + i, as bytes.
+// Row i of every head goes to slot prefix_lens[b] + i, as bytes. The caches' rows are those of
+// `pages`.
 struct AppendCache {
-  int64_t batch, heads, num_rows, capacity, row_bytes;
+  int64_t batch, heads, num_rows, row_bytes;
   HeadRows<const char> key, value;
   HeadRows<char> key_cache, value_cache;
+  Pages pages;
   const int32_t* prefix_lens;
 };
 
 // Rotated query rows go to `query_out`, rotated key rows and the value rows into the cache.
 template <typename Element, typename Angle>
 struct RotateAppend {
-  int64_t batch, query_heads, heads, num_rows, capacity, head_dim;
+  int64_t batch, query_heads, heads, num_rows, head_dim;
   HeadRows<const Element> query, key, value;
   HeadRows<Element> query_out, key_cache, value_cache;
   AngleRows<Angle> cos, sin;
+  Pages pages;
   const int32_t* prefix_lens;
 };
 

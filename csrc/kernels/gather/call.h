@@ -1,19 +1,32 @@
 // The calls of gathering and commit, as every driver takes them. Rows move as bytes.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "kernels/accept/call.h"
 #include "kernels/common.h"
+#include "kernels/pages.h"
 
 namespace sparrow {
 
-// Keys and values of every layer; all share one shape [B, Hkv, N, D] and strides, in bytes here.
+// Keys of every layer, then values; all share one shape and strides, in bytes here.
 struct CacheBatch {
-  std::vector<char*> tensors;
-  int64_t batch = 0, heads = 0, capacity = 0;
-  int64_t batch_stride = 0, head_stride = 0, slot_stride = 0;
-  int64_t row_bytes = 0;
+  std::span<char* const> tensors;
+  CacheRows rows;
+  int64_t batch = 0, heads = 0;
+  int64_t head_stride = 0, row_bytes = 0;
+};
+
+// Committed slots of every request: one row for all layers, or one a layer.
+struct PrefixLens {
+  int32_t* lens;  // [B] or [L, B]
+  int64_t layers;
+  int64_t layer_stride;
+
+  SPARROW_HD int32_t* of(int64_t layer) const {
+    return lens + (layers > 1 ? layer % layers * layer_stride : 0);
+  }
 };
 
 // Hidden rows of several layers: tensor l is [B, R, H]; strides in bytes, per layer.
@@ -51,7 +64,7 @@ struct CommittedPath {
 // Moves the path's rows behind the prefix, in every tensor of the cache.
 struct CompactCache {
   CommittedPath path;
-  const int32_t* prefix_lens;  // [B]
+  PrefixLens prefix_lens;  // not written
   CacheBatch cache;
 };
 
@@ -59,7 +72,7 @@ struct CompactCache {
 // advances the prefix.
 struct CommitPath {
   CommittedPath path;
-  int32_t* prefix_lens;  // [B]
+  PrefixLens prefix_lens;
   CacheBatch cache;
   HiddenStates states;
   HiddenOut out;
@@ -68,7 +81,7 @@ struct CommitPath {
 // The same of the path that `accept` finds.
 struct CommitTree {
   AcceptTree accept;
-  int32_t* prefix_lens;  // [B]
+  PrefixLens prefix_lens;
   CacheBatch cache;
   HiddenStates states;
   HiddenOut out;

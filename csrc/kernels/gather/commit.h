@@ -7,11 +7,11 @@
 // clamped: a row outside the cache is never read or written.
 #pragma once
 
-#include "kernels/common.h"
+#include "kernels/pages.h"
 
 namespace sparrow {
 
-// One row of a cache that changes its slot.
+// One row of a head that changes its slot, in bytes from the first.
 struct Move {
   int64_t from;
   int64_t to;
@@ -23,12 +23,12 @@ SPARROW_HD inline int64_t num_committed(int32_t accept_length, int64_t max_path)
 }
 
 // Whether path entry k moves a row, and if so which. An entry that is in place moves none.
-SPARROW_HD inline bool path_move(int32_t prefix_len, int32_t node, int64_t k, int64_t capacity,
-                                 Move* move) {
-  move->from = int64_t{prefix_len} + node;
-  move->to = int64_t{prefix_len} + k;
-  return node >= 0 && move->from >= 0 && move->from < capacity && move->to >= 0 &&
-         move->to < capacity && move->from != move->to;
+SPARROW_HD inline bool path_move(const CacheRows& rows, int64_t b, int32_t prefix_len, int32_t node,
+                                 int64_t k, Move* move) {
+  if (node < 0 || node == k) return false;
+  move->from = rows.offset(b, int64_t{prefix_len} + node);
+  move->to = rows.offset(b, int64_t{prefix_len} + k);
+  return move->from >= 0 && move->to >= 0;
 }
 
 SPARROW_HD inline int32_t advanced_prefix(int32_t prefix_len, int64_t committed, int64_t capacity) {

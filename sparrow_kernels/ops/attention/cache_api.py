@@ -5,16 +5,22 @@ from __future__ import annotations
 import torch  # noqa: F401, used by the examples
 from torch import Tensor
 
-from sparrow_kernels.ops.attention.arguments import (
+from sparrow_kernels.ops.attention.cache_arguments import (
     append_arguments_fit,
     check_append,
     rotation_arguments_fit,
 )
-from sparrow_kernels.ops.attention.ops import APPEND_CACHE, ROTATE_APPEND
+from sparrow_kernels.ops.attention.cache_ops import APPEND_CACHE, ROTATE_APPEND
 
 
 def append_cache_(
-    key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, prefix_lens: Tensor
+    key: Tensor,
+    value: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    prefix_lens: Tensor,
+    *,
+    block_table: Tensor | None = None,
 ) -> None:
     """Write new rows to slots `prefix_len + i` of the caches, in place.
 
@@ -24,9 +30,13 @@ def append_cache_(
         key, value: `[B, Hkv, T, D]` of a float dtype.
         key_cache, value_cache: `[B, Hkv, N, D]` of the same dtype; views of a slab will do.
         prefix_lens: `[B]` int32 in 0..N - T.
+        block_table: `[B, pages]` int32. Caches are then `[num_pages, Hkv, page_size, D]` with free
+            strides, and slot s of request b is row s % page_size of page
+            `block_table[b, s // page_size]`.
 
     Raises:
-        ValueError: wrong shape; with value checks on also rows that do not fit (else: dropped).
+        ValueError: wrong shape; with value checks on also rows that do not fit (else: dropped), and
+            a table that is too short, out of range or lets two requests write to one page.
         TypeError: wrong dtype or device.
 
     Equivalent to:
@@ -39,9 +49,10 @@ def append_cache_(
     >>> torch.equal(key_cache, expected)
     True
     """
-    if not append_arguments_fit(key, value, key_cache, value_cache, prefix_lens):
-        check_append("append_cache_", key, value, key_cache, value_cache, prefix_lens)
-    APPEND_CACHE(key, value, key_cache, value_cache, prefix_lens)
+    given = (key, value, key_cache, value_cache, prefix_lens, block_table)
+    if not append_arguments_fit(*given):
+        check_append("append_cache_", *given)
+    APPEND_CACHE(*given)
 
 
 def rotate_append_(
@@ -53,6 +64,8 @@ def rotate_append_(
     key_cache: Tensor,
     value_cache: Tensor,
     prefix_lens: Tensor,
+    *,
+    block_table: Tensor | None = None,
 ) -> Tensor:
     """Rotary embedding of query and key, fused with the append of key and value.
 
@@ -64,13 +77,15 @@ def rotate_append_(
         cos, sin: `[B, T, D]` float32 or of that dtype.
         key_cache, value_cache: `[B, Hkv, N, D]` of that dtype, written at `prefix_len + i`.
         prefix_lens: `[B]` int32 in 0..N - T.
+        block_table: as in `append_cache_`.
 
     Returns:
         The rotated query `[B, Hq, T, D]`, contiguous.
 
     Raises:
         ValueError: wrong shape, odd D; with value checks on also rows that do not fit (else:
-            dropped, their queries rotated all the same).
+            dropped, their queries rotated all the same) and what `append_cache_` refuses a table
+            for.
         TypeError: wrong dtype or device.
 
     Source: Su et al., RoFormer, arXiv 2104.09864, in the rotate-half form of GPT-NeoX.
@@ -88,11 +103,8 @@ def rotate_append_(
     >>> torch.allclose(key_cache[:, :, 5:9], key * cos + half(key) * sin, atol=1e-6)
     True
     """
-    if not (
-        append_arguments_fit(key, value, key_cache, value_cache, prefix_lens)
-        and rotation_arguments_fit(query, key, cos, sin)
-    ):
-        check_append(
-            "rotate_append_", key, value, key_cache, value_cache, prefix_lens, query, (cos, sin)
-        )
-    return ROTATE_APPEND(query, key, value, cos, sin, key_cache, value_cache, prefix_lens)
+    appended = (key, value, key_cache, value_cache, prefix_lens, block_table)
+    if not (append_arguments_fit(*appended) and rotation_arguments_fit(query, key, cos, sin)):
+        check_append("rotate_append_", *appended, query, (cos, sin))
+    caches = (key_cache, value_cache, prefix_lens, block_table)
+    return ROTATE_APPEND(query, key, value, cos, sin, *caches)

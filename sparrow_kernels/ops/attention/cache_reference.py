@@ -6,21 +6,46 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.ops.attention.reference import accumulation_dtype
+from sparrow_kernels.ops.pages import paged_slot
 
 
 def append_cache_(
-    key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, prefix_lens: Tensor
+    key: Tensor,
+    value: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    prefix_lens: Tensor,
+    block_table: Tensor | None = None,
 ) -> None:
     """Copy row i of each request to slot prefix_len + i; rows that would lie outside are dropped.
 
-    One slice copy a request and cache: the lengths are read on the host.
+    One slice copy a request and cache, or a row's with pages: the lengths are read on the host.
     """
+    if block_table is not None:
+        _append_to_pages(key, value, key_cache, value_cache, prefix_lens, block_table)
+        return
     rows, slots = key.shape[2], key_cache.shape[2]
     for b, length in enumerate(prefix_lens.tolist()):
         first, last = max(-length, 0), min(rows, slots - length)
         if first < last:
             for new, cache in ((key, key_cache), (value, value_cache)):
                 cache[b, :, length + first : length + last].copy_(new[b, :, first:last])
+
+
+def _append_to_pages(
+    key: Tensor,
+    value: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    prefix_lens: Tensor,
+    block_table: Tensor,
+) -> None:
+    for b, length in enumerate(prefix_lens.tolist()):
+        for i in range(key.shape[2]):
+            page, row = paged_slot(block_table, key_cache, b, length + i)
+            if page >= 0:
+                key_cache[page, :, row] = key[b, :, i]
+                value_cache[page, :, row] = value[b, :, i]
 
 
 def rotate_append_(
@@ -32,9 +57,11 @@ def rotate_append_(
     key_cache: Tensor,
     value_cache: Tensor,
     prefix_lens: Tensor,
+    block_table: Tensor | None = None,
 ) -> Tensor:
     """Rotate query and key by rotate-half over all of D, append key and value, return the query."""
-    append_cache_(_rotate(key, cos, sin), value, key_cache, value_cache, prefix_lens)
+    rotated = _rotate(key, cos, sin)
+    append_cache_(rotated, value, key_cache, value_cache, prefix_lens, block_table)
     return _rotate(query, cos, sin).contiguous()
 
 

@@ -9,7 +9,7 @@ from sparrow_kernels.ops import native
 from sparrow_kernels.ops.errors import refuse
 
 
-def _lengths_inside(op: str, prefix_lens: Tensor, rows: int, slots: int) -> list[int]:
+def lengths_inside(op: str, prefix_lens: Tensor, rows: int, slots: int) -> list[int]:
     lengths: list[int] = prefix_lens.tolist()
     for b, length in enumerate(lengths):
         if not 0 <= length <= slots - rows:
@@ -38,7 +38,7 @@ def tree_attention(
     """Lengths lie in the cache, starts before them, bits and anchors name slots that exist."""
     op = "tree_attention"
     slots = key.shape[2]
-    lengths = _lengths_inside(op, prefix_lens, 0, slots)
+    lengths = lengths_inside(op, prefix_lens, 0, slots)
     if prefix_starts is not None:
         for b, (start, length) in enumerate(zip(prefix_starts.tolist(), lengths, strict=True)):
             if not 0 <= start <= length:
@@ -85,24 +85,3 @@ def anchor_index(anchor_mask: Tensor, max_anchors: int) -> None:
     most = int(anchor_mask.sum(1).max()) if anchor_mask.numel() else 0
     if most > max_anchors:
         refuse("anchor_index", "max_anchors", f"at least {most}, the anchors marked", max_anchors)
-
-
-def append_cache_(
-    key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, prefix_lens: Tensor
-) -> None:
-    """The new rows fit behind the prefix."""
-    _lengths_inside("append_cache_", prefix_lens, key.shape[2], key_cache.shape[2])
-
-
-def rotate_append_(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    prefix_lens: Tensor,
-) -> None:
-    """The new rows fit behind the prefix."""
-    _lengths_inside("rotate_append_", prefix_lens, key.shape[2], key_cache.shape[2])

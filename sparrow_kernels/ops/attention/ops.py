@@ -9,13 +9,7 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.ops import native, registry
-from sparrow_kernels.ops.attention import (
-    cache_reference,
-    checks,
-    flops,
-    merge_derivative,
-    reference,
-)
+from sparrow_kernels.ops.attention import checks, flops, merge_derivative, reference
 from sparrow_kernels.ops.attention import torch as cpu
 from sparrow_kernels.ops.attention.triton import availability
 
@@ -46,14 +40,6 @@ def _fake_anchor_index(anchor_mask: Tensor, max_anchors: int) -> tuple[Tensor, T
 
 def _fake_nothing(*_: Any) -> None:
     return None
-
-
-def _fake_rotate_append(query: Tensor, *_: Any) -> Tensor:
-    return query.new_empty(query.shape)
-
-
-def _rotates_natively(query: Tensor, *_: Any) -> registry.Reason:
-    return "it rotates in float32" if query.dtype == torch.float64 else None
 
 
 def _attends_natively(query: Tensor, *_: Any) -> registry.Reason:
@@ -167,21 +153,3 @@ ANCHOR_INDEX.implement(
     available=availability.unavailable,
     takes=lambda mask, _: availability.wrong_device(mask),
 )
-
-APPEND_CACHE = registry.define(
-    "append_cache_(Tensor key, Tensor value, Tensor(a!) key_cache, Tensor(b!) value_cache,"
-    " Tensor prefix_lens) -> ()",
-    fake=_fake_nothing,
-    check=checks.append_cache_,
-)
-APPEND_CACHE.implement("reference", cache_reference.append_cache_)
-native.implement(APPEND_CACHE)
-
-ROTATE_APPEND = registry.define(
-    "rotate_append_(Tensor query, Tensor key, Tensor value, Tensor cos, Tensor sin,"
-    " Tensor(a!) key_cache, Tensor(b!) value_cache, Tensor prefix_lens) -> Tensor",
-    fake=_fake_rotate_append,
-    check=checks.rotate_append_,
-)
-ROTATE_APPEND.implement("reference", cache_reference.rotate_append_)
-native.implement(ROTATE_APPEND, takes=_rotates_natively)

@@ -6,5 +6,6 @@ from sparrow_kernels.ops.gather.api import (
     compact_cache_,
     gather_hidden,
 )
+from sparrow_kernels.ops.gather.bound import bind_caches
 
-__all__ = ["commit_path_", "commit_tree_", "compact_cache_", "gather_hidden"]
+__all__ = ["bind_caches", "commit_path_", "commit_tree_", "compact_cache_", "gather_hidden"]

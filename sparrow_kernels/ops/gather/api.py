@@ -9,7 +9,14 @@ from torch import Tensor
 
 from sparrow_kernels.ops.accept.arguments import check_drafted, check_row
 from sparrow_kernels.ops.errors import Size, check_rows_are_dense, check_tensor, refuse_type
-from sparrow_kernels.ops.gather.arguments import check_caches, check_states
+from sparrow_kernels.ops.gather import commit_bound
+from sparrow_kernels.ops.gather.arguments import (
+    check_caches,
+    check_out,
+    check_prefix_lens,
+    check_states,
+)
+from sparrow_kernels.ops.gather.bound import REFUSALS, bound_number, refuse_as_lists
 from sparrow_kernels.ops.gather.ops import (
     COMMIT_PATH,
     COMMIT_TREE,
@@ -66,6 +73,8 @@ def compact_cache_(
     path: Tensor,
     accept_length: Tensor,
     prefix_lens: Tensor,
+    *,
+    block_table: Tensor | None = None,
 ) -> None:
     """Move the accepted rows of every layer behind the committed prefix, in place, order kept.
 
@@ -75,14 +84,18 @@ def compact_cache_(
 
     Args:
         keys, values: L caches each, `[B, Hkv, N, D]`, of one shape, strides and dtype; views of
-            one slab will do.
+            one slab will do. Or what `bind_caches` made of them.
         path: `[B, S]` int32 nodes, strictly increasing up to accept_length.
         accept_length: `[B]` int32; -1 for an idle request, where nothing moves.
-        prefix_lens: `[B]` int32 committed slots.
+        prefix_lens: `[B]` int32 committed slots, or `[L, B]` where they differ from layer to layer.
+        block_table: `[B, pages]` int32. Caches are then `[num_pages, Hkv, page_size, D]` with free
+            strides, and slot s of request b is row s % page_size of page
+            `block_table[b, s // page_size]`, in every layer.
 
     Raises:
         ValueError: wrong shape; with value checks on also a path that does not increase, an
-            accept_length beyond it or rows outside the cache (else: skipped).
+            accept_length beyond it, rows outside the cache (else: skipped), and a table that is too
+            short, out of range or lets two requests write to one page.
         TypeError: wrong dtype or device.
 
     Source: the cache update of Cai et al., Medusa, arXiv 2401.10774.
@@ -99,12 +112,23 @@ def compact_cache_(
     True
     """
     op = "compact_cache_"
+    refused, found = None, bound_number(COMPACT_CACHE, path, keys, values)
+    if found is not None:
+        try:
+            return commit_bound.compact(found, path, accept_length, prefix_lens, block_table)
+        except REFUSALS as error:
+            refused = error
     sizes: dict[str, Size] = {}
     check_row(op, "path", path, "B S", torch.int32, sizes)
-    check_row(op, "accept_length", accept_length, "B", torch.int32, sizes, path.device)
-    check_row(op, "prefix_lens", prefix_lens, "B", torch.int32, sizes, path.device)
-    key_layers, value_layers = check_caches(op, keys, values, sizes, path.device)
-    COMPACT_CACHE(key_layers, value_layers, path, accept_length, prefix_lens)
+    device = path.device
+    check_row(op, "accept_length", accept_length, "B", torch.int32, sizes, device)
+    layers = check_caches(op, keys, values, sizes, device, block_table)
+    check_prefix_lens(op, prefix_lens, len(keys), sizes, device, advanced=False)
+    args = (*layers, path, accept_length, prefix_lens, block_table)
+    if refused is not None:
+        refuse_as_lists(COMPACT_CACHE, args, refused)
+    COMPACT_CACHE(*args)
+    return None
 
 
 def commit_path_(
@@ -113,14 +137,16 @@ def commit_path_(
     values: Sequence[Tensor],
     states: Sequence[Tensor],
     prefix_lens: Tensor,
+    *,
+    block_table: Tensor | None = None,
 ) -> Tensor:
     """Commit an accepted path: compact every layer, gather its hidden rows, advance the prefix.
 
     Args:
         acceptance: what `accept_tree` or `accept_tree_residual` returned.
-        keys, values: L caches each, `[B, Hkv, N, D]`, as in `compact_cache_`; changed in place.
+        keys, values, block_table: as in `compact_cache_`; caches are changed in place.
         states: hidden states of the verified nodes, layers `[B, T, H]`; [] if nobody needs them.
-        prefix_lens: `[B]` int32 committed slots; grows by accept_length + 1 in place.
+        prefix_lens: `[B]` or `[L, B]` int32 committed slots; grow by accept_length + 1 in place.
 
     Returns:
         `[B, S, L * H]` hidden rows of the path, zeros past it. An idle request moves nothing, keeps
@@ -149,16 +175,28 @@ def commit_path_(
     (True, [5])
     """
     op = "commit_path_"
+    refused, found = None, None
+    if isinstance(acceptance, Acceptance):
+        found = bound_number(COMMIT_PATH, acceptance.path, keys, values, states)
+    if found is not None:
+        try:
+            return commit_bound.path(found, acceptance, states, prefix_lens, block_table)
+        except REFUSALS as error:
+            refused = error
     sizes: dict[str, Size] = {}
     if not isinstance(acceptance, Acceptance):
         refuse_type(op, "acceptance", "an Acceptance", type(acceptance).__name__)
     path, accept_length, _ = acceptance
     check_row(op, "acceptance.path", path, "B S", torch.int32, sizes)
-    check_row(op, "acceptance.accept_length", accept_length, "B", torch.int32, sizes, path.device)
-    check_row(op, "prefix_lens", prefix_lens, "B", torch.int32, sizes, path.device)
-    key_layers, value_layers = check_caches(op, keys, values, sizes, path.device)
-    layers = check_states(op, states, "B T H", sizes, path.device)
-    return COMMIT_PATH(path, accept_length, key_layers, value_layers, layers, prefix_lens)
+    device = path.device
+    check_row(op, "acceptance.accept_length", accept_length, "B", torch.int32, sizes, device)
+    caches = check_caches(op, keys, values, sizes, device, block_table)
+    check_prefix_lens(op, prefix_lens, len(keys), sizes, device, advanced=True)
+    layers = check_states(op, states, "B T H", sizes, device)
+    args = (path, accept_length, *caches, layers, prefix_lens, block_table)
+    if refused is not None:
+        refuse_as_lists(COMMIT_PATH, args, refused)
+    return COMMIT_PATH(*args)
 
 
 def commit_tree_(
@@ -170,15 +208,20 @@ def commit_tree_(
     states: Sequence[Tensor],
     prefix_lens: Tensor,
     max_path: int,
+    *,
+    block_table: Tensor | None = None,
+    out: tuple[Acceptance, Tensor] | None = None,
 ) -> tuple[Acceptance, Tensor]:
     """Accept and commit in one op: `accept_tree`, then `commit_path_` along its path.
 
     Args:
         tokens, layout, target_tokens, max_path: as in `accept_tree`.
-        keys, values, states, prefix_lens: as in `commit_path_`.
+        keys, values, states, prefix_lens, block_table: as in `commit_path_`.
+        out: an `Acceptance` and hidden rows to write to instead of new tensors, of the shapes and
+            dtypes that are returned.
 
     Returns:
-        The `Acceptance`, and `[B, S, L * H]` hidden rows of its path.
+        The `Acceptance`, and `[B, S, L * H]` hidden rows of its path; `out` if given.
 
     Raises:
         ValueError: wrong shape; with value checks on also what `accept_tree` refuses and a tree
@@ -204,14 +247,38 @@ def commit_tree_(
     (True, True)
     """
     op = "commit_tree_"
+    refused, found = None, bound_number(COMMIT_TREE, tokens, keys, values, states)
+    if found is not None:
+        try:
+            return commit_bound.tree(
+                found,
+                tokens,
+                layout,
+                target_tokens,
+                states,
+                prefix_lens,
+                max_path,
+                block_table,
+                out,
+            )
+        except REFUSALS as error:
+            refused = error
     sizes: dict[str, Size] = {}
     links = check_drafted(op, tokens, layout, max_path, sizes)
     device = tokens.device
     check_row(op, "target_tokens", target_tokens, "B T", torch.int64, sizes, device)
-    check_row(op, "prefix_lens", prefix_lens, "B", torch.int32, sizes, device)
-    key_layers, value_layers = check_caches(op, keys, values, sizes, device)
+    caches = check_caches(op, keys, values, sizes, device, block_table)
+    check_prefix_lens(op, prefix_lens, len(keys), sizes, device, advanced=True)
     layers = check_states(op, states, "B T H", sizes, device)
-    path, accept_length, emitted, hidden = COMMIT_TREE(
-        tokens, *links, target_tokens, key_layers, value_layers, layers, prefix_lens, max_path
-    )
-    return Acceptance(path, accept_length, emitted), hidden
+    if out is not None:
+        check_out(op, out, max_path, len(layers), layers[0], sizes)
+    given = (*links, target_tokens, *caches, layers, prefix_lens, max_path, block_table)
+    if refused is not None:
+        refuse_as_lists(COMMIT_TREE, (tokens, *given), refused)
+    *accepted, hidden = COMMIT_TREE(tokens, *given)
+    acceptance = Acceptance(*accepted)
+    if out is None:
+        return acceptance, hidden
+    for own, result in zip((*out[0], out[1]), (*acceptance, hidden), strict=True):
+        own.copy_(result)
+    return out

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sparrow_kernels.ops.accept.arguments import check_row
 from sparrow_kernels.ops.errors import Size, check_rows_are_dense, check_tensor, refuse, refuse_type
+from sparrow_kernels.ops.pages import check_block_table
+from sparrow_kernels.ops.types import Acceptance
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _EVERY_NODE = 2**31 - 1  # rows enough for any path: nodes are int32
@@ -39,16 +42,62 @@ def check_caches(
     values: Sequence[Tensor],
     sizes: dict[str, Size],
     device: torch.device,
+    block_table: Tensor | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Check caches: keys and values of every layer share shape, strides and dtype."""
     key_layers, value_layers = _as_list(op, "keys", keys), _as_list(op, "values", values)
     if len(key_layers) != len(value_layers):
         refuse(op, "values", f"{len(key_layers)} layers, as keys", len(value_layers))
-    first = check_tensor(op, "keys[0]", key_layers[0], "B Hkv N D", _DTYPES, sizes, device)
+    letters = "B Hkv N D" if block_table is None else "num_pages Hkv page_size D"
+    first = check_tensor(op, "keys[0]", key_layers[0], letters, _DTYPES, sizes, device)
     check_rows_are_dense(op, "keys[0]", first)
     _check_like(op, "keys", key_layers, first, strides_too=True)
     _check_like(op, "values", value_layers, first, strides_too=True)
+    if block_table is not None:
+        check_block_table(op, block_table, sizes["B"], first)
     return key_layers, value_layers
+
+
+def check_prefix_lens(
+    op: str,
+    prefix_lens: Tensor,
+    layers: int,
+    sizes: dict[str, Size],
+    device: torch.device,
+    *,
+    advanced: bool,
+) -> None:
+    """`[B]` int32 or, a row for each layer, `[L, B]`; rows that are `advanced` do not overlap."""
+    per_layer = isinstance(prefix_lens, Tensor) and prefix_lens.dim() == 2
+    sizes["L"] = layers
+    letters = "L B" if per_layer else "B"
+    check_row(op, "prefix_lens", prefix_lens, letters, torch.int32, sizes, device)
+    if advanced and per_layer and layers > 1 and prefix_lens.stride(0) < prefix_lens.shape[1]:
+        must_be = "of a row of its own for each layer"
+        refuse(op, "prefix_lens", must_be, f"strides {list(prefix_lens.stride())}")
+
+
+def check_out(
+    op: str,
+    out: tuple[Acceptance, Tensor],
+    max_path: int,
+    num_states: int,
+    state: Tensor,
+    sizes: dict[str, Size],
+) -> None:
+    """`out` of `commit_tree_`: an acceptance, which is contiguous, and hidden rows."""
+    if not (isinstance(out, tuple) and len(out) == 2 and isinstance(out[0], Acceptance)):
+        refuse_type(op, "out", "an Acceptance and a tensor", type(out).__name__)
+    accepted, hidden = out
+    sizes["S"], sizes["L*H"] = max_path, num_states * sizes["H"]
+    for name, tensor, letters, dtype in (
+        ("out[0].path", accepted.path, "B S", torch.int32),
+        ("out[0].accept_length", accepted.accept_length, "B", torch.int32),
+        ("out[0].tokens", accepted.tokens, "B S", torch.int64),
+    ):
+        if not check_row(op, name, tensor, letters, dtype, sizes, state.device).is_contiguous():
+            refuse(op, name, "contiguous", f"strides {list(tensor.stride())}")
+    check_row(op, "out[1]", hidden, "B S L*H", state.dtype, sizes, state.device)
 
 
 def _as_list(op: str, argument: str, layers: Sequence[Tensor]) -> list[Tensor]:

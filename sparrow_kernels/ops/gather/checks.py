@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sparrow_kernels.ops import native
 from sparrow_kernels.ops.accept.checks import check_links
+from sparrow_kernels.ops.pages import check_pages
 from sparrow_kernels.ops.values import refuse_first
 
 
@@ -24,9 +26,11 @@ def compact_cache_(
     path: Tensor,
     accept_length: Tensor,
     prefix_lens: Tensor,
+    block_table: Tensor | None = None,
 ) -> None:
     """Paths increase strictly and stay inside the cache."""
-    _check_path("compact_cache_", path, accept_length, prefix_lens, keys[0].shape[2], None)
+    op = "compact_cache_"
+    _check_path(op, path, accept_length, prefix_lens, keys[0], block_table, None)
 
 
 def commit_path_(
@@ -36,10 +40,11 @@ def commit_path_(
     values: Sequence[Tensor],
     states: Sequence[Tensor],
     prefix_lens: Tensor,
+    block_table: Tensor | None = None,
 ) -> None:
     """Paths increase strictly and stay inside the cache and the states."""
-    capacity, size = keys[0].shape[2], states[0].shape[1]
-    _check_path("commit_path_", path, accept_length, prefix_lens, capacity, size)
+    op, size = "commit_path_", states[0].shape[1]
+    _check_path(op, path, accept_length, prefix_lens, keys[0], block_table, size)
 
 
 def commit_tree_(
@@ -55,14 +60,18 @@ def commit_tree_(
     states: Sequence[Tensor],
     prefix_lens: Tensor,
     max_path: int,
+    block_table: Tensor | None = None,
 ) -> None:
     """Links lead to later nodes, and every node of each tree has its slot in the cache."""
-    check_links("commit_tree_", depth, first_child, next_sibling)
+    op, blocks = "commit_tree_", keys[0].shape
+    # What is wrong is found below, in the words of all backends.
+    if native.takes_checks(depth) and torch.ops.sparrow_native.tree_commit_fits.default(
+        depth, first_child, next_sibling, prefix_lens, blocks[0], blocks[2], block_table
+    ):
+        return
+    check_links(op, depth, first_child, next_sibling)
     num_nodes = (depth >= 0).sum(-1)
-    capacity = keys[0].shape[2]
-    bad = (num_nodes > 0) & ((prefix_lens < 0) | (prefix_lens + num_nodes > capacity))
-    must_be = f"at least 0 with the tree's nodes below N = {capacity}"
-    refuse_first("commit_tree_", "prefix_lens", must_be, prefix_lens, bad)
+    _check_rows(op, "the tree's nodes", num_nodes, prefix_lens, keys[0], block_table)
 
 
 def _check_path(
@@ -70,9 +79,20 @@ def _check_path(
     path: Tensor,
     accept_length: Tensor,
     prefix_lens: Tensor,
-    capacity: int,
+    cache: Tensor,
+    block_table: Tensor | None,
     size: int | None,
 ) -> None:
+    if native.takes_checks(path) and torch.ops.sparrow_native.path_commit_fits.default(
+        path,
+        accept_length,
+        prefix_lens,
+        cache.shape[0],
+        cache.shape[2],
+        block_table,
+        -1 if size is None else size,
+    ):
+        return
     longest = path.shape[1] - 1
     bad = (accept_length < -1) | (accept_length > longest)
     refuse_first(op, "accept_length", f"in -1..S - 1 = {longest}", accept_length, bad)
@@ -84,7 +104,28 @@ def _check_path(
     if size is not None:
         bad = is_committed & (path >= size)
         refuse_first(op, "path", f"below the rows of states, T = {size}", path, bad)
-    last = path.masked_fill(~is_committed, -1).amax(-1).long()  # of sums that may pass 2^31
-    bad = (accept_length >= 0) & ((prefix_lens < 0) | (prefix_lens + last >= capacity))
-    must_be = f"at least 0 with the path's slots below N = {capacity}"
-    refuse_first(op, "prefix_lens", must_be, prefix_lens, bad)
+    last = path.masked_fill(~is_committed, -1).amax(-1).long()
+    _check_rows(op, "the path's slots", last + 1, prefix_lens, cache, block_table)
+
+
+def _check_rows(
+    op: str,
+    what: str,
+    num_rows: Tensor,
+    prefix_lens: Tensor,
+    cache: Tensor,
+    block_table: Tensor | None,
+) -> None:
+    """`num_rows` `[B]` slots behind the prefix are the request's own; 0 in an idle one."""
+    is_idle = num_rows == 0
+    ends = (prefix_lens + num_rows).masked_fill(is_idle, 0)  # int64: sums may pass 2^31
+    bad = ~is_idle & (prefix_lens < 0)
+    if block_table is None:
+        capacity = cache.shape[2]
+        bad |= ends > capacity
+        must_be = f"at least 0 with {what} below N = {capacity}"
+        refuse_first(op, "prefix_lens", must_be, prefix_lens, bad)
+        return
+    refuse_first(op, "prefix_lens", "at least 0", prefix_lens, bad)
+    for begin, end in zip(torch.atleast_2d(prefix_lens), torch.atleast_2d(ends), strict=True):
+        check_pages(op, block_table, cache, begin, end, writes=begin)

@@ -24,6 +24,7 @@ def _fake_commit_path_(
     values: Sequence[Tensor],
     states: Sequence[Tensor],
     prefix_lens: Tensor,
+    block_table: Tensor | None = None,
 ) -> Tensor:
     return _fake_gather_hidden(states, path)
 
@@ -53,8 +54,8 @@ native.implement(GATHER_HIDDEN_OUT)
 
 COMPACT_CACHE = registry.define(
     "compact_cache_(Tensor(a!)[] keys, Tensor(b!)[] values, Tensor path, Tensor accept_length,"
-    " Tensor prefix_lens) -> ()",
-    fake=lambda keys, values, path, accept_length, prefix_lens: None,
+    " Tensor prefix_lens, Tensor? block_table=None) -> ()",
+    fake=lambda *_: None,
     check=checks.compact_cache_,
 )
 COMPACT_CACHE.implement("reference", reference.compact_cache_)
@@ -62,7 +63,7 @@ native.implement(COMPACT_CACHE)
 
 COMMIT_PATH = registry.define(
     "commit_path_(Tensor path, Tensor accept_length, Tensor(a!)[] keys, Tensor(b!)[] values,"
-    " Tensor[] states, Tensor(c!) prefix_lens) -> Tensor",
+    " Tensor[] states, Tensor(c!) prefix_lens, Tensor? block_table=None) -> Tensor",
     fake=_fake_commit_path_,
     check=checks.commit_path_,
 )
@@ -71,7 +72,8 @@ native.implement(COMMIT_PATH)
 
 COMMIT_TREE = registry.define(
     f"commit_tree_(Tensor tokens, {LAYOUT}, Tensor target_tokens, Tensor(a!)[] keys,"
-    " Tensor(b!)[] values, Tensor[] states, Tensor(c!) prefix_lens, SymInt max_path)"
+    " Tensor(b!)[] values, Tensor[] states, Tensor(c!) prefix_lens, SymInt max_path,"
+    " Tensor? block_table=None)"
     " -> (Tensor path, Tensor accept_length, Tensor tokens, Tensor hidden)",
     fake=_fake_commit_tree_,
     check=checks.commit_tree_,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.ops.accept.reference import accept_tree
+from sparrow_kernels.ops.pages import num_slots, paged_slot
 
 
 def gather_hidden(states: Sequence[Tensor], index: Tensor) -> Tensor:
@@ -37,18 +38,22 @@ def compact_cache_(
     path: Tensor,
     accept_length: Tensor,
     prefix_lens: Tensor,
+    block_table: Tensor | None = None,
 ) -> None:
-    """Row prefix_len + path[k] of every cache to row prefix_len + k."""
-    capacity = keys[0].shape[2]
+    """Slot prefix_len + path[k] of every cache to slot prefix_len + k."""
     counts = _num_committed(accept_length, path).tolist()
-    requests = zip(path.tolist(), counts, prefix_lens.tolist(), strict=True)
-    for b, (nodes, count, prefix_len) in enumerate(requests):
-        for k, node in enumerate(nodes[:count]):
-            source, destination = prefix_len + node, prefix_len + k
-            fits = node >= 0 and 0 <= source < capacity and 0 <= destination < capacity
-            if fits and source != destination:
-                for cache in (*keys, *values):
-                    cache[b, :, destination] = cache[b, :, source]
+    for layer, lens in enumerate(prefix_lens.expand(len(keys), -1).tolist()):
+        for b, (nodes, count, prefix_len) in enumerate(
+            zip(path.tolist(), counts, lens, strict=True)
+        ):
+            for k, node in enumerate(nodes[:count]):
+                if node < 0 or node == k:
+                    continue
+                source, row = paged_slot(block_table, keys[0], b, prefix_len + node)
+                destination, to = paged_slot(block_table, keys[0], b, prefix_len + k)
+                if source >= 0 and destination >= 0:
+                    for cache in (keys[layer], values[layer]):
+                        cache[destination, :, to] = cache[source, :, row]
 
 
 def _num_committed(accept_length: Tensor, path: Tensor) -> Tensor:
@@ -63,13 +68,14 @@ def commit_path_(
     values: Sequence[Tensor],
     states: Sequence[Tensor],
     prefix_lens: Tensor,
+    block_table: Tensor | None = None,
 ) -> Tensor:
     """Compact every cache, gather the path's hidden rows, advance `prefix_lens`."""
-    compact_cache_(keys, values, path, accept_length, prefix_lens)
+    compact_cache_(keys, values, path, accept_length, prefix_lens, block_table)
     count = _num_committed(accept_length, path)
     is_committed = torch.arange(path.shape[1], device=path.device) < count[:, None]
     hidden = gather_hidden(states, path.masked_fill(~is_committed, -1))
-    advanced = (prefix_lens + count).clamp(max=keys[0].shape[2])
+    advanced = (prefix_lens + count).clamp(max=num_slots(keys[0], block_table))
     prefix_lens.copy_(torch.where(count > 0, advanced, prefix_lens))
     return hidden
 
@@ -87,10 +93,11 @@ def commit_tree_(
     states: Sequence[Tensor],
     prefix_lens: Tensor,
     max_path: int,
+    block_table: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`accept_tree`, then `commit_path_`: path, accept_length, tokens, hidden."""
     path, accept_length, emitted = accept_tree(
         tokens, parent, depth, ancestors, first_child, next_sibling, target_tokens, max_path
     )
-    hidden = commit_path_(path, accept_length, keys, values, states, prefix_lens)
+    hidden = commit_path_(path, accept_length, keys, values, states, prefix_lens, block_table)
     return path, accept_length, emitted, hidden
