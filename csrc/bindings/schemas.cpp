@@ -7,6 +7,7 @@
   "Tensor query, Tensor key, Tensor value, Tensor ancestors, Tensor prefix_lens, "           \
   "Tensor? prefix_starts, Tensor? anchor_slots, Tensor? anchor_count, Tensor? anchor_rank, " \
   "SymInt? window, Tensor? depth, float scale, SymInt? num_splits"
+#define TREE_ATTENTION_LATER "Tensor? block_table=None, Tensor? key_bias=None"
 #define ACCEPTANCE "(Tensor path, Tensor accept_length, Tensor tokens)"
 
 STABLE_TORCH_LIBRARY(SPARROW_NAMESPACE, library) {
@@ -40,8 +41,10 @@ STABLE_TORCH_LIBRARY(SPARROW_NAMESPACE, library) {
               ", Tensor target_tokens, Tensor(a!)[] keys, Tensor(b!)[] values, Tensor[] states, "
               "Tensor(c!) prefix_lens, SymInt max_path) -> "
               "(Tensor path, Tensor accept_length, Tensor tokens, Tensor hidden)");
-  library.def("tree_attention(" TREE_ATTENTION ") -> (Tensor out, Tensor lse)");
-  library.def("tree_attention_out(" TREE_ATTENTION ", Tensor(a!) out, Tensor(b!)? lse) -> ()");
+  library.def("tree_attention(" TREE_ATTENTION ", " TREE_ATTENTION_LATER
+              ") -> (Tensor out, Tensor lse)");
+  library.def("tree_attention_out(" TREE_ATTENTION
+              ", Tensor(a!) out, Tensor(b!)? lse, " TREE_ATTENTION_LATER ") -> ()");
   library.def("merge_attention(Tensor[] outs, Tensor[] lses) -> (Tensor out, Tensor lse)");
   library.def("anchors_ascend(Tensor slots, Tensor count, Tensor rank) -> bool");
   library.def(

@@ -19,6 +19,11 @@ _TREE_ARGUMENTS = (
     " SymInt? window, Tensor? depth, float scale, SymInt? num_splits"
 )
 
+# What came later is last, and may be left out.
+_LATER = "Tensor? block_table=None, Tensor? key_bias=None"
+_INPUTS = 13
+"""Those of `_TREE_ARGUMENTS`; behind them out and lse, where they are given."""
+
 
 def _fake_tree_attention(query: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return query.new_empty(query.shape), query.new_empty(query.shape[:3], dtype=torch.float32)
@@ -62,11 +67,17 @@ def _merges_natively(outs: Sequence[Tensor], _: Any) -> registry.Reason:
     return None if is_dense else "its rows must be contiguous"
 
 
+def _apart(args: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The arguments of the form that writes: those of the other, and `out` and `lse`."""
+    results = slice(_INPUTS, _INPUTS + 2)
+    return (*args[: results.start], *args[results.stop :]), tuple(args[results])
+
+
 def _into(function: Any) -> Any:
-    """The form of a tree attention that writes to `out` and `lse`, given last."""
+    """The form of a tree attention that writes to `out` and `lse`."""
 
     def write(*args: Any) -> None:
-        *inputs, out, lse = args
+        inputs, (out, lse) = _apart(args)
         result, result_lse = function(*inputs)
         out.copy_(result)
         if lse is not None:
@@ -106,14 +117,14 @@ def _triton_takes(query: Tensor, *_: Any) -> registry.Reason:
 
 
 TREE_ATTENTION = registry.define(
-    f"tree_attention({_TREE_ARGUMENTS}) -> (Tensor out, Tensor lse)",
+    f"tree_attention({_TREE_ARGUMENTS}, {_LATER}) -> (Tensor out, Tensor lse)",
     fake=_fake_tree_attention,
     check=checks.tree_attention,
 )
 TREE_ATTENTION_OUT = registry.define(
-    f"tree_attention_out({_TREE_ARGUMENTS}, Tensor(a!) out, Tensor(b!)? lse) -> ()",
+    f"tree_attention_out({_TREE_ARGUMENTS}, Tensor(a!) out, Tensor(b!)? lse, {_LATER}) -> ()",
     fake=_fake_nothing,
-    check=checks.tree_attention,
+    check=lambda *args: checks.tree_attention(*_apart(args)[0]),
 )
 for _name, _function in (("reference", reference.tree_attention), ("torch", cpu.tree_attention)):
     TREE_ATTENTION.implement(_name, _function)
