@@ -2,7 +2,7 @@
 
 Every configuration of the table that its architecture uses, in bfloat16 (float16 has the same
 sizes) for a group of 7, a cache of usual strides and one word of ancestors; the ones with anchors;
-padded head dims; float32; what runs where Triton leaves out a fence.
+padded head dims; float32; keys in pages or with a bias; what runs where Triton leaves out a fence.
 """
 
 from __future__ import annotations
@@ -42,7 +42,17 @@ _TREE_CASES = (
     ("fp32", 128, False),
     ("fp32", 256, False),
 )
+# The same for keys in pages of 16 slots, and for keys with a bias.
+_INDIRECT_CASES = (
+    ("bf16", 64, False),
+    ("bf16", 128, False),
+    ("bf16", 256, False),
+    ("bf16", 128, True),
+    ("fp32", 128, False),
+)
 _GROUP = 7
+_PAGE = 16
+_INDIRECT = {"pages": {"block_table_ptr": "*i32"}, "bias": {"key_bias_ptr": "*fp32"}}
 _ALIGNED = [["tt.divisibility", 16]]
 
 
@@ -54,6 +64,10 @@ def shipped(arch: int) -> list[Shipped]:
         if (dtype, head_dim) in (("fp16", 128), ("bf16", 96)):
             table = table[-1:]  # the tightest
         found += [_tree(dtype, head_dim, anchored, each, arch) for each in dict.fromkeys(table)]
+    for dtype, head_dim, anchored in _INDIRECT_CASES:
+        table = configurations(arch, _DTYPES[dtype], head_dim, anchored, indirect=True)
+        for each in dict.fromkeys(table):
+            found += [_tree(dtype, head_dim, anchored, each, arch, more) for more in _INDIRECT]
     if arch >= 90:
         found += _unfenced(arch)
     found += [_merge(dtype, arch >= 90) for dtype in ("bf16", "fp32")]
@@ -65,15 +79,24 @@ def _unfenced(arch: int) -> list[Shipped]:
     found = []
     for head_dim in (64, 128):
         for anchored in (False, True):
-            (*_, each) = configurations(UNFENCED, torch.bfloat16, head_dim, anchored)
-            entry = _tree("bf16", head_dim, anchored, each, arch)
-            found.append(entry._replace(name=f"{entry.name} unfenced"))
+            for more in (None, *_INDIRECT):
+                (*_, each) = configurations(
+                    UNFENCED, torch.bfloat16, head_dim, anchored, indirect=more is not None
+                )
+                entry = _tree("bf16", head_dim, anchored, each, arch, more)
+                found.append(entry._replace(name=f"{entry.name} unfenced"))
     return found
 
 
 def _tree(
-    dtype: str, head_dim: int, anchored: bool, configuration: Configuration, arch: int
+    dtype: str,
+    head_dim: int,
+    anchored: bool,
+    configuration: Configuration,
+    arch: int,
+    more: str | None = None,
 ) -> Shipped:
+    """`more`: one of `_INDIRECT`."""
     second = f"+{configuration.block_m1}" if configuration.block_m1 else ""
     name = f"tree_attention D{head_dim} {dtype} M{configuration.block_m0}{second}"
     tensors = dict.fromkeys(("query_ptr", "key_ptr", "value_ptr", "out_ptr"), f"*{dtype}")
@@ -82,6 +105,8 @@ def _tree(
         tensors |= dict.fromkeys(
             ("anchor_slots_ptr", "anchor_count_ptr", "anchor_rank_ptr", "depth_ptr"), "*i32"
         )
+    if more is not None:
+        tensors |= _INDIRECT[more]
     constants = {
         "G": _GROUP,
         "SIGN": 1,
@@ -91,10 +116,11 @@ def _tree(
         "BLOCK_M1": configuration.block_m1,
         "BLOCK_N": configuration.block_n,
         "BLOCK_T": configuration.block_t,
+        "PAGE": _PAGE if more == "pages" else 0,
         "DEPENDENT": arch >= 90,
     }
     return Shipped(
-        name + (" anchors" if anchored else ""),
+        name + (" anchors" if anchored else "") + (f" {more}" if more else ""),
         tree_kernel,
         *_arguments(
             tree_kernel,
