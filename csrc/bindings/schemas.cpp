@@ -45,6 +45,9 @@ STABLE_TORCH_LIBRARY(SPARROW_NAMESPACE, library) {
               ") -> (Tensor out, Tensor lse)");
   library.def("tree_attention_out(" TREE_ATTENTION
               ", Tensor(a!) out, Tensor(b!)? lse, " TREE_ATTENTION_LATER ") -> ()");
+  library.def(
+      "attention_mass(Tensor query, Tensor key, Tensor prefix_lens, float scale, "
+      "Tensor? block_table=None, Tensor? lse=None) -> Tensor");
   library.def("merge_attention(Tensor[] outs, Tensor[] lses) -> (Tensor out, Tensor lse)");
   library.def("anchors_ascend(Tensor slots, Tensor count, Tensor rank) -> bool");
   library.def(

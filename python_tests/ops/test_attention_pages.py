@@ -1,4 +1,4 @@
-"""tree_attention on caches in pages: the bits of a cache of one piece, on every backend of a CPU."""
+"""tree_attention on caches in pages: the bits of a cache of one piece, on all backends of a CPU."""
 
 from dataclasses import replace
 

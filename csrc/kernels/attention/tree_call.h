@@ -52,6 +52,21 @@ struct TreeAttention {
   int64_t num_splits;  // parts of what a request sees, 0: as many as keep the threads busy
 };
 
+// What each committed slot weighs, added up over the rows of its KV head's group.
+template <typename Element>
+struct AttentionMass {
+  int64_t batch, heads, kv_heads, num_rows;
+  int64_t capacity;  // slots of a request
+  int64_t head_dim;
+  HeadRows<const Element> query;
+  HeadRows<const Element> key;  // as of TreeAttention
+  BlockTable block_table;
+  HeadRows<const float> lse;   // of rows of one element
+  const int32_t* prefix_lens;  // [B]
+  float* mass;                 // [B, Hkv, N], contiguous
+  float scale;
+};
+
 // Attention over disjoint keys.
 template <typename Element>
 struct MergeAttention {

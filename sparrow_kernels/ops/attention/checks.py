@@ -98,6 +98,21 @@ def _anchors_ascend(op: str, slots: Tensor, count: Tensor, rank: Tensor, capacit
             refuse(op, "anchors.rank", "the number of anchors below each slot", "another number")
 
 
+def attention_mass(
+    query: Tensor,
+    key: Tensor,
+    prefix_lens: Tensor,
+    scale: float,
+    block_table: Tensor | None = None,
+    lse: Tensor | None = None,
+) -> None:
+    """Lengths lie in the cache, and the block table names pages that exist."""
+    op = "attention_mass"
+    if block_table is not None:
+        check_pages(op, block_table, key, None, prefix_lens)
+    _lengths_inside(op, prefix_lens, 0, num_slots(key, block_table))
+
+
 def anchor_index(anchor_mask: Tensor, max_anchors: int) -> None:
     """No request has more anchors than fit."""
     most = int(anchor_mask.sum(1).max()) if anchor_mask.numel() else 0

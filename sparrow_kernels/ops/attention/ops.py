@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.ops import native, registry
-from sparrow_kernels.ops.attention import cache_reference, checks, reference
+from sparrow_kernels.ops.attention import cache_reference, checks, mass, reference
 from sparrow_kernels.ops.attention import torch as cpu
 from sparrow_kernels.ops.attention.triton import availability
+from sparrow_kernels.ops.pages import num_slots
 
 _TREE_ARGUMENTS = (
     "Tensor query, Tensor key, Tensor value, Tensor ancestors, Tensor prefix_lens,"
@@ -27,6 +28,13 @@ _INPUTS = 13
 
 def _fake_tree_attention(query: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return query.new_empty(query.shape), query.new_empty(query.shape[:3], dtype=torch.float32)
+
+
+def _fake_attention_mass(
+    query: Tensor, key: Tensor, lens: Tensor, scale: float, table: Any = None, lse: Any = None
+) -> Tensor:
+    shape = (query.shape[0], key.shape[1], num_slots(key, table))
+    return query.new_empty(shape, dtype=torch.float32)
 
 
 def _fake_merge_attention(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -98,6 +106,12 @@ def _triton_tree_attention_out(*args: Any) -> None:
     tree_attention_out(*args)
 
 
+def _triton_attention_mass(*args: Any) -> Tensor:
+    from sparrow_kernels.ops.attention.triton.mass_launch import attention_mass
+
+    return attention_mass(*args)
+
+
 def _triton_merge_attention(*args: Any) -> tuple[Tensor, Tensor]:
     from sparrow_kernels.ops.attention.triton.merge import merge_attention
 
@@ -136,6 +150,18 @@ TREE_ATTENTION.implement(
 )
 TREE_ATTENTION_OUT.implement(
     "triton", _triton_tree_attention_out, available=availability.unavailable, takes=_triton_takes
+)
+
+ATTENTION_MASS = registry.define(
+    "attention_mass(Tensor query, Tensor key, Tensor prefix_lens, float scale,"
+    " Tensor? block_table=None, Tensor? lse=None) -> Tensor",
+    fake=_fake_attention_mass,
+    check=checks.attention_mass,
+)
+ATTENTION_MASS.implement("reference", mass.attention_mass)
+native.implement(ATTENTION_MASS, takes=_attends_natively)
+ATTENTION_MASS.implement(
+    "triton", _triton_attention_mass, available=availability.unavailable, takes=_triton_takes
 )
 
 MERGE_ATTENTION = registry.define(

@@ -112,7 +112,7 @@ def _request(
     anchored: tuple[Tensor, Tensor, int, Tensor] | None = None,
     key_bias: Tensor | None = None,
 ) -> Part:
-    """One request: query `[1, Hq, T, D]`, key and value `[1, Hkv, N, D]`, key_bias `[Hkv | 1, N]`."""
+    """One request: query `[1, Hq, T, D]`, key and value `[1, Hkv, N, D]`, a bias `[Hkv | 1, N]`."""
     _, heads, rows, head_dim = query.shape
     _, kv_heads, slots, _ = key.shape
     group = heads // kv_heads

@@ -1,4 +1,4 @@
-"""What is compiled ahead of time of tree attention, the merge and the anchor index.
+"""What is compiled ahead of time of tree attention, its mass, the merge and the anchor index.
 
 Every configuration of the table that its architecture uses, in bfloat16 (float16 has the same
 sizes) for a group of 7, a cache of usual strides and one word of ancestors; the ones with anchors;
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from sparrow_kernels.ops.attention.triton import merge, tree
+from sparrow_kernels.ops.attention.triton import mass, merge, tree
 from sparrow_kernels.ops.attention.triton.anchors import BLOCK, anchor_kernel
 from sparrow_kernels.ops.attention.triton.configurations import (
     UNFENCED,
@@ -20,6 +20,8 @@ from sparrow_kernels.ops.attention.triton.configurations import (
     configurations,
     padded_head_dim,
 )
+from sparrow_kernels.ops.attention.triton.mass import mass_kernel
+from sparrow_kernels.ops.attention.triton.mass_launch import tiles
 from sparrow_kernels.ops.attention.triton.merge import (
     BLOCK_R,
     BLOCK_S,
@@ -68,8 +70,14 @@ def shipped(arch: int) -> list[Shipped]:
         table = configurations(arch, _DTYPES[dtype], head_dim, anchored, indirect=True)
         for each in dict.fromkeys(table):
             found += [_tree(dtype, head_dim, anchored, each, arch, more) for more in _INDIRECT]
+    for dtype, head_dim in (("bf16", 64), ("bf16", 128), ("bf16", 256), ("fp32", 128)):
+        found.append(_mass(dtype, head_dim, arch))
+    found.append(_mass("bf16", 128, arch, paged=True))
     if arch >= 90:
         found += _unfenced(arch)
+        found.append(
+            _mass("bf16", 128, UNFENCED)._replace(name="attention_mass D128 bf16 unfenced")
+        )
     found += [_merge(dtype, arch >= 90) for dtype in ("bf16", "fp32")]
     return [*found, _parts("bf16"), _anchors()]
 
@@ -132,6 +140,36 @@ def _tree(
         configuration.num_warps,
         configuration.num_stages,
         dtype != "fp32" and configuration.block_m0 >= 32,
+    )
+
+
+def _mass(dtype: str, head_dim: int, arch: int, paged: bool = False) -> Shipped:
+    cut = tiles(arch, _DTYPES[dtype], head_dim)
+    tensors = dict.fromkeys(("query_ptr", "key_ptr"), f"*{dtype}")
+    tensors |= {"prefix_lens_ptr": "*i32", "lse_ptr": "*fp32", "mass_ptr": "*fp32"}
+    if paged:
+        tensors |= _INDIRECT["pages"]
+    constants = {
+        "G": _GROUP,
+        "D": head_dim,
+        "BLOCK_D": padded_head_dim(head_dim),
+        "BLOCK_M": cut.block_m,
+        "BLOCK_N": cut.block_n,
+        "PAGE": _PAGE if paged else 0,
+    }
+    return Shipped(
+        f"attention_mass D{head_dim} {dtype}" + (" pages" if paged else ""),
+        mass_kernel,
+        *_arguments(
+            mass_kernel,
+            tensors | {"scale_log2": "fp32"},
+            constants,
+            aligned=("query_stride", "key_stride"),
+            any_alignment=mass.ANY_ALIGNMENT,
+        ),
+        cut.num_warps,
+        cut.num_stages,
+        dtype != "fp32",
     )
 
 

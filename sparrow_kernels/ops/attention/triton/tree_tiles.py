@@ -100,8 +100,9 @@ def _fold(query, keys, values, state, visible, bias, scale_log2):
 
 @triton.jit
 def fold(queries, keys, values, states, visible, bias, scale_log2):
-    """Add a tile of slots to every subtile; `bias` `[n]` is in units of log 2. With a mask or without, a row that sees the tile whole
-    gets the same bits, and one that sees none of it keeps its own."""
+    """Add a tile of slots to every subtile; `bias` `[n]` is in units of log 2. With a mask or
+    without, a row that sees the tile whole gets the same bits, and one that sees none of it keeps
+    its own."""
     first_mask = None if visible is None else visible[0]
     first = _fold(queries[0], keys, values, states[0], first_mask, bias, scale_log2)
     if len(queries) == 1:
