@@ -8,10 +8,21 @@ from dataclasses import replace
 import torch
 
 from bench.case import Case
-from bench.cases import accept, attention, batches, cache, commit, draft, sampling, tree, window
+from bench.cases import (
+    accept,
+    attention,
+    batches,
+    cache,
+    commit,
+    draft,
+    pages,
+    sampling,
+    tree,
+    window,
+)
 from bench.selection import Selection
 
-_FAMILIES = (tree, accept, sampling, commit, cache, attention, batches, draft, window)
+_FAMILIES = (tree, accept, sampling, commit, cache, attention, batches, draft, window, pages)
 
 
 def cases(selection: Selection, families: Sequence[str] | None = None) -> list[Case]:

@@ -15,7 +15,7 @@ from sparrow_kernels.ops.attention import attention_mass
 @pytest.mark.parametrize("device", DEVICES)
 def test_sums_of_softmax_weights(device):
     """Also in pages, which give the same bits, and by the rows' own log-sum-exp."""
-    for name in ("ragged", "group 7", "head dim 72", "more rows than a pass", "float16"):
+    for name in ("ragged", "head dim 72", "float16"):
         case = CASES[name]
         query, key, lens = arguments(case.poisoned(), device)
         pages = Pages(case, 16)

@@ -265,8 +265,9 @@ def _arguments(
         abs(scale) * math.log2(math.e) if scale else 1.0,
         min(window or 0, _LARGEST_WINDOW), nodes, num_slots(key, block_table), ancestors.shape[2],
         0 if anchor_slots is None else anchor_slots.shape[1], key.shape[0], num_splits, row_tiles,
-        kv_heads, group, (scale > 0) - (scale < 0), head_dim, configurations.padded_head_dim(head_dim),
-        configuration.block_m0, configuration.block_m1, configuration.block_n,
+        kv_heads, group, (scale > 0) - (scale < 0), head_dim,
+        configurations.padded_head_dim(head_dim), configuration.block_m0,
+        configuration.block_m1, configuration.block_n,
         configuration.block_t, 0 if block_table is None else key.shape[2],
         device_facts(query.device).dependent_launch,
     )  # fmt: skip
