@@ -52,6 +52,8 @@ class PagedTreeAttention(TreeAttention):
 class BiasedTreeAttention(TreeAttention):
     """The same tree and prefix, a bias a key of each KV head."""
 
+    key_bias: bool = True  # for its name
+
     def bytes(self) -> int:
         return super().bytes() + 4 * self.batch * MODELS[self.model].kv_heads * self.prefix
 
@@ -123,9 +125,7 @@ def cases(selection: Selection) -> Iterator[Case]:
     model, prefix = "qwen2.5-vl-7b", 25_600
     if selection.device == "cpu":
         model, prefix = "embedded", 24_064
-    # The contiguous one beside them, to be compared with in the same run.
-    for nodes in (1, 30):
-        yield TreeAttention(dtype, model=model, prefix=prefix, nodes=nodes)
+    for nodes in (1, 30):  # as those of one piece are measured
         for page_size in (16, 64):
             yield PagedTreeAttention(dtype, model, prefix, nodes, page_size=page_size)
         yield BiasedTreeAttention(dtype, model=model, prefix=prefix, nodes=nodes)

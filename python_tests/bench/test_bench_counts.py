@@ -14,10 +14,10 @@ from bench import registry
 from bench.case import Case, tensors_of
 from bench.cases.accept import AcceptTree
 from bench.cases.attention import MergeAttention, TreeAttention
-from bench.cases.pages import AttentionMass, BiasedTreeAttention, PagedTreeAttention
 from bench.cases.cache import AppendCache, RotateAppend
 from bench.cases.commit import CommitTree, CompactCache, GatherHidden
 from bench.cases.draft import AnchoredTreeAttention
+from bench.cases.pages import AttentionMass, BiasedTreeAttention, PagedTreeAttention
 from bench.cases.sampling import AcceptTreeResidual, SampleLogits, TopkLogprobs
 from bench.cases.tree import BuildTree, SelectTree
 from bench.cases.window import AnchoredWindow

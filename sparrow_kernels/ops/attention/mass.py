@@ -23,27 +23,33 @@ def attention_mass(
     lse: Tensor | None = None,
 ) -> Tensor:
     """See `sparrow_kernels.attention_mass`. Reads the lengths on the host; not for capture."""
-    batch, _, rows, head_dim = query.shape
+    batch, _, _, head_dim = query.shape
     kv_heads, slots = key.shape[1], num_slots(key, block_table)
     mass = torch.zeros((batch, kv_heads, slots), dtype=torch.float32, device=query.device)
     if query.numel() == 0 or key.numel() == 0:
         return mass
-    if lse is None:
-        no_words = torch.zeros((batch, rows, 1), dtype=torch.int64, device=query.device)
-        lse = reference.tree_attention(
-            query, key, key, no_words, prefix_lens, *[None] * 6, scale, None, block_table
-        )[1]
     dtype = reference.accumulation_dtype(query.dtype)
     for b, length in enumerate(prefix_lens.tolist()):
+        if length <= 0:
+            continue
         cache = reference.Slots.of(b, key, key, block_table, None)
-        queries = query[b].reshape(kv_heads, -1, head_dim).split(_ROWS, 1)
-        lses = lse[b].reshape(kv_heads, -1, 1).to(dtype).split(_ROWS, 1)
-        for first in range(0, min(max(length, 0), slots), _SLOTS):
-            own = torch.arange(first, min(first + _SLOTS, length, slots), device=query.device)
-            keys = cache.rows(own)[0].to(dtype).mT
-            for some, some_lse in zip(queries, lses, strict=True):
-                weights = ((some.to(dtype) @ keys) * scale - some_lse).exp()
-                # A row that sees nothing gives nothing.
-                weights = weights.masked_fill(some_lse == -torch.inf, 0.0)
-                mass[b, :, first : first + own.numel()] += weights.sum(1).float()
+        every = torch.arange(min(length, slots), device=query.device).split(_SLOTS)
+        queries = query[b].reshape(kv_heads, -1, head_dim).to(dtype).split(_ROWS, 1)
+        given = None if lse is None else lse[b].reshape(kv_heads, -1).to(dtype).split(_ROWS, 1)
+        for number, rows in enumerate(queries):
+            if given is None:
+                parts = [_scores(rows, cache, own, scale).logsumexp(-1) for own in every]
+                row_lse = torch.stack(parts).logsumexp(0)
+            else:
+                row_lse = given[number]
+            # A row that sees nothing gives nothing.
+            row_lse = row_lse.masked_fill(row_lse == -torch.inf, torch.inf).unsqueeze(-1)
+            for own in every:
+                weights = (_scores(rows, cache, own, scale) - row_lse).exp()
+                mass[b, :, own[0] : own[-1] + 1] += weights.sum(1).float()
     return mass
+
+
+def _scores(rows: Tensor, cache: reference.Slots, slots: Tensor, scale: float) -> Tensor:
+    """`[Hkv, r, n]` of packed rows `[Hkv, r, D]`."""
+    return (rows @ cache.rows(slots)[0].to(rows.dtype).mT) * scale
