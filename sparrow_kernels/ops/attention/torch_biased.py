@@ -59,5 +59,7 @@ def attend(
 def _kept(key: Tensor, value: Tensor, slots: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Rows `slots` of key and value; zeros, whatever lies there, where the bias takes them away."""
     lost = (bias == -torch.inf).unsqueeze(-1)
-    taken = key.index_select(2, slots), value.index_select(2, slots)
-    return tuple(rows.masked_fill(lost, 0.0) for rows in taken) if bool(lost.any()) else taken
+    keys, values = key.index_select(2, slots), value.index_select(2, slots)
+    if not bool(lost.any()):
+        return keys, values
+    return keys.masked_fill(lost, 0.0), values.masked_fill(lost, 0.0)

@@ -169,9 +169,9 @@ def choose(
     dtype: torch.dtype,
     head_dim: int,
     anchored: bool,
-    indirect: bool,
     rows: int,
     fixed: bool,
+    indirect: bool = False,
 ) -> Configuration:
     """The configuration for `rows` = T * G; with `fixed`, the one that does not depend on them."""
     found = configurations(arch, dtype, head_dim, anchored, indirect)

@@ -45,10 +45,10 @@ class Shape(NamedTuple):
     slots: int
     """The most that a row can see of the cache."""
     anchored: bool
-    indirect: bool
-    """Whether a tile's keys wait for another load: their pages, or a bias that takes some away."""
     num_splits: int | None
     """As the caller gave it; then the tiles depend on device, dtype and head dim alone."""
+    indirect: bool = False
+    """Whether a tile's keys wait for another load: their pages, or a bias that takes some away."""
 
 
 class Device(NamedTuple):
@@ -79,9 +79,9 @@ def plan(shape: Shape) -> Plan:
         shape.dtype,
         shape.head_dim,
         shape.anchored,
-        shape.indirect,
         shape.rows,
         fixed=shape.num_splits is not None,
+        indirect=shape.indirect,
     )
     return with_splits(shape, chosen)
 
@@ -156,7 +156,7 @@ def tree_attention_out(
         slots = min(capacity, anchor_slots.shape[1] + (window or 0) + 64 * ancestors.shape[2])
     shape = Shape(
         query.device, query.dtype, batch, kv_heads, nodes * (heads // kv_heads), head_dim, slots,
-        anchor_slots is not None, block_table is not None or key_bias is not None, num_splits,
+        anchor_slots is not None, num_splits, block_table is not None or key_bias is not None,
     )  # fmt: skip
     arguments = (
         query, key, value, ancestors, prefix_lens, prefix_starts, anchor_slots, anchor_count,
@@ -252,7 +252,8 @@ def _arguments(
     lse_strides = (0, 0, 0) if target_lse is None else target_lse.stride()[-3:]
     bias_strides = (0, 0)
     if key_bias is not None:
-        bias_strides = tuple(key_bias.stride(dim) * (key_bias.shape[dim] > 1) for dim in (0, 1))
+        of_batch, of_heads = (size > 1 for size in key_bias.shape[:2])
+        bias_strides = (key_bias.stride(0) * of_batch, key_bias.stride(1) * of_heads)
     split_strides = (0, 0)
     if num_splits > 1:
         assert target_lse is not None
