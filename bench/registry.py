@@ -16,6 +16,7 @@ from bench.cases import (
     commit,
     draft,
     forms,
+    pages,
     sampling,
     tree,
     window,
@@ -23,7 +24,9 @@ from bench.cases import (
 from bench.selection import Selection
 from bench.shapes import MODELS, Model, name_of
 
-_FAMILIES = (tree, accept, sampling, commit, cache, forms, attention, batches, draft, window)
+_FAMILIES = (
+    tree, accept, sampling, commit, cache, forms, attention, batches, draft, window, pages
+)  # fmt: skip
 
 
 def cases(selection: Selection, families: Sequence[str] | None = None) -> list[Case]:

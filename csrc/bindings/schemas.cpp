@@ -12,6 +12,7 @@
   "Tensor target_tokens, SymInt caches, Tensor[] states, Tensor(a!) prefix_lens, SymInt " \
   "max_path, "                                                                            \
   "Tensor? block_table, bool checked"
+#define TREE_ATTENTION_LATER "Tensor? block_table=None, Tensor? key_bias=None"
 #define ACCEPTANCE "(Tensor path, Tensor accept_length, Tensor tokens)"
 
 STABLE_TORCH_LIBRARY(SPARROW_NAMESPACE, library) {
@@ -57,8 +58,13 @@ STABLE_TORCH_LIBRARY(SPARROW_NAMESPACE, library) {
               ", Tensor target_tokens, Tensor(a!)[] keys, Tensor(b!)[] values, Tensor[] states, "
               "Tensor(c!) prefix_lens, SymInt max_path, Tensor? block_table=None) -> "
               "(Tensor path, Tensor accept_length, Tensor tokens, Tensor hidden)");
-  library.def("tree_attention(" TREE_ATTENTION ") -> (Tensor out, Tensor lse)");
-  library.def("tree_attention_out(" TREE_ATTENTION ", Tensor(a!) out, Tensor(b!)? lse) -> ()");
+  library.def("tree_attention(" TREE_ATTENTION ", " TREE_ATTENTION_LATER
+              ") -> (Tensor out, Tensor lse)");
+  library.def("tree_attention_out(" TREE_ATTENTION
+              ", Tensor(a!) out, Tensor(b!)? lse, " TREE_ATTENTION_LATER ") -> ()");
+  library.def(
+      "attention_mass(Tensor query, Tensor key, Tensor prefix_lens, float scale, "
+      "Tensor? block_table=None, Tensor? lse=None) -> Tensor");
   library.def("merge_attention(Tensor[] outs, Tensor[] lses) -> (Tensor out, Tensor lse)");
   library.def("anchors_ascend(Tensor slots, Tensor count, Tensor rank) -> bool");
   library.def(

@@ -32,7 +32,45 @@ struct Inputs {
   const MaybeTensor& depth;
   double scale;
   std::optional<int64_t> num_splits;
+  const MaybeTensor &block_table, &key_bias;
+
+  // N. A cache without a page has no slots, whatever a table says.
+  int64_t capacity() const {
+    if (!block_table) return key.size(2);
+    return key.size(0) == 0 ? 0 : block_table->size(1) * key.size(2);
+  }
 };
+
+// Of its first two dims each may be 1.
+void check_key_bias(const Arguments& arguments, const Tensor& bias, ScalarType dtype, Shape shape) {
+  arguments.check_dtype("key_bias", bias, {dtype, ScalarType::Float});
+  arguments.check_layout("key_bias", bias, {kAny, kAny, shape[2]});
+  for (const int dim : {0, 1}) {
+    if (bias.size(dim) != 1 && bias.size(dim) != shape[dim]) {
+      arguments.refuse("key_bias", text(shape) + " or 1 in front", text(bias.sizes()));
+    }
+  }
+}
+
+// Rows that a dim of 1 repeats.
+template <typename T>
+HeadRows<const T> bias_rows(const Tensor& bias) {
+  return {data<const T>(bias), bias.size(0) == 1 ? 0 : bias.stride(0),
+          bias.size(1) == 1 ? 0 : bias.stride(1), 0};
+}
+
+template <typename Element>
+KeyBias<Element> key_bias(const MaybeTensor& bias) {
+  KeyBias<Element> found{};
+  if (bias && bias->scalar_type() == ScalarType::Float) found.floats = bias_rows<float>(*bias);
+  if (bias && bias->scalar_type() != ScalarType::Float) found.elements = bias_rows<Element>(*bias);
+  return found;
+}
+
+BlockTable block_table(const Inputs& in) {
+  if (!in.block_table || in.capacity() == 0) return {};
+  return {rows<const int32_t>(*in.block_table), in.key.size(0), in.key.size(2)};
+}
 
 void check_inputs(const Arguments& arguments, const Inputs& in) {
   const ScalarType dtype = in.query.scalar_type();
@@ -40,9 +78,13 @@ void check_inputs(const Arguments& arguments, const Inputs& in) {
                         {ScalarType::Float, ScalarType::Half, ScalarType::BFloat16});
   arguments.check_layout("query", in.query, {kAny, kAny, kAny, kAny});
   const int64_t batch = in.query.size(0), rows = in.query.size(2), head_dim = in.query.size(3);
-  arguments.check("key", in.key, dtype, {batch, kAny, kAny, head_dim});
-  const int64_t kv_heads = in.key.size(1), slots = in.key.size(2);
-  arguments.check("value", in.value, dtype, {batch, kv_heads, slots, head_dim});
+  arguments.check("key", in.key, dtype, {in.block_table ? kAny : batch, kAny, kAny, head_dim});
+  const int64_t kv_heads = in.key.size(1);
+  arguments.check("value", in.value, dtype, in.key.sizes());
+  if (in.block_table) {
+    arguments.check("block_table", *in.block_table, ScalarType::Int, {batch, kAny});
+  }
+  if (in.key_bias) check_key_bias(arguments, *in.key_bias, dtype, {batch, kv_heads, in.capacity()});
   if (kv_heads < 1 || in.query.size(1) % kv_heads != 0) {
     arguments.refuse("the number of heads of query", "a multiple of those of key",
                      std::to_string(in.query.size(1)));
@@ -96,11 +138,13 @@ void attend(const Inputs& in, const Tensor& out, const HeadRows<float>& lse) {
                              .heads = in.query.size(1),
                              .kv_heads = in.key.size(1),
                              .num_rows = in.query.size(2),
-                             .capacity = in.key.size(2),
+                             .capacity = in.capacity(),
                              .head_dim = in.query.size(3),
                              .query = head_rows<const Element>(in.query),
                              .key = head_rows<const Element>(in.key),
                              .value = head_rows<const Element>(in.value),
+                             .block_table = block_table(in),
+                             .key_bias = key_bias<Element>(in.key_bias),
                              .out = head_rows<Element>(out),
                              .lse = lse,
                              .visibility = visibility(in),
@@ -123,9 +167,10 @@ std::tuple<Tensor, Tensor> tree_attention(
     const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& ancestors,
     const Tensor& prefix_lens, const MaybeTensor& prefix_starts, const MaybeTensor& anchor_slots,
     const MaybeTensor& anchor_count, const MaybeTensor& anchor_rank, std::optional<int64_t> window,
-    const MaybeTensor& depth, double scale, std::optional<int64_t> num_splits) {
-  const Inputs in{query,        key,          value,  ancestors, prefix_lens, prefix_starts,
-                  anchor_slots, anchor_count, window, depth,     scale,       num_splits};
+    const MaybeTensor& depth, double scale, std::optional<int64_t> num_splits,
+    const MaybeTensor& block_table, const MaybeTensor& key_bias) {
+  const Inputs in{query,        key,    value, ancestors, prefix_lens, prefix_starts, anchor_slots,
+                  anchor_count, window, depth, scale,     num_splits,  block_table,   key_bias};
   check_inputs(Arguments("tree_attention", query), in);
   const int64_t batch = query.size(0), heads = query.size(1), rows = query.size(2);
   const Tensor out = empty(query, query.scalar_type(), {batch, heads, rows, query.size(3)});
@@ -140,9 +185,10 @@ void tree_attention_out(const Tensor& query, const Tensor& key, const Tensor& va
                         const MaybeTensor& anchor_count, const MaybeTensor& anchor_rank,
                         std::optional<int64_t> window, const MaybeTensor& depth, double scale,
                         std::optional<int64_t> num_splits, const Tensor& out,
-                        const MaybeTensor& lse) {
-  const Inputs in{query,        key,          value,  ancestors, prefix_lens, prefix_starts,
-                  anchor_slots, anchor_count, window, depth,     scale,       num_splits};
+                        const MaybeTensor& lse, const MaybeTensor& block_table,
+                        const MaybeTensor& key_bias) {
+  const Inputs in{query,        key,    value, ancestors, prefix_lens, prefix_starts, anchor_slots,
+                  anchor_count, window, depth, scale,     num_splits,  block_table,   key_bias};
   const Arguments arguments("tree_attention", query);
   check_inputs(arguments, in);
   const int64_t batch = query.size(0), heads = query.size(1), rows = query.size(2);

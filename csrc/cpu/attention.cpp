@@ -10,6 +10,7 @@
 #include <cstring>
 #include <vector>
 
+#include "cpu/attention_cache.h"
 #include "cpu/attention_tile.h"
 #include "cpu/levels.h"
 #include "cpu/parallel.h"
@@ -56,6 +57,24 @@ SPARROW_INLINE const Element* query_row(const TreeAttention<Element>& call, cons
   return call.query.row(unit.b, unit.kv_head * group + at / call.num_rows, at % call.num_rows);
 }
 
+// The bias of each lane; returned are the lanes that it takes away.
+template <typename Element>
+SPARROW_INLINE uint64_t read_biases(const BiasRow<Element>& bias, const Tile& tile, int64_t length,
+                                    float* biases) {
+  uint64_t lost = 0;
+  for (int64_t lane = 0; lane < kTile; ++lane) {
+    biases[lane] = 0.0f;
+    if ((tile.seen >> lane & 1) == 0 || tile.slot(lane) >= length) continue;
+    const float of_slot = bias.at(tile.slot(lane));
+    if (of_slot == -HUGE_VALF) {
+      lost |= uint64_t{1} << lane;
+    } else {
+      biases[lane] = of_slot;
+    }
+  }
+  return lost;
+}
+
 template <typename V, typename Element>
 SPARROW_INLINE void attend(const TreeAttention<Element>& call, const Seen& seen, const Unit& unit,
                            const Partial& partial) {
@@ -84,16 +103,22 @@ SPARROW_INLINE void attend(const TreeAttention<Element>& call, const Seen& seen,
   const Element* nothing = reinterpret_cast<const Element*>(zeros);
   const Element* keys[kTile];
   const float* values[kTile];
+  SlotWalk walk(call.block_table, unit.b);
+  const BiasRow<Element> bias(call.key_bias, unit.b, unit.kv_head);
+  float biases[kTile] = {};
   for (int64_t t = unit.first; t < unit.last; ++t) {
     const Tile& tile = seen.tiles()[t];
-    const int64_t lanes = std::bit_width(tile.seen);
+    uint64_t kept = tile.seen;
+    if (bias.is_there()) kept &= ~read_biases(bias, tile, seen.length(), biases);
+    if (kept == 0) continue;
+    const int64_t lanes = std::bit_width(kept);
     for (int64_t lane = 0; lane < kTile; ++lane) {
       keys[lane] = nothing;
       values[lane] = zeros;
-      if ((tile.seen >> lane & 1) == 0) continue;
-      const int64_t slot = tile.slot(lane);
-      keys[lane] = call.key.row(unit.b, unit.kv_head, slot);
-      const Element* value = call.value.row(unit.b, unit.kv_head, slot);
+      if ((kept >> lane & 1) == 0) continue;
+      walk.go_to(tile.slot(lane));
+      keys[lane] = walk.row(call.key, unit.kv_head);
+      const Element* value = walk.row(call.value, unit.kv_head);
       if constexpr (kIsFloat) values[lane] = value;
       if (!in_place) {
         widen(value, head_dim, width, widened + lane * width);
@@ -101,9 +126,10 @@ SPARROW_INLINE void attend(const TreeAttention<Element>& call, const Seen& seen,
       }
     }
     const auto mask_of = [&](int64_t row) __attribute__((always_inline)) {
-      return seen.lanes(tile, (unit.begin + row) % call.num_rows);
+      return seen.lanes(tile, (unit.begin + row) % call.num_rows) & kept;
     };
-    attend_tile<V>(rows, keys, values, lanes, call.scale, turns_keys, mask_of, turned);
+    attend_tile<V>(rows, keys, values, lanes, call.scale, turns_keys, mask_of, turned,
+                   bias.is_there() ? biases : nullptr);
   }
 }
 

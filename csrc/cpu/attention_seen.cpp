@@ -14,8 +14,8 @@ uint64_t lowest(int64_t count) {
 }  // namespace
 
 Seen::Seen(const Visibility& visibility, int64_t b, int64_t num_rows, int64_t capacity)
-    : num_rows_(num_rows) {
-  const int64_t length = clamp(visibility.prefix_lens[b], 0, capacity);
+    : num_rows_(num_rows), length_(clamp(visibility.prefix_lens[b], 0, capacity)) {
+  const int64_t length = length_;
   const int64_t start =
       visibility.prefix_starts == nullptr ? 0 : clamp(visibility.prefix_starts[b], 0, length);
   if (visibility.anchor_count == nullptr) {

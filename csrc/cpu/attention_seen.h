@@ -35,6 +35,7 @@ class Seen {
     return tile.masks < 0 ? tile.seen : masks_[tile.masks + row];
   }
   int64_t num_slots() const { return num_slots_; }
+  int64_t length() const { return length_; }  // of the prefix
 
  private:
   void add_prefix(int64_t start, int64_t length);
@@ -44,7 +45,7 @@ class Seen {
   // Keeps the tile if a row sees some of it; `masks_` holds the lanes of its rows at the end.
   void add_masked(int64_t first, const int32_t* list);
 
-  int64_t num_rows_;
+  int64_t num_rows_, length_;
   int64_t num_slots_ = 0;
   std::vector<Tile> tiles_;
   std::vector<uint64_t> masks_;

@@ -209,13 +209,15 @@ SPARROW_INLINE void scores_along(const RowsAtWork& rows, const Element* const* k
 }
 
 // Scores of one row into weights; how `out` and `total` so far are to be scaled is returned.
+// `bias`, if any, is of the lanes.
 template <typename V>
 SPARROW_INLINE float weigh(float* scores, int64_t lanes, uint64_t mask, float scale, float& highest,
-                           float& total) {
+                           float& total, const float* bias = nullptr) {
   constexpr float kNothing = -__builtin_huge_valf();
   typename V::Floats most = V::all(kNothing);
   for (int64_t lane = 0; lane < lanes; lane += V::kLanes) {
     typename V::Floats s = V::load(scores + lane) * scale;
+    if (bias != nullptr) s += V::load(bias + lane);
     const uint64_t own = mask >> lane;
     constexpr uint64_t kAll = (uint64_t{1} << V::kLanes) - 1;
     if ((own & kAll) != kAll) s = V::select(own, s, V::all(kNothing));
@@ -242,11 +244,12 @@ SPARROW_INLINE float weigh(float* scores, int64_t lanes, uint64_t mask, float sc
 inline bool are_few(int64_t rows, int64_t head_dim) { return 16 * rows < head_dim; }
 
 // One tile for all rows at work. `mask_of(row)`: the lanes that it sees. `turned` has room for a
-// tile of keys.
+// tile of keys. `bias`, if any, is of the lanes, up to whole panels.
 template <typename V, typename Element, typename MaskOf>
 SPARROW_INLINE void attend_tile(const RowsAtWork& rows, const Element* const* keys,
                                 const float* const* values, int64_t lanes, float scale,
-                                bool turns_keys, const MaskOf& mask_of, float* turned) {
+                                bool turns_keys, const MaskOf& mask_of, float* turned,
+                                const float* bias = nullptr) {
   const int64_t whole = (lanes + kPanel - 1) / kPanel * kPanel;
   if (turns_keys) {
     turn_keys<V>(keys, whole, rows.head_dim, turned);
@@ -258,7 +261,7 @@ SPARROW_INLINE void attend_tile(const RowsAtWork& rows, const Element* const* ke
   }
   for (int64_t row = 0; row < rows.count; ++row) {
     rows.factors[row] = weigh<V>(rows.scores + row * kTile, whole, mask_of(row), scale,
-                                 rows.highest[row], rows.total[row]);
+                                 rows.highest[row], rows.total[row], bias);
   }
   add_values<V>({rows.scores, kTile, lanes, rows.width / kPanel, rows.out, rows.width, rows.factors,
                  rows.count},

@@ -17,6 +17,7 @@ from bench.cases.attention import MergeAttention, TreeAttention
 from bench.cases.cache import AppendCache, RotateAppend
 from bench.cases.commit import CommitTree, CompactCache, GatherHidden
 from bench.cases.draft import AnchoredTreeAttention
+from bench.cases.pages import AttentionMass, BiasedTreeAttention, PagedTreeAttention
 from bench.cases.sampling import AcceptTreeResidual, SampleLogits, TopkLogprobs
 from bench.cases.tree import BuildTree, SelectTree
 from bench.cases.window import AnchoredWindow
@@ -90,6 +91,23 @@ def test_attention_counts_what_a_dense_mask_shows(dtype: torch.dtype) -> None:
     cache = 2 * case.batch * KV_HEADS * slots * D * dtype.itemsize
     given = nbytes(arguments["ancestors"], arguments["prefix_lens"])
     assert case.bytes() == 2 * query.nbytes + cache + given
+
+
+def test_pages_and_biases_count_the_table_and_the_biases() -> None:
+    shape = {"model": "tiny", "prefix": 100, "nodes": 6, "batch": 2}
+    plain, paged = TreeAttention(**shape), PagedTreeAttention(**shape, page_size=16)
+    arguments, usual = paged.arguments(CPU, 0), plain.arguments(CPU, 0)
+    assert paged.bytes() - plain.bytes() == arguments["block_table"].nbytes
+    assert torch.equal(paged.call(arguments), plain.call(usual))
+    biased = BiasedTreeAttention(**shape)
+    read = biased.arguments(CPU, 0)["key_bias"][..., : biased.prefix]
+    assert biased.bytes() - plain.bytes() == 4 * read.numel()
+    mass = AttentionMass(model="tiny", prefix=100, rows=6, batch=2)
+    given = mass.arguments(CPU, 0)
+    query, key = given["query"], given["key"]
+    assert mass.bytes() == 2 * (query.nbytes + key.nbytes) + 4 * 2 * KV_HEADS * 100 + 4 * 2
+    assert mass.pairs() == 2 * HEADS * 6 * 100
+    assert mass.call(given).shape == (2, KV_HEADS, 100)
 
 
 @pytest.mark.parametrize("window", [0, 1, 5, 200])

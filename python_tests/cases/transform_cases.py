@@ -92,6 +92,10 @@ def attended_into(x: Tensor) -> Tensor:
     return sk.tree_attention(x, KEY, VALUE, LAYOUT.ancestors, int32(4), out=torch.empty(x.shape))
 
 
+def mass(x: Tensor) -> Tensor:
+    return sk.attention_mass(x, KEY, int32(4))
+
+
 def gathered_into(x: Tensor) -> Tensor:
     out = torch.empty(1, 1, x.shape[2])
     return sk.gather_hidden([x], torch.tensor([[1]], dtype=torch.int32), out=out)
@@ -126,6 +130,7 @@ REFUSING: dict[str, tuple[str, Function, Tensor]] = {
     ),
     "tree_attention": ("query", attended, torch.randn(1, 4, 5, 8, generator=_GENERATOR)),
     "tree_attention_out": ("query", attended_into, torch.randn(1, 4, 5, 8, generator=_GENERATOR)),
+    "attention_mass": ("query", mass, torch.randn(1, 4, 5, 8, generator=_GENERATOR)),
     "gather_hidden_out": ("states", gathered_into, torch.randn(1, 4, 6, generator=_GENERATOR)),
     "append_cache_": ("key", appended, torch.randn(1, 2, 5, 8, generator=_GENERATOR)),
     "rotate_append_": ("query", rotated, torch.randn(1, 2, 5, 8, generator=_GENERATOR)),

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "kernels/attention/call.h"
+#include "kernels/element.h"
 
 namespace sparrow {
 
@@ -21,15 +22,49 @@ struct Visibility {
   int64_t window;
 };
 
+// Slot s of request b is row s % page_size of page rows[b][s / page_size]. Pages out of range are
+// clamped, so there is one at least.
+struct BlockTable {
+  Rows<const int32_t> rows;  // [B, pages]; data is null where each request has a cache of its own
+  int64_t num_pages, page_size;
+};
+
+// [B, Hkv, N], in one of the two dtypes; both data are null where there is none.
+template <typename Element>
+struct KeyBias {
+  HeadRows<const float> floats;
+  HeadRows<const Element> elements;
+};
+
 template <typename Element>
 struct TreeAttention {
-  int64_t batch, heads, kv_heads, num_rows, capacity, head_dim;
-  HeadRows<const Element> query, key, value;
+  int64_t batch, heads, kv_heads, num_rows;
+  int64_t capacity;  // slots of a request
+  int64_t head_dim;
+  HeadRows<const Element> query;
+  HeadRows<const Element> key, value;  // [B, Hkv, N, D], or [num_pages, Hkv, page_size, D]
+  BlockTable block_table;
+  KeyBias<Element> key_bias;
   HeadRows<Element> out;
   HeadRows<float> lse;  // rows of one element; data is null where nobody asks for it
   Visibility visibility;
   float scale;
   int64_t num_splits;  // parts of what a request sees, 0: as many as keep the threads busy
+};
+
+// What each committed slot weighs, added up over the rows of its KV head's group.
+template <typename Element>
+struct AttentionMass {
+  int64_t batch, heads, kv_heads, num_rows;
+  int64_t capacity;  // slots of a request
+  int64_t head_dim;
+  HeadRows<const Element> query;
+  HeadRows<const Element> key;  // as of TreeAttention
+  BlockTable block_table;
+  HeadRows<const float> lse;   // of rows of one element
+  const int32_t* prefix_lens;  // [B]
+  float* mass;                 // [B, Hkv, N], contiguous
+  float scale;
 };
 
 // Attention over disjoint keys.

@@ -12,6 +12,7 @@ from sparrow_kernels.ops.attention.arguments import (
     FLOATS,
     check_anchoring,
     check_integers,
+    check_key_bias,
     check_results,
     check_tree_arguments,
     tree_arguments_fit,
@@ -24,6 +25,7 @@ from sparrow_kernels.ops.attention.ops import (
     TREE_ATTENTION_OUT,
 )
 from sparrow_kernels.ops.errors import Size, check_tensor, refuse
+from sparrow_kernels.ops.pages import check_block_table, num_slots
 from sparrow_kernels.ops.types import AnchorIndex
 
 Attended = tuple[Tensor, Tensor]
@@ -45,6 +47,8 @@ def tree_attention(
     return_lse: Literal[False] = False,
     num_splits: int | None = None,
     out: Tensor | Attended | None = None,
+    block_table: Tensor | None = None,
+    key_bias: Tensor | None = None,
 ) -> Tensor: ...
 @overload
 def tree_attention(
@@ -62,6 +66,8 @@ def tree_attention(
     return_lse: Literal[True],
     num_splits: int | None = None,
     out: Tensor | Attended | None = None,
+    block_table: Tensor | None = None,
+    key_bias: Tensor | None = None,
 ) -> Attended: ...
 def tree_attention(
     query: Tensor,
@@ -78,6 +84,8 @@ def tree_attention(
     return_lse: bool = False,
     num_splits: int | None = None,
     out: Tensor | Attended | None = None,
+    block_table: Tensor | None = None,
+    key_bias: Tensor | None = None,
 ) -> Tensor | Attended:
     """Attend from the rows of a draft tree to the committed prefix and to the tree's own slots.
 
@@ -103,13 +111,22 @@ def tree_attention(
             result whatever its neighbours are, in the native and the Triton backend. Without
             meaning to the others.
         out: the result's tensor, or the pair with its log-sum-exp, to write to.
+        block_table: `[B, pages]` int32. The caches are then `[num_pages, Hkv, page_size, D]`, any
+            strides but the last (`[num_pages, page_size, Hkv, D]` goes in by `.transpose(1, 2)`),
+            and slot s of request b is row `s % page_size` of page `block_table[b, s // page_size]`.
+            N is pages * page_size, each request's own slots, in everything else. The same bits as
+            the same rows in a cache `[B, Hkv, N, D]`. Entries behind the slots in use may be
+            anything.
+        key_bias: `[B | 1, Hkv | 1, N]`, of the query's dtype or float32, added to the scores of
+            committed slots: log b counts a slot b times, -inf takes it away, unread. NaN and inf
+            are not for it.
 
     Returns:
         `[B, Hq, T, D]`, contiguous, or the pair with `[B, Hq, T]` float32; `out` if given.
 
     Raises:
         ValueError: wrong shape; with value checks on also lengths, bits or anchors outside the
-            cache (else: clamped, or ignored).
+            cache, or pages outside it (else: clamped, or ignored).
         TypeError: wrong dtype or device.
         NotImplementedError: an input requires grad or has a tangent, or no backend takes the case.
 
@@ -129,25 +146,36 @@ def tree_attention(
     >>> torch.allclose(out, expected, atol=1e-5)
     True
     """
+    op, paged = "tree_attention", block_table is not None
     if out is None:  # autocast leaves calls with out= alone
         query, key, value = cast_as_sdpa(query, key, value)
-    if not tree_arguments_fit(query, key, value, ancestors, prefix_lens):
-        check_tree_arguments(query, key, value, ancestors, prefix_lens)
+    if not tree_arguments_fit(query, key, value, ancestors, prefix_lens, paged):
+        check_tree_arguments(query, key, value, ancestors, prefix_lens, paged)
+    if block_table is not None:
+        check_block_table(op, block_table, query.shape[0], query)
     slots = count = rank = None
     if prefix_starts is not None:
         batch: dict[str, Size] = {"B": query.shape[0]}
-        check_integers("tree_attention", "prefix_starts", prefix_starts, "B", batch, query)
+        check_integers(op, "prefix_starts", prefix_starts, "B", batch, query)
     if anchors is not None or window is not None or depth is not None:
-        slots, count, rank = check_anchoring(query, key, anchors, window, depth)
+        slots, count, rank = check_anchoring(
+            query, num_slots(key, block_table), anchors, window, depth
+        )
+    if key_bias is not None:
+        check_key_bias(op, key_bias, query, key.shape[1], num_slots(key, block_table))
     if num_splits is not None and num_splits < 1:
-        refuse("tree_attention", "num_splits", "at least 1", num_splits)
+        refuse(op, "num_splits", "at least 1", num_splits)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     rest = (prefix_starts, slots, count, rank, window, depth, scale, num_splits)
     if out is None:
-        attended = TREE_ATTENTION(query, key, value, ancestors, prefix_lens, *rest)
+        attended = TREE_ATTENTION(
+            query, key, value, ancestors, prefix_lens, *rest, block_table, key_bias
+        )
         return attended if return_lse else attended[0]
     result, lse = check_results(query, out, return_lse)
-    TREE_ATTENTION_OUT(query, key, value, ancestors, prefix_lens, *rest, result, lse)
+    TREE_ATTENTION_OUT(
+        query, key, value, ancestors, prefix_lens, *rest, result, lse, block_table, key_bias
+    )
     return result if lse is None or not return_lse else (result, lse)
 
 

@@ -23,7 +23,12 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def tree_arguments_fit(
-    query: Tensor, key: Tensor, value: Tensor, ancestors: Tensor, prefix_lens: Tensor
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    ancestors: Tensor,
+    prefix_lens: Tensor,
+    paged: bool,
 ) -> bool:
     """Whether `check_tree_arguments` would find nothing."""
     if not (
@@ -43,7 +48,8 @@ def tree_arguments_fit(
     dtype, device = query.dtype, query.device
     return (
         key.shape == value.shape
-        and batch == key_batch == words_batch == prefix_lens.shape[0]
+        and batch == words_batch == prefix_lens.shape[0]
+        and (paged or batch == key_batch)
         and head_dim == key_dim
         and rows == words_rows
         and words >= 1
@@ -93,26 +99,44 @@ def check_query(op: str, query: object, letters: str, sizes: dict[str, Size]) ->
 
 
 def check_tree_arguments(
-    query: object, key: object, value: object, ancestors: object, prefix_lens: object
-) -> dict[str, Size]:
+    query: object,
+    key: object,
+    value: object,
+    ancestors: object,
+    prefix_lens: object,
+    paged: bool,
+) -> None:
     """Name the argument of `tree_attention` that does not fit."""
     op = "tree_attention"
     sizes: dict[str, Size] = {}
     refuse_swapped_tree(op, query, key, ancestors)
     like = check_query(op, query, "B Hq T D", sizes)
-    check_floats(op, "key", key, "B Hkv N D", sizes, like)
-    check_floats(op, "value", value, "B Hkv N D", sizes, like)
+    caches = "pages Hkv page_size D" if paged else "B Hkv N D"
+    check_floats(op, "key", key, caches, sizes, like)
+    check_floats(op, "value", value, caches, sizes, like)
     check_heads(op, sizes)
     words = check_tensor(op, "ancestors", ancestors, "B T W", torch.int64, sizes, like.device)
     check_rows_are_dense(op, "ancestors", words)
     if sizes["W"] < 1:
         refuse(op, "ancestors", "[B, T, W] with W >= 1", "W = 0")
     check_integers(op, "prefix_lens", prefix_lens, "B", sizes, like)
-    return sizes
+
+
+def check_key_bias(op: str, key_bias: object, query: Tensor, kv_heads: Size, slots: Size) -> Tensor:
+    """`[B | 1, Hkv | 1, N]`, of the model's dtype or float32."""
+    sizes: dict[str, Size] = {"N": slots}
+    dtypes = tuple({query.dtype, torch.float32})
+    bias = check_tensor(op, "key_bias", key_bias, "B|1 Hkv|1 N", dtypes, sizes, query.device)
+    batch, heads, _ = bias.shape
+    if batch not in (1, query.shape[0]) or heads not in (1, kv_heads):
+        wanted = f"[B | 1, Hkv | 1, N] = [{query.shape[0]} | 1, {kv_heads} | 1, {slots}]"
+        refuse(op, "key_bias", wanted, list(bias.shape))
+    check_rows_are_dense(op, "key_bias", bias)
+    return bias
 
 
 def _anchoring_fits(
-    query: Tensor, key: Tensor, anchors: AnchorIndex, window: int, depth: Tensor
+    query: Tensor, capacity: Size, anchors: AnchorIndex, window: int, depth: Tensor
 ) -> bool:
     """Whether `check_anchoring` would find nothing."""
     slots, count, rank = anchors
@@ -121,7 +145,7 @@ def _anchoring_fits(
         slots.dim() == 2
         and slots.shape[0] == batch
         and count.shape == (batch,)
-        and rank.shape == (batch, key.shape[2] + 1)
+        and rank.shape == (batch, capacity + 1)
         and depth.shape == (batch, rows)
         and window >= 0
         and slots.dtype == count.dtype == rank.dtype == depth.dtype == torch.int32
@@ -132,16 +156,17 @@ def _anchoring_fits(
 
 
 def check_anchoring(
-    query: Tensor, key: Tensor, anchors: object, window: int | None, depth: object
+    query: Tensor, slots: Size, anchors: object, window: int | None, depth: object
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`anchors`, `window` and `depth` come together and fit the cache; returns the anchors."""
+    """`anchors`, `window` and `depth` come together and fit a cache of N = `slots`; returns
+    the anchors."""
     op = "tree_attention"
     if (
         isinstance(anchors, AnchorIndex)
         and isinstance(depth, Tensor)
         and window is not None
         and all(isinstance(each, Tensor) for each in anchors)
-        and _anchoring_fits(query, key, anchors, window, depth)
+        and _anchoring_fits(query, slots, anchors, window, depth)
     ):
         return anchors
     if anchors is None or window is None or depth is None:
@@ -155,7 +180,7 @@ def check_anchoring(
         refuse_type(op, "anchors", "an AnchorIndex", type(anchors).__name__, "see anchor_index")
     if window < 0:
         refuse(op, "window", "at least 0", window)
-    sizes: dict[str, Size] = {"B": key.shape[0], "T": query.shape[2], "N+1": key.shape[2] + 1}
+    sizes: dict[str, Size] = {"B": query.shape[0], "T": query.shape[2], "N+1": slots + 1}
     for name, value, letters in (
         ("anchors.slots", anchors.slots, "B A"),
         ("anchors.count", anchors.count, "B"),

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sparrow_kernels.ops import native
 from sparrow_kernels.ops.errors import refuse
+from sparrow_kernels.ops.pages import check_pages, num_slots
 
 
 def lengths_inside(op: str, prefix_lens: Tensor, rows: int, slots: int) -> list[int]:
@@ -32,12 +33,16 @@ def tree_attention(
     depth: Tensor | None,
     scale: float,
     num_splits: int | None,
-    out: Tensor | None = None,
-    lse: Tensor | None = None,
+    block_table: Tensor | None = None,
+    key_bias: Tensor | None = None,
 ) -> None:
-    """Lengths lie in the cache, starts before them, bits and anchors name slots that exist."""
+    """Lengths lie in the cache, starts before them, bits and anchors name slots that exist, and
+    the block table pages that do."""
     op = "tree_attention"
-    slots = key.shape[2]
+    slots = num_slots(key, block_table)
+    if block_table is not None:
+        ends = prefix_lens + _tree_slots(ancestors)
+        check_pages(op, block_table, key, prefix_starts, ends)
     lengths = lengths_inside(op, prefix_lens, 0, slots)
     if prefix_starts is not None:
         for b, (start, length) in enumerate(zip(prefix_starts.tolist(), lengths, strict=True)):
@@ -48,6 +53,19 @@ def tree_attention(
             _bits_inside(op, ancestors[b], b, slots - length)
     if anchor_slots is not None and anchor_count is not None and anchor_rank is not None:
         _anchors_ascend(op, anchor_slots, anchor_count, anchor_rank, slots)
+
+
+def _tree_slots(ancestors: Tensor) -> Tensor:
+    """`[B]` int32: tree slots up to the last that some row of a request sees."""
+    count = [0] * ancestors.shape[0]
+    for b, rows in enumerate(ancestors.tolist()):
+        for k in range(ancestors.shape[2]):
+            union = 0
+            for words in rows:
+                union |= words[k] & 0xFFFF_FFFF_FFFF_FFFF
+            if union:
+                count[b] = 64 * k + union.bit_length()
+    return torch.tensor(count, dtype=torch.int32, device=ancestors.device)
 
 
 def _bits_inside(op: str, words: Tensor, b: int, room: int) -> None:
@@ -78,6 +96,21 @@ def _anchors_ascend(op: str, slots: Tensor, count: Tensor, rank: Tensor, capacit
         at_anchors = torch.arange(number, dtype=torch.int32, device=own.device)
         if int(rank[b, -1]) != number or not torch.equal(rank[b, own], at_anchors):
             refuse(op, "anchors.rank", "the number of anchors below each slot", "another number")
+
+
+def attention_mass(
+    query: Tensor,
+    key: Tensor,
+    prefix_lens: Tensor,
+    scale: float,
+    block_table: Tensor | None = None,
+    lse: Tensor | None = None,
+) -> None:
+    """Lengths lie in the cache, and the block table names pages that exist."""
+    op = "attention_mass"
+    if block_table is not None:
+        check_pages(op, block_table, key, None, prefix_lens)
+    lengths_inside(op, prefix_lens, 0, num_slots(key, block_table))
 
 
 def anchor_index(anchor_mask: Tensor, max_anchors: int) -> None:

@@ -36,6 +36,14 @@ def tree_attention(*args: Any, **_: Any) -> int:
     return int(committed + bits.sum()) * heads * 4 * head_dim
 
 
+def attention_mass(*args: Any, **_: Any) -> int:
+    """Of `attention_mass`: scores, and once more where their log-sum-exp is not given."""
+    query, key, prefix_lens, lse = args[0], args[1], args[2], args[5]
+    batch, heads, rows, head_dim = query.shape
+    seen = batch * key.shape[2] if _has_no_values(prefix_lens) else int(prefix_lens.sum())
+    return (4 if lse is None else 2) * head_dim * heads * rows * seen
+
+
 def _window_pairs(query: Tensor, anchor_mask: Tensor, window: int) -> int:
     """Pairs that are seen, over all heads."""
     batch, heads, rows, _ = query.shape

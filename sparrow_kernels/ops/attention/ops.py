@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.ops import native, registry
-from sparrow_kernels.ops.attention import checks, flops, merge_derivative, reference
+from sparrow_kernels.ops.attention import checks, flops, mass, merge_derivative, reference
 from sparrow_kernels.ops.attention import torch as cpu
 from sparrow_kernels.ops.attention.triton import availability
+from sparrow_kernels.ops.pages import num_slots
 
 _TREE_ARGUMENTS = (
     "Tensor query, Tensor key, Tensor value, Tensor ancestors, Tensor prefix_lens,"
@@ -20,9 +21,21 @@ _TREE_ARGUMENTS = (
 )
 _TREE_WITHOUT_GRAD = "call it under torch.no_grad(), or train with anchored_window_attention"
 
+# What came later is last, and may be left out.
+_LATER = "Tensor? block_table=None, Tensor? key_bias=None"
+_INPUTS = 13
+"""Those of `_TREE_ARGUMENTS`; behind them out and lse, where they are given."""
+
 
 def _fake_tree_attention(query: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return query.new_empty(query.shape), query.new_empty(query.shape[:3], dtype=torch.float32)
+
+
+def _fake_attention_mass(
+    query: Tensor, key: Tensor, lens: Tensor, scale: float, table: Any = None, lse: Any = None
+) -> Tensor:
+    shape = (query.shape[0], key.shape[1], num_slots(key, table))
+    return query.new_empty(shape, dtype=torch.float32)
 
 
 def _fake_merge_attention(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -55,11 +68,17 @@ def _merges_natively(outs: Sequence[Tensor], _: Any) -> registry.Reason:
     return None if is_dense else "its rows must be contiguous"
 
 
+def _apart(args: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The arguments of the form that writes: those of the other, and `out` and `lse`."""
+    results = slice(_INPUTS, _INPUTS + 2)
+    return (*args[: results.start], *args[results.stop :]), tuple(args[results])
+
+
 def _into(function: Any) -> Any:
-    """The form of a tree attention that writes to `out` and `lse`, given last."""
+    """The form of a tree attention that writes to `out` and `lse`."""
 
     def write(*args: Any) -> None:
-        *inputs, out, lse = args
+        inputs, (out, lse) = _apart(args)
         result, result_lse = function(*inputs)
         out.copy_(result)
         if lse is not None:
@@ -78,6 +97,12 @@ def _triton_tree_attention_out(*args: Any) -> None:
     from sparrow_kernels.ops.attention.triton.tree_launch import tree_attention_out
 
     tree_attention_out(*args)
+
+
+def _triton_attention_mass(*args: Any) -> Tensor:
+    from sparrow_kernels.ops.attention.triton.mass_launch import attention_mass
+
+    return attention_mass(*args)
 
 
 def _triton_merge_attention(*args: Any) -> tuple[Tensor, Tensor]:
@@ -99,15 +124,15 @@ def _triton_takes(query: Tensor, *_: Any) -> registry.Reason:
 
 
 TREE_ATTENTION = registry.define(
-    f"tree_attention({_TREE_ARGUMENTS}) -> (Tensor out, Tensor lse)",
+    f"tree_attention({_TREE_ARGUMENTS}, {_LATER}) -> (Tensor out, Tensor lse)",
     fake=_fake_tree_attention,
     check=checks.tree_attention,
     without_grad=_TREE_WITHOUT_GRAD,
 )
 TREE_ATTENTION_OUT = registry.define(
-    f"tree_attention_out({_TREE_ARGUMENTS}, Tensor(a!) out, Tensor(b!)? lse) -> ()",
+    f"tree_attention_out({_TREE_ARGUMENTS}, Tensor(a!) out, Tensor(b!)? lse, {_LATER}) -> ()",
     fake=_fake_nothing,
-    check=checks.tree_attention,
+    check=lambda *args: checks.tree_attention(*_apart(args)[0]),
 )
 for _name, _function in (("reference", reference.tree_attention), ("torch", cpu.tree_attention)):
     TREE_ATTENTION.implement(_name, _function)
@@ -123,6 +148,18 @@ TREE_ATTENTION_OUT.implement(
 
 for _op in (TREE_ATTENTION, TREE_ATTENTION_OUT):
     _op.count_flops(flops.tree_attention)
+ATTENTION_MASS = registry.define(
+    "attention_mass(Tensor query, Tensor key, Tensor prefix_lens, float scale,"
+    " Tensor? block_table=None, Tensor? lse=None) -> Tensor",
+    fake=_fake_attention_mass,
+    check=checks.attention_mass,
+)
+ATTENTION_MASS.count_flops(flops.attention_mass)
+ATTENTION_MASS.implement("reference", mass.attention_mass)
+native.implement(ATTENTION_MASS, takes=_attends_natively)
+ATTENTION_MASS.implement(
+    "triton", _triton_attention_mass, available=availability.unavailable, takes=_triton_takes
+)
 
 MERGE_ATTENTION = registry.define(
     "merge_attention(Tensor[] outs, Tensor[] lses) -> (Tensor out, Tensor lse)",

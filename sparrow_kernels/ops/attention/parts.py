@@ -18,29 +18,33 @@ _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 Part = tuple[Tensor, Tensor]
 
 
-def attend_all(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Part:
-    """Every row of query `[1, Hkv, G * T, D]` sees every key of `[1, Hkv, n, D]`, n may be 0."""
+def attend_all(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor | None = None
+) -> Part:
+    """Every row of query `[1, Hkv, G * T, D]` sees every key of `[1, Hkv, n, D]`, n may be 0;
+    `bias`, if any, `[1, Hkv | 1, 1, n]`."""
     if key.shape[2] == 0:
         return torch.zeros_like(query), query.new_full(query.shape[:3], -torch.inf)
-    return _flash(query, key, value, 0.0, False, attn_mask=None, scale=scale)
+    return _flash(query, key, value, 0.0, False, attn_mask=bias, scale=scale)
 
 
 def attend_biased(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float) -> Part:
-    """Query `[Hkv, G * T, D]` to keys `[Hkv, n, D]`; `bias` `[G * T, m]` is for the last m <= n.
+    """Query `[Hkv, G * T, D]` to keys `[Hkv, n, D]`; `bias` `[G * T, m]`, or with Hkv in
+    front, is for the last m <= n.
 
     All scores at once: for few keys. A row that sees nothing yields 0 and -inf.
     """
     kind = query.dtype
     if kind != bias.dtype:
         query, key, value = query.to(bias.dtype), key.to(bias.dtype), value.to(bias.dtype)
-    free = key.shape[1] - bias.shape[1]
+    free = key.shape[1] - bias.shape[-1]
     if free == 0:
         scores = torch.baddbmm(bias, query, key.mT, alpha=scale)
         weights, total, lse = softmax_parts(scores)
         weights = weights.div_(total)
     else:
         scores = torch.baddbmm(bias.new_zeros(()), query, key.mT, beta=0, alpha=scale)
-        scores.narrow(2, free, bias.shape[1]).add_(bias)
+        scores.narrow(2, free, bias.shape[-1]).add_(bias)
         weights, lse = _softmax(scores)
     return torch.bmm(weights, value).to(kind), lse.squeeze(-1)
 

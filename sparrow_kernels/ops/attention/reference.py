@@ -13,12 +13,51 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sparrow_kernels.ops.pages import num_slots
+
 _BLOCK = 1024
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype that scores and sums are kept in."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class Slots(NamedTuple):
+    """The slots of one request: rows of `[Hkv, N, D]`, or of the pages that its table names."""
+
+    key: Tensor
+    value: Tensor
+    table: Tensor | None
+    """`[pages]` int32; then key and value are `[num_pages, Hkv, page_size, D]`."""
+    bias: Tensor | None
+    """`[Hkv | 1, N]`, of the committed slots."""
+
+    @classmethod
+    def of(
+        cls, b: int, key: Tensor, value: Tensor, table: Tensor | None, bias: Tensor | None
+    ) -> Slots:
+        """Those of request `b` in the tensors of a call."""
+        if bias is not None:
+            bias = bias[b if bias.shape[0] > 1 else 0]
+        if table is None:
+            return cls(key[b], value[b], None, bias)
+        return cls(key, value, table[b], bias)
+
+    def rows(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Key and value of `slots` `[n]`, each `[Hkv, n, D]`."""
+        if self.table is None:
+            return self.key[:, slots], self.value[:, slots]
+        num_pages, _, page_size, _ = self.key.shape
+        pages = self.table[slots // page_size].long().clamp(0, num_pages - 1)
+        key, value = (each[pages, :, slots % page_size] for each in (self.key, self.value))
+        return key.transpose(0, 1).contiguous(), value.transpose(0, 1).contiguous()
+
+    def biases(self, slots: Tensor, length: int, dtype: torch.dtype) -> Tensor | None:
+        """`[Hkv | 1, n]`, 0 for tree slots."""
+        if self.bias is None:
+            return None
+        return torch.where(slots < length, self.bias[:, slots].to(dtype), 0.0)
 
 
 class Request(NamedTuple):
@@ -61,10 +100,12 @@ def tree_attention(
     depth: Tensor | None,
     scale: float,
     num_splits: int | None,
+    block_table: Tensor | None = None,
+    key_bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `sparrow_kernels.tree_attention`. Reads the lengths on the host; not for capture."""
     batch, heads, rows, _ = query.shape
-    slots = key.shape[2]
+    slots = num_slots(key, block_table) if key.numel() else 0
     out = query.new_zeros(query.shape)
     lse = torch.full((batch, heads, rows), -torch.inf, dtype=torch.float32, device=query.device)
     lengths = [min(max(length, 0), slots) for length in prefix_lens.tolist()]
@@ -83,39 +124,56 @@ def tree_attention(
             None if depth is None else depth[b],
             window or 0,
         )
-        out[b], lse[b] = _attend(query[b], key[b], value[b], request, scale)
+        own = Slots.of(b, key, value, block_table, key_bias)
+        out[b], lse[b] = _attend(query[b], own, slots, request, scale)
     return out, lse
 
 
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, request: Request, scale: float
+    query: Tensor, cache: Slots, capacity: int, request: Request, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """One request: query `[Hq, T, D]`, key and value `[Hkv, N, D]`."""
-    end = min(key.shape[1], request.length + 64 * request.words.shape[1])
+    """One request: query `[Hq, T, D]`."""
+    end = min(capacity, request.length + 64 * request.words.shape[1])
     dtype = accumulation_dtype(query.dtype)
     running = torch.zeros_like(query, dtype=dtype)
     running_lse = torch.full_like(query[..., 0], -torch.inf, dtype=dtype)
     for first in range(request.start, end, _BLOCK):
-        slots = torch.arange(first, min(first + _BLOCK, end), device=key.device)
+        slots = torch.arange(first, min(first + _BLOCK, end), device=query.device)
         visible = request.visible(slots)
         seen = visible.any(0)
+        bias = cache.biases(slots, request.length, dtype)
+        if bias is not None:
+            seen &= (bias != -torch.inf).any(0)
+            bias = bias[:, seen]
         # What no row sees may hold NaN, and 0 * NaN is NaN: only the seen slots are read.
         slots = slots[seen]
         if slots.numel() == 0:
             continue
-        part, part_lse = _block(query, key[:, slots], value[:, slots], visible[:, seen], scale)
+        part, part_lse = _block(query, *cache.rows(slots), visible[:, seen], scale, bias)
         running, running_lse = _merge([running, part], [running_lse, part_lse])
     return running.to(query.dtype), running_lse.float()
 
 
 def _block(
-    query: Tensor, key: Tensor, value: Tensor, visible: Tensor, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visible: Tensor,
+    scale: float,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Attention of query `[Hq, T, D]` to one block `[Hkv, n, D]` under visible `[T, n]`."""
+    """Attention of query `[Hq, T, D]` to one block `[Hkv, n, D]` under visible `[T, n]` and, for
+    what there is, a bias `[Hkv | 1, n]`."""
     heads, rows, head_dim = query.shape
     dtype = accumulation_dtype(query.dtype)
     grouped = query.reshape(key.shape[0], -1, head_dim).to(dtype)
+    if bias is not None:
+        # What one head has lost, another may see. 0 * NaN is NaN here as well.
+        lost = (bias == -torch.inf).unsqueeze(-1)
+        key, value = key.masked_fill(lost, 0.0), value.masked_fill(lost, 0.0)
     scores = (grouped @ key.to(dtype).transpose(-1, -2)) * scale
+    if bias is not None:
+        scores = scores + bias.unsqueeze(1)
     scores = scores.view(heads, rows, -1).masked_fill(~visible, -torch.inf)
     weights, total, lse = softmax_parts(scores)
     out = weights.view(*grouped.shape[:2], -1) @ value.to(dtype)

@@ -14,8 +14,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sparrow_kernels.ops.attention import torch_biased
 from sparrow_kernels.ops.attention.parts import Part, attend_all, attend_biased, attend_folded
 from sparrow_kernels.ops.attention.seen import AnchoredPart, TreePart, anchored_part, tree_part
+from sparrow_kernels.ops.pages import gather_pages
 
 # Up to this many scores for each KV head, one dense softmax beats flash and fold.
 _DENSE_SCORES = 8192
@@ -35,20 +37,24 @@ def tree_attention(
     depth: Tensor | None,
     scale: float,
     num_splits: int | None,
+    block_table: Tensor | None = None,
+    key_bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """See `sparrow_kernels.tree_attention`. `num_splits` means nothing here."""
+    """See `sparrow_kernels.tree_attention`. `num_splits` means nothing here. Pages are copied
+    together: PyTorch's kernels take no table."""
     batch, heads, rows, _ = query.shape
     if query.numel() == 0 or key.numel() == 0:
         empty_lse = query.new_full((batch, heads, rows), -torch.inf, dtype=torch.float32)
         return query.new_zeros(query.shape), empty_lse
-    if rows == 1 and ancestors.numel() == 1 and anchor_slots is None and prefix_starts is None:
+    is_plain = block_table is None and key_bias is None and anchor_slots is None
+    if rows == 1 and ancestors.numel() == 1 and is_plain and prefix_starts is None:
         alone = _row_alone(query, key, value, int(ancestors), int(prefix_lens), scale)
         if alone is not None:
             return alone
     words = tuple(ancestors.flatten().tolist())
     lengths = prefix_lens.tolist()
     starts = [0] * batch if prefix_starts is None else prefix_starts.tolist()
-    if batch == 1 and anchor_slots is None:
+    if batch == 1 and is_plain:
         return _request(query, key, value, words, starts[0], lengths[0], scale)
     out = query.new_empty(query.shape)
     lse = query.new_empty((batch, heads, rows), dtype=torch.float32)
@@ -58,15 +64,21 @@ def tree_attention(
         if anchor_slots is not None:
             anchored = (anchor_slots[b], anchor_rank[b], window, depth[b])  # type: ignore[index]
         own = slice(b, b + 1)
+        if block_table is None:
+            caches = (key[own], value[own])
+        else:
+            reach = max(lengths[b], 0) + 64 * ancestors.shape[2]
+            table = block_table[own, : -(-reach // key.shape[2])]
+            caches = (gather_pages(key, table), gather_pages(value, table))
         out[own], lse[own] = _request(
             query[own],
-            key[own],
-            value[own],
+            *caches,
             words[b * width : (b + 1) * width],
             starts[b],
             lengths[b],
             scale,
             anchored,  # type: ignore[arg-type]
+            None if key_bias is None else key_bias[b if key_bias.shape[0] > 1 else 0],
         )
     return out, lse
 
@@ -98,8 +110,9 @@ def _request(
     length: int,
     scale: float,
     anchored: tuple[Tensor, Tensor, int, Tensor] | None = None,
+    key_bias: Tensor | None = None,
 ) -> Part:
-    """One request: query `[1, Hq, T, D]`, key and value `[1, Hkv, N, D]`."""
+    """One request: query `[1, Hq, T, D]`, key and value `[1, Hkv, N, D]`, a bias `[Hkv | 1, N]`."""
     _, heads, rows, head_dim = query.shape
     _, kv_heads, slots, _ = key.shape
     group = heads // kv_heads
@@ -109,8 +122,14 @@ def _request(
     dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
     tree = tree_part(words, rows, room, group, dtype)
     packed = query.reshape(1, kv_heads, group * rows, head_dim)
+    part = None
     if anchored is not None:
         part = anchored_part(*anchored, start, length, group, dtype)
+    if key_bias is not None:
+        out, lse = torch_biased.attend(
+            packed, key, value, key_bias, tree, part, start, length, scale
+        )
+    elif part is not None:
         out, lse = _attend_anchored(packed, key, value, tree, part, length, scale)
     else:
         out, lse = _attend_prefix(packed, key, value, tree, start, length, scale)

@@ -149,22 +149,32 @@ def architecture(capability: tuple[int, int]) -> int:
 
 
 def configurations(
-    arch: int, dtype: torch.dtype, head_dim: int, anchored: bool
+    arch: int, dtype: torch.dtype, head_dim: int, anchored: bool, indirect: bool = False
 ) -> tuple[Configuration, ...]:
-    """What the table has, by rows, ascending."""
+    """What the table has, by rows, ascending. With `indirect`, keys in pages or with a bias: the
+    same tiles and splits, so that a result has the same bits, with stages for one more load."""
     if arch == INTERPRETER:
         return _INTERPRETED
     if arch == UNFENCED and dtype.itemsize == 4:
         arch = 90  # float32 has no such products
     table = _ANCHORED if anchored else _TABLE
-    return table[arch, dtype.itemsize, max(64, padded_head_dim(head_dim))]
+    found = table[arch, dtype.itemsize, max(64, padded_head_dim(head_dim))]
+    if indirect:
+        found = tuple(each._replace(num_stages=each.num_stages + 2) for each in found)
+    return found
 
 
 def choose(
-    arch: int, dtype: torch.dtype, head_dim: int, anchored: bool, rows: int, fixed: bool
+    arch: int,
+    dtype: torch.dtype,
+    head_dim: int,
+    anchored: bool,
+    rows: int,
+    fixed: bool,
+    indirect: bool = False,
 ) -> Configuration:
     """The configuration for `rows` = T * G; with `fixed`, the one that does not depend on them."""
-    found = configurations(arch, dtype, head_dim, anchored)
+    found = configurations(arch, dtype, head_dim, anchored, indirect)
     if fixed:
         return found[min(1, len(found) - 1)]
     # The fewest programs that read the same K and V, then the fewest rows of padding.

@@ -1,8 +1,8 @@
-"""What is compiled ahead of time of tree attention, the merge and the anchor index.
+"""What is compiled ahead of time of tree attention, its mass, the merge and the anchor index.
 
 Every configuration of the table that its architecture uses, in bfloat16 (float16 has the same
 sizes) for a group of 7, a cache of usual strides and one word of ancestors; the ones with anchors;
-padded head dims; float32; what runs where Triton leaves out a fence.
+padded head dims; float32; keys in pages or with a bias; what runs where Triton leaves out a fence.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from sparrow_kernels.ops.attention.triton import merge, tree
+from sparrow_kernels.ops.attention.triton import mass, merge, tree
 from sparrow_kernels.ops.attention.triton.anchors import BLOCK, anchor_kernel
 from sparrow_kernels.ops.attention.triton.configurations import (
     UNFENCED,
@@ -20,6 +20,8 @@ from sparrow_kernels.ops.attention.triton.configurations import (
     configurations,
     padded_head_dim,
 )
+from sparrow_kernels.ops.attention.triton.mass import mass_kernel
+from sparrow_kernels.ops.attention.triton.mass_launch import tiles
 from sparrow_kernels.ops.attention.triton.merge import (
     BLOCK_R,
     BLOCK_S,
@@ -42,7 +44,17 @@ _TREE_CASES = (
     ("fp32", 128, False),
     ("fp32", 256, False),
 )
+# The same for keys in pages of 16 slots, and for keys with a bias.
+_INDIRECT_CASES = (
+    ("bf16", 64, False),
+    ("bf16", 128, False),
+    ("bf16", 256, False),
+    ("bf16", 128, True),
+    ("fp32", 128, False),
+)
 _GROUP = 7
+_PAGE = 16
+_INDIRECT = {"pages": {"block_table_ptr": "*i32"}, "bias": {"key_bias_ptr": "*fp32"}}
 _ALIGNED = [["tt.divisibility", 16]]
 
 
@@ -54,8 +66,18 @@ def shipped(arch: int) -> list[Shipped]:
         if (dtype, head_dim) in (("fp16", 128), ("bf16", 96)):
             table = table[-1:]  # the tightest
         found += [_tree(dtype, head_dim, anchored, each, arch) for each in dict.fromkeys(table)]
+    for dtype, head_dim, anchored in _INDIRECT_CASES:
+        table = configurations(arch, _DTYPES[dtype], head_dim, anchored, indirect=True)
+        for each in dict.fromkeys(table):
+            found += [_tree(dtype, head_dim, anchored, each, arch, more) for more in _INDIRECT]
+    for dtype, head_dim in (("bf16", 64), ("bf16", 128), ("bf16", 256), ("fp32", 128)):
+        found.append(_mass(dtype, head_dim, arch))
+    found.append(_mass("bf16", 128, arch, paged=True))
     if arch >= 90:
         found += _unfenced(arch)
+        found.append(
+            _mass("bf16", 128, UNFENCED)._replace(name="attention_mass D128 bf16 unfenced")
+        )
     found += [_merge(dtype, arch >= 90) for dtype in ("bf16", "fp32")]
     return [*found, _parts("bf16"), _anchors()]
 
@@ -65,15 +87,24 @@ def _unfenced(arch: int) -> list[Shipped]:
     found = []
     for head_dim in (64, 128):
         for anchored in (False, True):
-            (*_, each) = configurations(UNFENCED, torch.bfloat16, head_dim, anchored)
-            entry = _tree("bf16", head_dim, anchored, each, arch)
-            found.append(entry._replace(name=f"{entry.name} unfenced"))
+            for more in (None, *_INDIRECT):
+                (*_, each) = configurations(
+                    UNFENCED, torch.bfloat16, head_dim, anchored, indirect=more is not None
+                )
+                entry = _tree("bf16", head_dim, anchored, each, arch, more)
+                found.append(entry._replace(name=f"{entry.name} unfenced"))
     return found
 
 
 def _tree(
-    dtype: str, head_dim: int, anchored: bool, configuration: Configuration, arch: int
+    dtype: str,
+    head_dim: int,
+    anchored: bool,
+    configuration: Configuration,
+    arch: int,
+    more: str | None = None,
 ) -> Shipped:
+    """`more`: one of `_INDIRECT`."""
     second = f"+{configuration.block_m1}" if configuration.block_m1 else ""
     name = f"tree_attention D{head_dim} {dtype} M{configuration.block_m0}{second}"
     tensors = dict.fromkeys(("query_ptr", "key_ptr", "value_ptr", "out_ptr"), f"*{dtype}")
@@ -82,6 +113,8 @@ def _tree(
         tensors |= dict.fromkeys(
             ("anchor_slots_ptr", "anchor_count_ptr", "anchor_rank_ptr", "depth_ptr"), "*i32"
         )
+    if more is not None:
+        tensors |= _INDIRECT[more]
     constants = {
         "G": _GROUP,
         "SIGN": 1,
@@ -91,10 +124,11 @@ def _tree(
         "BLOCK_M1": configuration.block_m1,
         "BLOCK_N": configuration.block_n,
         "BLOCK_T": configuration.block_t,
+        "PAGE": _PAGE if more == "pages" else 0,
         "DEPENDENT": arch >= 90,
     }
     return Shipped(
-        name + (" anchors" if anchored else ""),
+        name + (" anchors" if anchored else "") + (f" {more}" if more else ""),
         tree_kernel,
         *_arguments(
             tree_kernel,
@@ -106,6 +140,36 @@ def _tree(
         configuration.num_warps,
         configuration.num_stages,
         dtype != "fp32" and configuration.block_m0 >= 32,
+    )
+
+
+def _mass(dtype: str, head_dim: int, arch: int, paged: bool = False) -> Shipped:
+    cut = tiles(arch, _DTYPES[dtype], head_dim)
+    tensors = dict.fromkeys(("query_ptr", "key_ptr"), f"*{dtype}")
+    tensors |= {"prefix_lens_ptr": "*i32", "lse_ptr": "*fp32", "mass_ptr": "*fp32"}
+    if paged:
+        tensors |= _INDIRECT["pages"]
+    constants = {
+        "G": _GROUP,
+        "D": head_dim,
+        "BLOCK_D": padded_head_dim(head_dim),
+        "BLOCK_M": cut.block_m,
+        "BLOCK_N": cut.block_n,
+        "PAGE": _PAGE if paged else 0,
+    }
+    return Shipped(
+        f"attention_mass D{head_dim} {dtype}" + (" pages" if paged else ""),
+        mass_kernel,
+        *_arguments(
+            mass_kernel,
+            tensors | {"scale_log2": "fp32"},
+            constants,
+            aligned=("query_stride", "key_stride"),
+            any_alignment=mass.ANY_ALIGNMENT,
+        ),
+        cut.num_warps,
+        cut.num_stages,
+        dtype != "fp32",
     )
 
 

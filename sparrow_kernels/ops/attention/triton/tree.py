@@ -21,7 +21,10 @@ slot. Exponentials: 1 a row and slot. Bound: memory, up to about 256 rows a KV h
 
 Relies on: contiguous last dims, all else strided. Nothing about values: lengths and anchors are
 clamped, bits past the cache are ignored, what no row sees is not read.
-Not handled: float8 or paged caches, float64, another head dim for V, D above 256.
+Pages: the block table is read before the keys, slot by slot, so that a tile may begin anywhere in a
+page: the tiles, and so the bits, are those of a cache of one piece. A bias is read there too: what
+it takes away (-inf) is loaded as zeros.
+Not handled: float8 caches, float64, another head dim for V, D above 256.
 """
 
 # A kernel's arguments have their types from the launch.
@@ -45,20 +48,21 @@ from sparrow_kernels.ops.attention.triton.tree_tiles import (
 # known to the compiler, and a graph may be captured of any.
 ANY_ALIGNMENT = [
     "ancestors_ptr", "prefix_lens_ptr", "prefix_starts_ptr", "anchor_slots_ptr", "anchor_count_ptr",
-    "anchor_rank_ptr", "depth_ptr", "lse_ptr",
+    "anchor_rank_ptr", "depth_ptr", "block_table_ptr", "key_bias_ptr", "lse_ptr",
 ]  # fmt: skip
 _ANY_VALUE = [
     "ancestors_stride_b", "ancestors_stride_t", "slots_stride_b", "rank_stride_b", "depth_stride_b",
+    "table_stride_b", "bias_stride_b", "bias_stride_h",
     "lse_stride_s", "lse_stride_b", "lse_stride_h", "lse_stride_t",
-    "window", "T", "N", "W", "A", "num_splits", "row_tiles", "num_groups",
+    "window", "T", "N", "W", "A", "num_pages", "num_splits", "row_tiles", "num_groups",
 ]  # fmt: skip
 
 
 @triton.jit(do_not_specialize=_ANY_VALUE, do_not_specialize_on_alignment=ANY_ALIGNMENT)
 def tree_kernel(
     query_ptr,  # [B, Hq, T, D]
-    key_ptr,  # [B, Hkv, N, D]
-    value_ptr,  # [B, Hkv, N, D]
+    key_ptr,  # [B, Hkv, N, D], or with a block table [num_pages, Hkv, PAGE, D]
+    value_ptr,  # the same
     ancestors_ptr,  # [B, T, W] int64
     prefix_lens_ptr,  # [B] int32
     prefix_starts_ptr,  # [B] int32 or None
@@ -66,6 +70,8 @@ def tree_kernel(
     anchor_count_ptr,  # [B] int32
     anchor_rank_ptr,  # [B, N + 1] int32
     depth_ptr,  # [B, T] int32
+    block_table_ptr,  # [B, N / PAGE] int32 or None
+    key_bias_ptr,  # [B, Hkv, N] or None
     out_ptr,  # [num_splits, B, Hq, T, D]
     lse_ptr,  # [num_splits, B, Hq, T] float32 or None
     query_stride_b, query_stride_h, query_stride_t,
@@ -73,10 +79,11 @@ def tree_kernel(
     value_stride_b, value_stride_h, value_stride_n,
     ancestors_stride_b, ancestors_stride_t,
     slots_stride_b, rank_stride_b, depth_stride_b,
+    table_stride_b, bias_stride_b, bias_stride_h,
     out_stride_s, out_stride_b, out_stride_h, out_stride_t,
     lse_stride_s, lse_stride_b, lse_stride_h, lse_stride_t,
     scale_log2,  # |scale| * log2(e), above 0
-    window, T, N, W, A, num_splits, row_tiles, num_groups,  # num_groups is Hkv
+    window, T, N, W, A, num_pages, num_splits, row_tiles, num_groups,  # num_groups is Hkv
     G: tl.constexpr,
     SIGN: tl.constexpr,  # of the scale: -1, 0 or 1
     D: tl.constexpr,
@@ -85,6 +92,7 @@ def tree_kernel(
     BLOCK_M1: tl.constexpr,  # 0: no second subtile
     BLOCK_N: tl.constexpr,
     BLOCK_T: tl.constexpr,  # of the tiles with tree slots, at most 64
+    PAGE: tl.constexpr,  # slots of a page, 0 without a block table
     DEPENDENT: tl.constexpr,  # the merge may be launched while splits are still at work
 ):  # fmt: skip
     program = tl.program_id(0)
@@ -96,8 +104,18 @@ def tree_kernel(
     start = length * 0
     if prefix_starts_ptr is not None:
         start = tl.minimum(tl.maximum(tl.load(prefix_starts_ptr + request), 0), length)
-    key_ptr += request * key_stride_b + group * key_stride_h
-    value_ptr += request * value_stride_b + group * value_stride_h
+    key_ptr += group * key_stride_h
+    value_ptr += group * value_stride_h
+    pages = None
+    if block_table_ptr is None:
+        key_ptr += request * key_stride_b
+        value_ptr += request * value_stride_b
+    else:
+        table = block_table_ptr + request * table_stride_b
+        pages = (table, num_pages, key_stride_b, value_stride_b, PAGE)
+    biases = None
+    if key_bias_ptr is not None:
+        biases = key_bias_ptr + request * bias_stride_b + group * bias_stride_h
     query_ptr += request * query_stride_b + group * G * query_stride_h
     out_ptr += split.to(tl.int64) * out_stride_s + request * out_stride_b + group * G * out_stride_h
     if lse_ptr is not None:
@@ -126,8 +144,9 @@ def tree_kernel(
 
     if anchor_slots_ptr is None:
         states = prefix_span(
-            queries, states, cache, start, first_tile, end_tile, scale_log2, D, BLOCK_D, BLOCK_N
-        )
+            queries, states, cache, pages, biases, start, first_tile, end_tile, length, scale_log2,
+            D, BLOCK_D, BLOCK_N,
+        )  # fmt: skip
         tree_split = 0
         tree_begin = start + tiles * BLOCK_N
     else:
@@ -138,8 +157,8 @@ def tree_kernel(
         )
         depths = depth_ptr + request * depth_stride_b
         states = anchored_span(
-            queries, states, cache, rows, anchors, depths, window.to(tl.int64), start, length, T,
-            split, num_splits, scale_log2, G, D, BLOCK_D, BLOCK_N,
+            queries, states, cache, pages, biases, rows, anchors, depths, window.to(tl.int64),
+            start, length, T, split, num_splits, scale_log2, G, D, BLOCK_D, BLOCK_N,
         )  # fmt: skip
         tree_split = num_splits - 1  # it has the fewest of the others
         tree_begin = length
@@ -149,8 +168,8 @@ def tree_kernel(
     if split == tree_split:
         words = ancestors_ptr + request * ancestors_stride_b
         states = tree_span(
-            queries, states, cache, rows, words, ancestors_stride_t, tree_begin, length, T, N, W,
-            scale_log2, G, D, BLOCK_D, BLOCK_T,
+            queries, states, cache, pages, biases, rows, words, ancestors_stride_t, tree_begin,
+            length, T, N, W, scale_log2, G, D, BLOCK_D, BLOCK_T,
         )  # fmt: skip
 
     if DEPENDENT:

@@ -19,7 +19,9 @@ from sparrow_kernels.ops.attention.triton.configurations import Configuration
 from sparrow_kernels.ops.attention.triton.launch import aligned, current, launch
 from sparrow_kernels.ops.attention.triton.merge import merge_splits
 from sparrow_kernels.ops.attention.triton.tree import tree_kernel
+from sparrow_kernels.ops.pages import num_slots
 
+_BEFORE_OUT = 12  # arguments after the query that come before `out` in the form that writes there
 _LARGEST_WINDOW = 2**62  # beyond any distance; sums with it stay in 64 bits
 
 
@@ -45,6 +47,8 @@ class Shape(NamedTuple):
     anchored: bool
     num_splits: int | None
     """As the caller gave it; then the tiles depend on device, dtype and head dim alone."""
+    indirect: bool = False
+    """Whether a tile's keys wait for another load: their pages, or a bias that takes some away."""
 
 
 class Device(NamedTuple):
@@ -77,6 +81,7 @@ def plan(shape: Shape) -> Plan:
         shape.anchored,
         shape.rows,
         fixed=shape.num_splits is not None,
+        indirect=shape.indirect,
     )
     return with_splits(shape, chosen)
 
@@ -94,7 +99,11 @@ def with_splits(shape: Shape, chosen: Configuration) -> Plan:
 def plans(shape: Shape) -> list[Plan]:
     """The table's choice, and what else might be faster: other tiles, half and twice the splits."""
     found = configurations.configurations(
-        device_facts(shape.device).arch, shape.dtype, shape.head_dim, shape.anchored
+        device_facts(shape.device).arch,
+        shape.dtype,
+        shape.head_dim,
+        shape.anchored,
+        shape.indirect,
     )
     usual = plan(shape)
     ways = [usual, *(with_splits(shape, each) for each in found if each != usual.configuration)]
@@ -110,7 +119,8 @@ def tree_attention(query: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     """See `sparrow_kernels.tree_attention`; the schema's arguments in order."""
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     lse = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
-    tree_attention_out(query, *rest, out, lse)  # type: ignore[call-arg]
+    before, later = rest[:_BEFORE_OUT], rest[_BEFORE_OUT:]
+    tree_attention_out(query, *before, out, lse, *later)  # type: ignore[call-arg]
     return out, lse
 
 
@@ -130,11 +140,13 @@ def tree_attention_out(
     num_splits: int | None,
     out: Tensor,
     lse: Tensor | None,
+    block_table: Tensor | None = None,
+    key_bias: Tensor | None = None,
 ) -> None:
     """The same into `out` and `lse`, which the kernel writes itself."""
     batch, heads, nodes, head_dim = query.shape
-    kv_heads, capacity = key.shape[1:3]
-    if query.numel() == 0 or capacity == 0:
+    kv_heads, capacity = key.shape[1], num_slots(key, block_table)
+    if query.numel() == 0 or key.numel() == 0 or capacity == 0:
         out.zero_()
         if lse is not None:
             lse.fill_(-math.inf)
@@ -144,11 +156,11 @@ def tree_attention_out(
         slots = min(capacity, anchor_slots.shape[1] + (window or 0) + 64 * ancestors.shape[2])
     shape = Shape(
         query.device, query.dtype, batch, kv_heads, nodes * (heads // kv_heads), head_dim, slots,
-        anchor_slots is not None, num_splits,
+        anchor_slots is not None, num_splits, block_table is not None or key_bias is not None,
     )  # fmt: skip
     arguments = (
         query, key, value, ancestors, prefix_lens, prefix_starts, anchor_slots, anchor_count,
-        anchor_rank, window, depth, scale, out, lse,
+        anchor_rank, window, depth, scale, out, lse, block_table, key_bias,
     )  # fmt: skip
     chosen = plan(shape)
     if num_splits is None and tuning.asked_for(query.device):
@@ -173,6 +185,8 @@ def attend(
     scale: float,
     out: Tensor,
     lse: Tensor | None,
+    block_table: Tensor | None,
+    key_bias: Tensor | None,
     chosen: Plan,
 ) -> None:
     """Launch the kernel as `chosen`, and the merge if there are several splits."""
@@ -189,20 +203,22 @@ def attend(
         query.stride(), key.stride(), value.stride(), ancestors.stride(), target.stride(),
         None if target_lse is None else target_lse.stride(),
         *(None if each is None else (each.shape, each.stride())
-          for each in (prefix_starts, anchor_slots, anchor_rank, depth)),
+          for each in (prefix_starts, anchor_slots, anchor_rank, depth, block_table, key_bias)),
+        key_bias is not None and key_bias.dtype,
         window, scale, aligned(query, key, value, target),
     )  # fmt: skip
 
     def prepare() -> tuple[int, tuple[Any, ...], dict[str, Any]]:
         return _arguments(
             query, key, value, ancestors, anchor_slots, anchor_rank, depth, window, scale,
-            target, target_lse, chosen,
+            target, target_lse, block_table, key_bias, chosen,
         )  # fmt: skip
 
     with current(query.device):
         pointers = (
             query, key, value, ancestors, prefix_lens, prefix_starts,
-            anchor_slots, anchor_count, anchor_rank, depth, target, target_lse,
+            anchor_slots, anchor_count, anchor_rank, depth, block_table, key_bias,
+            target, target_lse,
         )  # fmt: skip
         launch(tree_kernel, key_of_call, pointers, prepare)
         if num_splits > 1:
@@ -223,29 +239,38 @@ def _arguments(
     scale: float,
     target: Tensor,
     target_lse: Tensor | None,
+    block_table: Tensor | None,
+    key_bias: Tensor | None,
     chosen: Plan,
 ) -> tuple[int, tuple[Any, ...], dict[str, Any]]:
     """The number of programs, what follows the pointers, and how the kernel is compiled."""
     configuration, num_splits = chosen
     batch, heads, nodes, head_dim = query.shape
-    kv_heads, capacity = key.shape[1:3]
+    kv_heads = key.shape[1]
     group = heads // kv_heads
     row_tiles = -(-nodes * group // configuration.rows)
     lse_strides = (0, 0, 0) if target_lse is None else target_lse.stride()[-3:]
+    bias_strides = (0, 0)
+    if key_bias is not None:
+        of_batch, of_heads = (size > 1 for size in key_bias.shape[:2])
+        bias_strides = (key_bias.stride(0) * of_batch, key_bias.stride(1) * of_heads)
     split_strides = (0, 0)
     if num_splits > 1:
         assert target_lse is not None
         split_strides = (target.stride(0), target_lse.stride(0))
     arguments = (
         *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *ancestors.stride()[:2],
-        *(0 if each is None else each.stride(0) for each in (anchor_slots, anchor_rank, depth)),
-        split_strides[0], *target.stride()[-4:-1], split_strides[1], *lse_strides,
+        *(0 if each is None else each.stride(0)
+          for each in (anchor_slots, anchor_rank, depth, block_table)),
+        *bias_strides, split_strides[0], *target.stride()[-4:-1], split_strides[1], *lse_strides,
         abs(scale) * math.log2(math.e) if scale else 1.0,
-        min(window or 0, _LARGEST_WINDOW), nodes, capacity, ancestors.shape[2],
-        0 if anchor_slots is None else anchor_slots.shape[1], num_splits, row_tiles, kv_heads,
-        group, (scale > 0) - (scale < 0), head_dim, configurations.padded_head_dim(head_dim),
-        configuration.block_m0, configuration.block_m1, configuration.block_n,
-        configuration.block_t, device_facts(query.device).dependent_launch,
+        min(window or 0, _LARGEST_WINDOW), nodes, num_slots(key, block_table), ancestors.shape[2],
+        0 if anchor_slots is None else anchor_slots.shape[1], key.shape[0], num_splits, row_tiles,
+        kv_heads, group, (scale > 0) - (scale < 0), head_dim,
+        configurations.padded_head_dim(head_dim), configuration.block_m0,
+        configuration.block_m1, configuration.block_n,
+        configuration.block_t, 0 if block_table is None else key.shape[2],
+        device_facts(query.device).dependent_launch,
     )  # fmt: skip
     options = {"num_warps": configuration.num_warps, "num_stages": configuration.num_stages}
     return row_tiles * num_splits * batch * kv_heads, arguments, options

@@ -1,7 +1,8 @@
 """The spans of slots that a split of the tree kernel goes over: prefix, anchors and window, tree.
 
 Each folds its tiles into the running softmax of the subtiles. `cache` is (key pointer, value
-pointer, their strides a slot) of one request and KV head.
+pointer, their strides a slot) of one request and KV head, `pages` what `slot_pages` takes or None,
+`biases` a pointer to those of the slots or None.
 """
 
 # A kernel's arguments have their types from the launch.
@@ -17,6 +18,7 @@ from sparrow_kernels.ops.attention.triton.tree_tiles import (
     fold,
     has_bit,
     load_slots,
+    slot_pages,
     tree_bits,
     tree_extent,
 )
@@ -24,30 +26,53 @@ from sparrow_kernels.ops.attention.triton.tree_tiles import (
 
 @triton.jit
 def _fold_slots(
-    queries, states, cache, slots, seen, visible, scale_log2, D: tl.constexpr, BLOCK_D: tl.constexpr
-):
+    queries, states, cache, pages, biases, slots, seen, visible, length, scale_log2,
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
     """Slots `[n]`, all seen by all rows where `visible` is None."""
-    keys = load_slots(cache[0], slots, cache[2], seen, D, BLOCK_D)
-    values = load_slots(cache[1], slots, cache[3], seen, D, BLOCK_D)
-    return fold(queries, keys, values, states, visible, scale_log2)
+    key_ptr, value_ptr, key_stride, value_stride = cache
+    bias = None
+    if biases is not None:
+        if seen is None:
+            bias = tl.load(biases + slots)
+            seen = bias != -float("inf")
+        else:
+            bias = tl.load(biases + slots, mask=seen & (slots < length), other=0.0)
+            seen = seen & (bias != -float("inf"))
+        bias = bias.to(tl.float32) * 1.4426950408889634
+    found = None
+    key_page = None
+    value_page = None
+    size = None
+    if pages is not None:
+        found = slot_pages(pages, slots, seen)
+        key_page = pages[2]
+        value_page = pages[3]
+        size = pages[4]
+    keys = load_slots(key_ptr, slots, key_stride, found, key_page, size, seen, D, BLOCK_D)
+    values = load_slots(value_ptr, slots, value_stride, found, value_page, size, seen, D, BLOCK_D)
+    return fold(queries, keys, values, states, visible, bias, scale_log2)
 
 
 @triton.jit
 def prefix_span(
-    queries, states, cache, start, first_tile, end_tile, scale_log2,
+    queries, states, cache, pages, biases, start, first_tile, end_tile, length, scale_log2,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Whole tiles of the prefix, counted from its first slot."""
     for tile in tl.range(first_tile, end_tile):
         slots = start + tile * BLOCK_N + tl.arange(0, BLOCK_N)
-        states = _fold_slots(queries, states, cache, slots, None, None, scale_log2, D, BLOCK_D)
+        states = _fold_slots(
+            queries, states, cache, pages, biases, slots, None, None, length, scale_log2,
+            D, BLOCK_D,
+        )  # fmt: skip
     return states
 
 
 @triton.jit
 def tree_span(
-    queries, states, cache, rows, words, words_stride, first, length, T, N, W, scale_log2,
-    G: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr,
+    queries, states, cache, pages, biases, rows, words, words_stride, first, length, T, N, W,
+    scale_log2, G: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr,
 ):  # fmt: skip
     """Slots from `first` on, up to the last tree slot that a row sees: what no whole tile took of
     the prefix, and the tree."""
@@ -70,7 +95,10 @@ def tree_span(
             union |= tl.reduce_or(bits[1], 0, keep_dims=True)
             visible = (visible[0], has_bit(bits[1], BLOCK_T) & exists[None, :])
         seen = ((union >> tl.arange(0, BLOCK_T).to(tl.uint64)) & 1 != 0) & exists
-        states = _fold_slots(queries, states, cache, slots, seen, visible, scale_log2, D, BLOCK_D)
+        states = _fold_slots(
+            queries, states, cache, pages, biases, slots, seen, visible, length, scale_log2,
+            D, BLOCK_D,
+        )  # fmt: skip
     return states
 
 
@@ -92,8 +120,9 @@ def _next_own(first, split, num_splits):
 
 @triton.jit
 def anchored_span(
-    queries, states, cache, rows, anchors, depths, window, start, length, T, split, num_splits,
-    scale_log2, G: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+    queries, states, cache, pages, biases, rows, anchors, depths, window, start, length, T, split,
+    num_splits, scale_log2,
+    G: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Anchors before each row's window, then the windows: each slot once for each row.
 
@@ -117,7 +146,10 @@ def anchored_span(
     for tile in tl.range(split, whole, num_splits):
         slots = tl.load(anchor_slots + begin + tile * BLOCK_N + places)
         slots = tl.minimum(tl.maximum(slots, start), last_slot)
-        states = _fold_slots(queries, states, cache, slots, None, None, scale_log2, D, BLOCK_D)
+        states = _fold_slots(
+            queries, states, cache, pages, biases, slots, None, None, length, scale_log2,
+            D, BLOCK_D,
+        )  # fmt: skip
     own = _next_own(whole, split, num_splits)
     for tile in tl.range(own, tl.cdiv(for_some - begin, BLOCK_N), num_splits, num_stages=3):
         listed = begin + tile * BLOCK_N + places
@@ -127,12 +159,18 @@ def anchored_span(
         visible = ((slots[None, :] < reaches[0][:, None]) & seen[None, :],)
         if len(rows) > 1:
             visible = (visible[0], (slots[None, :] < reaches[1][:, None]) & seen[None, :])
-        states = _fold_slots(queries, states, cache, slots, seen, visible, scale_log2, D, BLOCK_D)
+        states = _fold_slots(
+            queries, states, cache, pages, biases, slots, seen, visible, length, scale_log2,
+            D, BLOCK_D,
+        )  # fmt: skip
 
     whole = (length - highest) // BLOCK_N
     for tile in tl.range(split, whole, num_splits):
         slots = length - (tile + 1) * BLOCK_N + places
-        states = _fold_slots(queries, states, cache, slots, None, None, scale_log2, D, BLOCK_D)
+        states = _fold_slots(
+            queries, states, cache, pages, biases, slots, None, None, length, scale_log2,
+            D, BLOCK_D,
+        )  # fmt: skip
     own = _next_own(whole, split, num_splits)
     for tile in tl.range(own, tl.cdiv(length - lowest, BLOCK_N), num_splits, num_stages=3):
         slots = length - (tile + 1) * BLOCK_N + places
@@ -140,5 +178,8 @@ def anchored_span(
         visible = (slots[None, :] >= reaches[0][:, None],)
         if len(rows) > 1:
             visible = (visible[0], slots[None, :] >= reaches[1][:, None])
-        states = _fold_slots(queries, states, cache, slots, seen, visible, scale_log2, D, BLOCK_D)
+        states = _fold_slots(
+            queries, states, cache, pages, biases, slots, seen, visible, length, scale_log2,
+            D, BLOCK_D,
+        )  # fmt: skip
     return states

@@ -15,10 +15,29 @@ import triton.language as tl
 
 
 @triton.jit
-def load_slots(ptr, slots, stride, seen, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Rows `slots` `[n]` of a cache as `[n, BLOCK_D]`. Not `seen` (None: all are): 0, not read."""
+def slot_pages(pages, slots, seen):
+    """The page of each of `slots` `[n]`; `pages` is (a request's table, pages in the cache, strides
+    of a page of keys and of values, slots of a page)."""
+    table, num_pages, _, _, size = pages
+    if seen is None:
+        found = tl.load(table + slots // size)
+    else:
+        found = tl.load(table + slots // size, mask=seen, other=0)
+    return tl.minimum(tl.maximum(found, 0), num_pages - 1)
+
+
+@triton.jit
+def load_slots(
+    ptr, slots, stride, found, page_stride, size, seen, D: tl.constexpr, BLOCK_D: tl.constexpr
+):
+    """Rows `slots` `[n]` of a cache, or of the pages `found` for them, as `[n, BLOCK_D]`. Not
+    `seen` (None: all are): 0, not read."""
     dims = tl.arange(0, BLOCK_D)
-    ptrs = ptr + slots.to(tl.int64)[:, None] * stride + dims[None, :]
+    if found is None:
+        starts = slots.to(tl.int64) * stride
+    else:
+        starts = found.to(tl.int64) * page_stride + (slots % size).to(tl.int64) * stride
+    ptrs = ptr + starts[:, None] + dims[None, :]
     if seen is not None:
         return tl.load(ptrs, mask=seen[:, None] & (dims < D)[None, :], other=0.0)
     elif D < BLOCK_D:
@@ -59,14 +78,18 @@ def begin(BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
-def _fold(query, keys, values, state, visible, scale_log2):
+def _fold(query, keys, values, state, visible, bias, scale_log2):
     acc, highest, total = state
     scores = tl.dot(query, tl.trans(keys), input_precision="ieee")
+    if bias is not None:
+        scores = scores * scale_log2 + bias[None, :]
+        scale_log2 = 1.0
     if visible is not None:
         scores = tl.where(visible, scores, -float("inf"))
     rise = tl.maximum(highest, tl.max(scores, 1) * scale_log2)
     base = rise
-    if visible is not None:  # a row that has seen nothing yet: -inf - -inf would be NaN
+    # A row that has seen nothing yet: -inf - -inf would be NaN.
+    if visible is not None or bias is not None:
         base = tl.where(rise == -float("inf"), 0.0, rise)
     weights = tl.exp2(scores * scale_log2 - base[:, None])
     shrink = tl.exp2(highest - base)
@@ -76,16 +99,18 @@ def _fold(query, keys, values, state, visible, scale_log2):
 
 
 @triton.jit
-def fold(queries, keys, values, states, visible, scale_log2):
-    """Add a tile of slots to every subtile. With a mask or without, a row that sees the tile whole
-    gets the same bits, and one that sees none of it keeps its own."""
+def fold(queries, keys, values, states, visible, bias, scale_log2):
+    """Add a tile of slots to every subtile; `bias` `[n]` is in units of log 2. With a mask or
+    without, a row that sees the tile whole gets the same bits, and one that sees none of it keeps
+    its own."""
     first_mask = None if visible is None else visible[0]
-    first = _fold(queries[0], keys, values, states[0], first_mask, scale_log2)
+    first = _fold(queries[0], keys, values, states[0], first_mask, bias, scale_log2)
     if len(queries) == 1:
         states = (first,)
     else:
         second_mask = None if visible is None else visible[1]
-        states = (first, _fold(queries[1], keys, values, states[1], second_mask, scale_log2))
+        second = _fold(queries[1], keys, values, states[1], second_mask, bias, scale_log2)
+        states = (first, second)
     return states
 
 

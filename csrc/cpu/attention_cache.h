@@ -1,0 +1,62 @@
+// Where the slots of one request lie, and what is added to their scores.
+#pragma once
+
+#include "cpu/clones.h"
+#include "kernels/attention/tree_call.h"
+
+namespace sparrow::cpu {
+
+// A walk over slots of request `b`: into a cache of its own, or over the pages that its table
+// names. Slots lie in [0, capacity).
+class SlotWalk {
+ public:
+  SlotWalk(const BlockTable& table, int64_t b)
+      : pages_(table.rows.data == nullptr ? nullptr : table.rows[b]),
+        num_pages_(table.num_pages),
+        page_size_(table.page_size),
+        block_(b) {}
+
+  SPARROW_INLINE void go_to(int64_t slot) {
+    if (pages_ == nullptr) {
+      row_ = slot;
+      return;
+    }
+    row_ = slot - first_;
+    if (first_ >= 0 && row_ >= 0 && row_ < page_size_) return;
+    const int64_t place = slot / page_size_;
+    first_ = place * page_size_;
+    row_ = slot - first_;
+    block_ = clamp(pages_[place], 0, num_pages_ - 1);
+  }
+  template <typename T>
+  SPARROW_INLINE T* row(const HeadRows<T>& cache, int64_t head) const {
+    return cache.row(block_, head, row_);
+  }
+
+ private:
+  const int32_t* pages_;
+  int64_t num_pages_, page_size_;
+  int64_t block_;       // the request, or the page
+  int64_t row_ = 0;     // in it
+  int64_t first_ = -1;  // slot of the page's first row, -1 before there is one
+};
+
+// The biases of one request and KV head.
+template <typename Element>
+class BiasRow {
+ public:
+  BiasRow(const KeyBias<Element>& bias, int64_t b, int64_t head)
+      : floats_(bias.floats.data == nullptr ? nullptr : bias.floats.row(b, head, 0)),
+        elements_(bias.elements.data == nullptr ? nullptr : bias.elements.row(b, head, 0)) {}
+
+  bool is_there() const { return floats_ != nullptr || elements_ != nullptr; }
+  SPARROW_INLINE float at(int64_t slot) const {
+    return floats_ != nullptr ? floats_[slot] : to_float(elements_[slot]);
+  }
+
+ private:
+  const float* floats_;
+  const Element* elements_;
+};
+
+}  // namespace sparrow::cpu
