@@ -43,6 +43,13 @@ STABLE_TORCH_LIBRARY(SPARROW_NAMESPACE, library) {
   library.def("tree_attention(" TREE_ATTENTION ") -> (Tensor out, Tensor lse)");
   library.def("tree_attention_out(" TREE_ATTENTION ", Tensor(a!) out, Tensor(b!)? lse) -> ()");
   library.def("merge_attention(Tensor[] outs, Tensor[] lses) -> (Tensor out, Tensor lse)");
+  library.def(
+      "anchored_window_attention(Tensor query, Tensor key, Tensor value, Tensor anchor_mask, "
+      "SymInt window, float scale) -> (Tensor out, Tensor lse)");
+  library.def(
+      "anchored_window_attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value, "
+      "Tensor out, Tensor lse, Tensor anchor_mask, SymInt window, float scale, "
+      "Tensor? grad_lse=None) -> (Tensor d_query, Tensor d_key, Tensor d_value)");
   library.def("anchors_ascend(Tensor slots, Tensor count, Tensor rank) -> bool");
   library.def(
       "append_cache_(Tensor key, Tensor value, Tensor(a!) key_cache, Tensor(b!) value_cache, "

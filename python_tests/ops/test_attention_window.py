@@ -20,7 +20,7 @@ from sparrow_kernels.ops.attention import anchored_window_attention
 from sparrow_kernels.ops.attention.window_ops import ANCHORED_WINDOW, ANCHORED_WINDOW_BACKWARD
 from sparrow_kernels.testing import assert_close
 
-BACKENDS = ["reference", "torch"]
+BACKENDS = ["reference", "torch", "native"]
 
 
 CASES = {
