@@ -70,14 +70,7 @@ template <typename V, int kRows, int kPanels, typename Left, typename Columns>
 SPARROW_INLINE void product(const float* a, int64_t a_stride, const Columns& b, int64_t panel,
                             int64_t depth, float* c, int64_t c_stride, const float* factors) {
   constexpr int kVectors = kPanels * (kPanel / V::kLanes);
-  typename V::Floats sums[kRows][kVectors];
-  for (int row = 0; row < kRows; ++row) {
-    for (int v = 0; v < kVectors; ++v) {
-      sums[row][v] = factors == nullptr
-                         ? typename V::Floats{}
-                         : V::load(c + row * c_stride + v * V::kLanes) * factors[row];
-    }
-  }
+  typename V::Floats sums[kRows][kVectors] = {};
   for (int64_t k = 0; k < depth; ++k) {
     typename V::Floats columns[kVectors];
     for (int p = 0; p < kPanels; ++p) {
@@ -91,8 +84,13 @@ SPARROW_INLINE void product(const float* a, int64_t a_stride, const Columns& b, 
       for (int v = 0; v < kVectors; ++v) sums[row][v] += factor * columns[v];
     }
   }
+  // What there was comes last: many short sums round less than a long one.
   for (int row = 0; row < kRows; ++row) {
-    for (int v = 0; v < kVectors; ++v) V::store(sums[row][v], c + row * c_stride + v * V::kLanes);
+    for (int v = 0; v < kVectors; ++v) {
+      float* to = c + row * c_stride + v * V::kLanes;
+      if (factors != nullptr) sums[row][v] += V::load(to) * factors[row];
+      V::store(sums[row][v], to);
+    }
   }
 }
 

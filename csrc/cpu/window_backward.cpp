@@ -38,11 +38,11 @@ auto pass_here() {
   return &pass_baseline;
 }
 
-// Blocks [first, end) of a KV head; where its sums begin, those of `listed` anchors, then the band.
+// Blocks [first, end) of a KV head, and its sums: of `listed` anchors, then of the band.
 struct Unit {
   int64_t b, kv_head, first, end;
   int64_t band_start, band_end, listed;
-  int64_t sums;
+  float *d_key, *d_value;  // [slots, width]
 
   int64_t slots() const { return listed + band_end - band_start; }
 };
@@ -50,23 +50,44 @@ struct Unit {
 // The units of one request and KV head stand together, in the order of their blocks.
 std::vector<Unit> units_of(const WindowShape& shape, const WindowSeen& seen, int64_t runs) {
   std::vector<Unit> units;
-  const int64_t blocks = num_blocks(shape), width = width_of(shape);
-  int64_t sums = 0;
+  const int64_t blocks = num_blocks(shape);
   for (int64_t each = 0; each < shape.batch * shape.kv_heads; ++each) {
     for (int64_t run = 0; run < runs; ++run) {
       const int64_t b = each / shape.kv_heads;
-      Unit unit{b,   each % shape.kv_heads, run * blocks / runs, (run + 1) * blocks / runs, 0, 0, 0,
-                sums};
-      const Block last = block_of(shape, b, unit.end - 1);
-      unit.band_end = last.end;
-      unit.band_start =
-          shape.window == 0 ? last.end : seen.band_start(block_of(shape, b, unit.first));
-      unit.listed = seen.num_listed(last);
-      sums += 2 * unit.slots() * width;
-      units.push_back(unit);
+      const int64_t first = run * blocks / runs, end = (run + 1) * blocks / runs;
+      const Block last = block_of(shape, b, end - 1);
+      const int64_t band_start =
+          shape.window == 0 ? last.end : seen.band_start(block_of(shape, b, first));
+      units.push_back({b, each % shape.kv_heads, first, end, band_start, last.end,
+                       seen.num_listed(last), nullptr, nullptr});
     }
   }
   return units;
+}
+
+// Gives the units memory for their sums. If each is the only one of its KV head and sums up floats
+// of every slot in order, that is the result itself, and true is returned.
+template <typename Element>
+bool place_sums(const WindowGradients<Element>& call, int64_t runs, std::vector<Unit>& units) {
+  const int64_t width = width_of(call.shape);
+  if constexpr (std::is_same_v<Element, float>) {
+    if (runs == 1 && width == call.shape.head_dim && call.shape.window >= call.shape.length) {
+      for (Unit& unit : units) {
+        unit.d_key = call.d_key.row(unit.b, unit.kv_head, 0);
+        unit.d_value = call.d_value.row(unit.b, unit.kv_head, 0);
+      }
+      return true;
+    }
+  }
+  int64_t slots = 0;
+  for (const Unit& unit : units) slots += unit.slots();
+  float* sums = call.scratch.template get<float>(2 * slots * width);
+  for (Unit& unit : units) {
+    unit.d_key = sums;
+    unit.d_value = sums + unit.slots() * width;
+    sums += 2 * unit.slots() * width;
+  }
+  return false;
 }
 
 // Runs of blocks of each KV head: enough for many threads, but unless they are few, sums of no
@@ -127,7 +148,7 @@ void load_rows(const WindowGradients<Element>& call, const Block& block, int64_t
 
 template <typename Element>
 void differentiate_block(const WindowGradients<Element>& call, const WindowSeen& seen,
-                         const Unit& unit, const Block& block, const Memory& memory, float* sums) {
+                         const Unit& unit, const Block& block, const Memory& memory) {
   const WindowShape& shape = call.shape;
   const int64_t head_dim = shape.head_dim, width = width_of(shape);
   const int64_t positions = block.end - block.first;
@@ -149,14 +170,14 @@ void differentiate_block(const WindowGradients<Element>& call, const WindowSeen&
                             tile.lanes,
                             shape.scale,
                             memory.masks,
-                            sums + at * width,
-                            sums + (unit.slots() + at) * width,
+                            unit.d_key + at * width,
+                            unit.d_value + at * width,
                             memory.turned};
     pass(rows, &own);
   });
   for (int64_t row = 0; row < count; ++row) {
     const RowOfBlock at(shape, block, unit.kv_head, row);
-    narrow(memory.d_query + row * memory.stride, shape.scale, head_dim,
+    narrow(memory.d_query + row * memory.stride, 1.0f, head_dim,
            call.d_query.row(block.b, at.head, at.i));
   }
 }
@@ -164,13 +185,12 @@ void differentiate_block(const WindowGradients<Element>& call, const WindowSeen&
 // What the units of a KV head give to a slot of its keys and values.
 template <typename Element>
 void add_up(const WindowGradients<Element>& call, const WindowSeen& seen, int64_t b,
-            int64_t kv_head, const Unit* units, int64_t runs, const float* all_sums, int64_t slot,
-            float* total) {
+            int64_t kv_head, const Unit* units, int64_t runs, int64_t slot, float* total) {
   const int64_t head_dim = call.shape.head_dim, width = width_of(call.shape);
   std::fill_n(total, 2 * width, 0.0f);
   const auto add = [&](const Unit& unit, int64_t at) {
-    const float* d_key = all_sums + unit.sums + at * width;
-    const float* d_value = d_key + unit.slots() * width;
+    const float* d_key = unit.d_key + at * width;
+    const float* d_value = unit.d_value + at * width;
     for (int64_t d = 0; d < width; ++d) total[d] += d_key[d];
     for (int64_t d = 0; d < width; ++d) total[width + d] += d_value[d];
   };
@@ -183,7 +203,7 @@ void add_up(const WindowGradients<Element>& call, const WindowSeen& seen, int64_
       add(unit, seen.rank(b)[slot]);
     }
   }
-  narrow(total, call.shape.scale, head_dim, call.d_key.row(b, kv_head, slot));
+  narrow(total, 1.0f, head_dim, call.d_key.row(b, kv_head, slot));
   narrow(total + width, 1.0f, head_dim, call.d_value.row(b, kv_head, slot));
 }
 
@@ -197,7 +217,7 @@ void window_gradients(const WindowGradients<Element>& call) {
   const WindowSeen seen(shape);
   const bool has_rows = shape.num_rows > 0 && shape.heads > 0;
   const int64_t runs = has_rows ? runs_for(shape, seen) : 0;
-  const std::vector<Unit> units = units_of(shape, seen, runs);
+  std::vector<Unit> units = units_of(shape, seen, runs);
   const int64_t num_units = static_cast<int64_t>(units.size());
   const int64_t workers = workers_for(shape, seen, std::max<int64_t>(1, num_units));
 
@@ -210,8 +230,7 @@ void window_gradients(const WindowGradients<Element>& call) {
   };
   const int64_t floats = memory_in(nullptr).second;
   float* work = call.scratch.template get<float>(workers * floats);
-  const int64_t all = units.empty() ? 0 : units.back().sums + 2 * units.back().slots() * width;
-  float* sums = call.scratch.template get<float>(all);
+  const bool is_summed_up = place_sums(call, runs, units);
 
   run_in_turn(num_units, workers, [&](int64_t worker, int64_t number) {
     // The last runs of blocks see most, and come first, of all requests and heads.
@@ -219,18 +238,19 @@ void window_gradients(const WindowGradients<Element>& call) {
     const Memory memory = memory_in(work + worker * floats).first;
     std::fill_n(memory.zeros, width, 0.0f);
     std::fill_n(memory.ones, std::max(most, kTile), 1.0f);
-    std::fill_n(sums + unit.sums, 2 * unit.slots() * width, 0.0f);
+    std::fill_n(unit.d_key, unit.slots() * width, 0.0f);
+    std::fill_n(unit.d_value, unit.slots() * width, 0.0f);
     for (int64_t block = unit.first; block < unit.end; ++block) {
-      differentiate_block(call, seen, unit, block_of(shape, unit.b, block), memory,
-                          sums + unit.sums);
+      differentiate_block(call, seen, unit, block_of(shape, unit.b, block), memory);
     }
   });
+  if (is_summed_up) return;
   run_shared(heads * shape.length, workers, [&](int64_t item) {
     thread_local std::vector<float> total;
     total.resize(2 * width);
     const int64_t head = item / shape.length;
     add_up(call, seen, head / shape.kv_heads, head % shape.kv_heads, units.data() + head * runs,
-           runs, sums, item % shape.length, total.data());
+           runs, item % shape.length, total.data());
   });
 }
 

@@ -14,7 +14,7 @@
 
 namespace sparrow::cpu {
 
-inline constexpr int64_t kRowsOfBlock = 128;  // query heads times positions, about
+inline constexpr int64_t kRowsOfBlock = 96;  // query heads times positions, about
 
 // Positions of a block: its rows are those of the G heads of a KV head.
 inline int64_t positions_of_block(const WindowShape& shape) {

@@ -1,7 +1,7 @@
 // The gradients of a block of rows and one tile of 64 slots, on vectors.
 //
-//   p = e^(q K^T * scale - lse)      ds = p * (dO V^T - delta)      delta = sum(dO * out) - d_lse
-//   dQ += ds K      dK += ds^T q      dV += p^T dO            (scale is applied where they end)
+//   p = e^(scale * q K^T - lse)    ds = scale * p * (dO V^T - delta)    delta = sum(dO * out) -
+//   d_lse dQ += ds K                     dK += ds^T q                         dV += p^T dO
 //
 // Rows of q, dO, p and ds lie an odd number of cache lines apart: going down a column of them then
 // meets all sets of the L1, not the few that a power of two would.
@@ -60,7 +60,7 @@ SPARROW_INLINE void weigh_gradients(float* weights, float* d_scores, int64_t lan
   constexpr uint64_t kAll = (uint64_t{1} << V::kLanes) - 1;
   for (int64_t lane = 0; lane < lanes; lane += V::kLanes) {
     typename V::Floats p = V::exp_of_nonpositive(V::load(weights + lane) * scale - lse);
-    typename V::Floats ds = p * (V::load(d_scores + lane) - delta);
+    typename V::Floats ds = p * (V::load(d_scores + lane) - delta) * scale;
     const uint64_t own = mask >> lane;
     if ((own & kAll) != kAll) {
       p = V::select(own, p, typename V::Floats{});

@@ -32,7 +32,8 @@ def at_level(level: str, *command: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("level", ["baseline", "avx2", "avx512"])
 def test_every_level(level: str) -> None:
     """One that the processor lacks runs as the highest that it has."""
-    files = [str(TESTS / f"test_attention_{name}.py") for name in ("tree", "anchors")]
+    names = ("tree", "anchors", "window", "window_lse")
+    files = [str(TESTS / f"test_attention_{name}.py") for name in names]
     options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", "native")
     done = at_level(level, "-m", "pytest", *options, *files)
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout

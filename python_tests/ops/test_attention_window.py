@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from attention_oracle import CPU_BACKENDS as BACKENDS
 from dispatch import compiles_once, opcheck
 from test_attention_dispatch import LargestTensor
 from window_cases import (
@@ -19,9 +20,6 @@ from sparrow_kernels.ops import env
 from sparrow_kernels.ops.attention import anchored_window_attention
 from sparrow_kernels.ops.attention.window_ops import ANCHORED_WINDOW, ANCHORED_WINDOW_BACKWARD
 from sparrow_kernels.testing import assert_close
-
-BACKENDS = ["reference", "torch", "native"]
-
 
 CASES = {
     "a clip in the middle": (text(300, (20, 260)), 16, {}),
