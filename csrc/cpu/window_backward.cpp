@@ -15,7 +15,8 @@
 namespace sparrow::cpu {
 namespace {
 
-constexpr int64_t kMostUnits = 64;  // that are made on purpose, for as many threads
+constexpr int64_t kMostUnits = 64;   // that are made on purpose, for as many threads
+constexpr int64_t kRowsOfRun = 256;  // at least about half of them
 
 // The same for each vector unit; without a tile, before the first one.
 void pass_baseline(const RowGradients& rows, const TileGradients* tile) {
@@ -90,17 +91,20 @@ bool place_sums(const WindowGradients<Element>& call, int64_t runs, std::vector<
   return false;
 }
 
-// Runs of blocks of each KV head: enough for many threads, but unless they are few, sums of no
-// more than twice as many slots as there are. By the inputs alone, so that bits are.
+// Runs of blocks of each KV head: enough for many threads, but each of so many rows that its sums
+// are little beside its products, and, unless they are few, sums of no more than twice as many
+// slots as there are. By the inputs alone, so that bits are.
 int64_t runs_for(const WindowShape& shape, const WindowSeen& seen) {
   const int64_t heads = shape.batch * shape.kv_heads;
   int64_t anchors = 0;
   for (int64_t b = 0; b < shape.batch; ++b) {
     anchors = std::max<int64_t>(anchors, seen.rank(b)[shape.length]);
   }
-  const int64_t beside = std::min(shape.window, shape.length) + anchors;
-  const int64_t most = std::max<int64_t>(4, 2 * shape.length / std::max<int64_t>(1, beside));
-  return std::min({most, num_blocks(shape), std::max<int64_t>(1, kMostUnits / heads)});
+  const int64_t beside = std::max<int64_t>(1, std::min(shape.window, shape.length) + anchors);
+  const int64_t for_memory = std::max<int64_t>(4, 2 * shape.length / beside);
+  const int64_t for_threads = std::max<int64_t>(1, kMostUnits / heads);
+  const int64_t rows = shape.num_rows * (shape.heads / shape.kv_heads);
+  return std::min({for_memory, for_threads, num_blocks(shape), 1 + rows / kRowsOfRun});
 }
 
 // A worker's memory for blocks of at most so many rows.

@@ -60,7 +60,7 @@ def test_odd_sizes() -> None:
 @pytest.mark.parametrize("window", [20, 0, 5000])
 def test_long_sequences_are_cut_alike_on_any_number_of_threads(window: int) -> None:
     """Sums of keys' gradients over several runs of blocks: as defined, and the same bits."""
-    mask = scattered(1100, 0.05)
+    mask = scattered(700, 0.05)
     options = {"heads": 6, "kv_heads": 2, "head_dim": 24}
     is_as_defined(mask, window, **options)
     query, key, value, grad = drawn(mask, **options)

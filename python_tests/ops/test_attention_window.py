@@ -77,8 +77,8 @@ def test_result_and_gradients(name, backend):
         assert three[0].dtype == query.dtype
         if query.dtype == torch.float64:  # the oracle rounds as the op does
             torch.testing.assert_close(*three[:2], rtol=1e-12, atol=1e-13)
-        else:
-            assert_close(*three, name=what)
+        else:  # what one row gives may be smaller than what it was added up from
+            assert_close(*three, name=what, summands=2.0 if query.shape[2] == 1 else 0.0)
 
 
 def test_gradcheck():
