@@ -164,10 +164,10 @@ void differentiate_block(const WindowGradients<Element>& call, const WindowSeen&
   const auto pass = pass_here();
   pass(rows, nullptr);
   TileRows keys{{}, memory.keys, memory.zeros}, values{{}, memory.values, memory.zeros};
-  seen.visit_tiles(block, memory.masks, [&](const WindowTile& tile, uint64_t lanes) {
+  seen.visit_tiles(block, memory.masks, [&](const WindowTile& tile) {
     repeat_masks(memory.masks, positions, count);
-    keys.fill(call.key, block, unit.kv_head, tile, lanes, head_dim, width);
-    values.fill(call.value, block, unit.kv_head, tile, lanes, head_dim, width);
+    keys.fill(call.key, block, unit.kv_head, tile, head_dim, width);
+    values.fill(call.value, block, unit.kv_head, tile, head_dim, width);
     const int64_t at = tile.list == nullptr ? unit.listed + tile.at - unit.band_start : tile.at;
     const TileGradients own{keys.rows,
                             values.rows,

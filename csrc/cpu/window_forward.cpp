@@ -89,10 +89,10 @@ void attend_block(const WindowAttention<Element>& call, const WindowSeen& seen, 
               memory.masks,
               memory.turned};
   const auto attend_one = attend_here();
-  seen.visit_tiles(block, memory.masks, [&](const WindowTile& tile, uint64_t lanes) {
+  seen.visit_tiles(block, memory.masks, [&](const WindowTile& tile) {
     repeat_masks(memory.masks, positions, count);
-    keys.fill(call.key, block, kv_head, tile, lanes, head_dim, width);
-    values.fill(call.value, block, kv_head, tile, lanes, head_dim, width);
+    keys.fill(call.key, block, kv_head, tile, head_dim, width);
+    values.fill(call.value, block, kv_head, tile, head_dim, width);
     work.lanes = tile.lanes;
     attend_one(work);
   });

@@ -1,7 +1,5 @@
 #include "cpu/window_seen.h"
 
-#include <algorithm>
-
 namespace sparrow::cpu {
 namespace {
 
@@ -34,27 +32,22 @@ WindowSeen::WindowSeen(const WindowShape& shape)
   }
 }
 
-uint64_t WindowSeen::listed_masks(const Block& block, int64_t at, uint64_t* masks) const {
+void WindowSeen::mask_listed(const Block& block, int64_t at, uint64_t* masks) const {
   const int64_t listed = num_listed(block);
   for (int64_t row = block.first; row < block.end; ++row) {
     const int64_t own = window_ == 0 ? rank(block.b)[row + 1] : listed;
     masks[row - block.first] = lowest(own - at);
   }
-  return masks[block.end - block.first - 1];  // the last row sees what the others do
 }
 
-uint64_t WindowSeen::band_masks(const Block& block, int64_t at, uint64_t* masks) const {
+void WindowSeen::mask_band(const Block& block, int64_t at, uint64_t* masks) const {
   const uint64_t* words = bits_.data() + block.b * words_ + at / kTile;
   const int64_t shift = at % kTile;
   const uint64_t anchors = shift == 0 ? words[0] : words[0] >> shift | words[1] << (kTile - shift);
-  uint64_t seen = 0;
   for (int64_t row = block.first; row < block.end; ++row) {
     const uint64_t left_behind = row < window_ ? 0 : lowest(row - window_ + 1 - at);
-    const uint64_t lanes = lowest(row + 1 - at) & (anchors | ~left_behind);
-    masks[row - block.first] = lanes;
-    seen |= lanes;
+    masks[row - block.first] = lowest(row + 1 - at) & (anchors | ~left_behind);
   }
-  return seen;
 }
 
 }  // namespace sparrow::cpu

@@ -5,7 +5,7 @@
 // band, from where the first row's window begins to the block's end. Each slot comes once.
 #pragma once
 
-#include <bit>
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -22,7 +22,7 @@ struct Block {
 struct WindowTile {
   int64_t at;           // of lane 0: its place in the list of anchors, or its slot
   const int32_t* list;  // the slot of each lane, null in the band
-  int64_t lanes;        // up to the last that a row sees
+  int64_t lanes;        // at least 1; each is seen by some row
 
   int64_t slot(int64_t lane) const { return list == nullptr ? at + lane : list[lane]; }
 };
@@ -31,16 +31,18 @@ class WindowSeen {
  public:
   explicit WindowSeen(const WindowShape& shape);
 
-  // Calls visit(tile, seen) for each tile that a row of the block sees some of. `seen`: the lanes
-  // that any row sees; masks[i], where the caller has room: those that row first + i sees.
+  // Calls visit(tile) for each tile of what the block sees. masks[i], where the caller has room:
+  // the lanes that row first + i sees.
   template <typename Visit>
   void visit_tiles(const Block& block, uint64_t* masks, const Visit& visit) const {
     const int64_t listed = num_listed(block);
     for (int64_t at = 0; at < listed; at += kTile) {
-      emit({at, anchors(block.b) + at, 0}, listed_masks(block, at, masks), visit);
+      mask_listed(block, at, masks);
+      visit(WindowTile{at, anchors(block.b) + at, std::min(kTile, listed - at)});
     }
     for (int64_t at = window_ == 0 ? block.end : band_start(block); at < block.end; at += kTile) {
-      emit({at, nullptr, 0}, band_masks(block, at, masks), visit);
+      mask_band(block, at, masks);
+      visit(WindowTile{at, nullptr, std::min(kTile, block.end - at)});
     }
   }
 
@@ -57,14 +59,8 @@ class WindowSeen {
   bool is_anchor(int64_t b, int64_t slot) const { return rank(b)[slot] != rank(b)[slot + 1]; }
 
  private:
-  template <typename Visit>
-  static void emit(WindowTile tile, uint64_t seen, const Visit& visit) {
-    if (seen == 0) return;
-    tile.lanes = std::bit_width(seen);
-    visit(tile, seen);
-  }
-  uint64_t listed_masks(const Block& block, int64_t at, uint64_t* masks) const;
-  uint64_t band_masks(const Block& block, int64_t at, uint64_t* masks) const;
+  void mask_listed(const Block& block, int64_t at, uint64_t* masks) const;
+  void mask_band(const Block& block, int64_t at, uint64_t* masks) const;
 
   int64_t length_, window_;
   std::vector<int32_t> anchors_, rank_;

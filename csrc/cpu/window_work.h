@@ -32,13 +32,13 @@ struct TileRows {
   float* widened;      // [kTile, width]
   const float* zeros;  // [width]
 
-  // A lane outside `seen` is not read: zeros stand for it.
+  // Lanes past the tile's are zeros.
   template <typename Element>
   void fill(const HeadRows<const Element>& from, const Block& block, int64_t kv_head,
-            const WindowTile& tile, uint64_t seen, int64_t head_dim, int64_t width) {
+            const WindowTile& tile, int64_t head_dim, int64_t width) {
     for (int64_t lane = 0; lane < kTile; ++lane) {
       rows[lane] = zeros;
-      if ((seen >> lane & 1) == 0) continue;
+      if (lane >= tile.lanes) continue;
       const Element* row = from.row(block.b, kv_head, tile.slot(lane));
       if constexpr (std::is_same_v<Element, float>) {
         rows[lane] = row;
