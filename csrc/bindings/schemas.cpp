@@ -66,6 +66,13 @@ STABLE_TORCH_LIBRARY(SPARROW_NAMESPACE, library) {
       "attention_mass(Tensor query, Tensor key, Tensor prefix_lens, float scale, "
       "Tensor? block_table=None, Tensor? lse=None) -> Tensor");
   library.def("merge_attention(Tensor[] outs, Tensor[] lses) -> (Tensor out, Tensor lse)");
+  library.def(
+      "anchored_window_attention(Tensor query, Tensor key, Tensor value, Tensor anchor_mask, "
+      "SymInt window, float scale) -> (Tensor out, Tensor lse)");
+  library.def(
+      "anchored_window_attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value, "
+      "Tensor out, Tensor lse, Tensor anchor_mask, SymInt window, float scale, "
+      "Tensor? grad_lse=None) -> (Tensor d_query, Tensor d_key, Tensor d_value)");
   library.def("anchors_ascend(Tensor slots, Tensor count, Tensor rank) -> bool");
   library.def(
       "append_cache_(Tensor key, Tensor value, Tensor(a!) key_cache, Tensor(b!) value_cache, "

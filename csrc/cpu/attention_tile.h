@@ -44,19 +44,33 @@ struct ValueRows {
   }
 };
 
+// The same, a stride apart.
+struct StridedRows {
+  const float* data;
+  int64_t stride;
+  SPARROW_INLINE const float* at(int64_t k, int64_t panel) const {
+    return data + k * stride + panel * kPanel;
+  }
+};
+
+// How the left side of a product lies: a row of it together, or, turned, a column.
+struct LeftRows {
+  static SPARROW_INLINE const float* at(const float* a, int64_t stride, int64_t row, int64_t k) {
+    return a + row * stride + k;
+  }
+};
+struct LeftColumns {
+  static SPARROW_INLINE const float* at(const float* a, int64_t stride, int64_t row, int64_t k) {
+    return a + k * stride + row;
+  }
+};
+
 // c[kRows, kPanels * kPanel] = c * factors + a[kRows, depth] b; without factors c is not read.
-template <typename V, int kRows, int kPanels, typename Columns>
+template <typename V, int kRows, int kPanels, typename Left, typename Columns>
 SPARROW_INLINE void product(const float* a, int64_t a_stride, const Columns& b, int64_t panel,
                             int64_t depth, float* c, int64_t c_stride, const float* factors) {
   constexpr int kVectors = kPanels * (kPanel / V::kLanes);
-  typename V::Floats sums[kRows][kVectors];
-  for (int row = 0; row < kRows; ++row) {
-    for (int v = 0; v < kVectors; ++v) {
-      sums[row][v] = factors == nullptr
-                         ? typename V::Floats{}
-                         : V::load(c + row * c_stride + v * V::kLanes) * factors[row];
-    }
-  }
+  typename V::Floats sums[kRows][kVectors] = {};
   for (int64_t k = 0; k < depth; ++k) {
     typename V::Floats columns[kVectors];
     for (int p = 0; p < kPanels; ++p) {
@@ -66,16 +80,22 @@ SPARROW_INLINE void product(const float* a, int64_t a_stride, const Columns& b, 
       }
     }
     for (int row = 0; row < kRows; ++row) {
-      const float factor = a[row * a_stride + k];
+      const float factor = *Left::at(a, a_stride, row, k);
       for (int v = 0; v < kVectors; ++v) sums[row][v] += factor * columns[v];
     }
   }
+  // What there was comes last: many short sums round less than a long one.
   for (int row = 0; row < kRows; ++row) {
-    for (int v = 0; v < kVectors; ++v) V::store(sums[row][v], c + row * c_stride + v * V::kLanes);
+    for (int v = 0; v < kVectors; ++v) {
+      float* to = c + row * c_stride + v * V::kLanes;
+      if (factors != nullptr) sums[row][v] += V::load(to) * factors[row];
+      V::store(sums[row][v], to);
+    }
   }
 }
 
 // One product: a [rows, depth], c [rows, panels * kPanel].
+template <typename Left = LeftRows>
 struct Factors {
   const float* a;
   int64_t a_stride, depth, panels;
@@ -86,21 +106,22 @@ struct Factors {
 };
 
 // Rows [row, row + kRows), panels [panel, end).
-template <typename V, int kRows, int kPanels, typename Columns>
-SPARROW_INLINE void product_of(const Factors& all, const Columns& b, int64_t row, int64_t panel,
-                               int64_t end) {
+template <typename V, int kRows, int kPanels, typename Left, typename Columns>
+SPARROW_INLINE void product_of(const Factors<Left>& all, const Columns& b, int64_t row,
+                               int64_t panel, int64_t end) {
   for (; panel + kPanels <= end; panel += kPanels) {
-    product<V, kRows, kPanels>(all.a + row * all.a_stride, all.a_stride, b, panel, all.depth,
-                               all.c + row * all.c_stride + panel * kPanel, all.c_stride,
-                               all.factors == nullptr ? nullptr : all.factors + row);
+    product<V, kRows, kPanels, Left>(Left::at(all.a, all.a_stride, row, 0), all.a_stride, b, panel,
+                                     all.depth, all.c + row * all.c_stride + panel * kPanel,
+                                     all.c_stride,
+                                     all.factors == nullptr ? nullptr : all.factors + row);
   }
   if constexpr (kPanels > 1) product_of<V, kRows, 1>(all, b, row, panel, end);
 }
 
 // The rows in groups of at most six, as even as can be: a group of one or two alone would leave
 // most of the pipeline empty, which is why small groups take several panels at once.
-template <typename V, typename Columns>
-SPARROW_INLINE void product_of_panels(const Factors& all, const Columns& b, int64_t panel,
+template <typename V, typename Left, typename Columns>
+SPARROW_INLINE void product_of_panels(const Factors<Left>& all, const Columns& b, int64_t panel,
                                       int64_t end) {
   int64_t groups = (all.rows + 5) / 6;
   for (int64_t row = 0; groups > 0; --groups) {
@@ -134,7 +155,7 @@ inline constexpr int64_t kFewRows = 12;
 // Few rows go over all panels in turn. Of many, all take a panel before the next one is touched,
 // which then stays in the L1.
 template <typename V>
-SPARROW_INLINE void scores_of(const Factors& all, const PackedKeys& keys) {
+SPARROW_INLINE void scores_of(const Factors<>& all, const PackedKeys& keys) {
   if (all.rows <= kFewRows) return product_of_panels<V>(all, keys, 0, all.panels);
   for (int64_t panel = 0; panel < all.panels; ++panel) {
     product_of_panels<V>(all, keys, panel, panel + 1);
@@ -143,7 +164,7 @@ SPARROW_INLINE void scores_of(const Factors& all, const PackedKeys& keys) {
 
 // `packed` holds one panel: its rows lie far apart, and would fall on the same few sets of the L1.
 template <typename V>
-SPARROW_INLINE void add_values(const Factors& all, const float* const* values, float* packed) {
+SPARROW_INLINE void add_values(const Factors<>& all, const float* const* values, float* packed) {
   if (all.rows <= kFewRows) return product_of_panels<V>(all, ValueRows{values}, 0, all.panels);
   for (int64_t panel = 0; panel < all.panels; ++panel) {
     for (int64_t k = 0; k < all.depth; ++k) {

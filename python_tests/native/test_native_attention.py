@@ -42,8 +42,10 @@ def test_every_level(level: str) -> None:
     if LEVELS.index(level) >= LEVELS.index(own):
         assert at_level(level, *_SAYS_LEVEL).stdout == f"{own}\n"
         return
-    files = [str(TESTS / f"test_attention_{name}.py") for name in ("tree", "anchors")]
-    options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", "native")
+    names = ("tree", "anchors", "window", "window_lse")
+    files = [str(TESTS / f"test_attention_{name}.py") for name in names]
+    chosen = "native and not are_ops"
+    options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", chosen)
     done = at_level(level, "-m", "pytest", *options, *files)
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout
 

@@ -33,7 +33,13 @@ OPS = [
     "append_cache_",
     "rotate_append_",
 ]
-ON_CPU_ALONE = ["tree_attention", "tree_attention_out", "merge_attention"]
+ON_CPU_ALONE = [
+    "tree_attention",
+    "tree_attention_out",
+    "merge_attention",
+    "anchored_window_attention",
+    "anchored_window_attention_backward",
+]
 
 
 @pytest.mark.parametrize("name", OPS + ON_CPU_ALONE)

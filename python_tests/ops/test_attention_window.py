@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from attention_oracle import CPU_BACKENDS as BACKENDS
 from dispatch import compiles_once, opcheck
 from test_attention_dispatch import LargestTensor
 from window_cases import (
@@ -19,9 +20,6 @@ from sparrow_kernels.ops import env
 from sparrow_kernels.ops.attention import anchored_window_attention
 from sparrow_kernels.ops.attention.window_ops import ANCHORED_WINDOW, ANCHORED_WINDOW_BACKWARD
 from sparrow_kernels.testing import assert_close
-
-BACKENDS = ["reference", "torch"]
-
 
 CASES = {
     "a clip in the middle": (text(300, (20, 260)), 16, {}),
@@ -79,8 +77,8 @@ def test_result_and_gradients(name, backend):
         assert three[0].dtype == query.dtype
         if query.dtype == torch.float64:  # the oracle rounds as the op does
             torch.testing.assert_close(*three[:2], rtol=1e-12, atol=1e-13)
-        else:
-            assert_close(*three, name=what)
+        else:  # what one row gives may be smaller than what it was added up from
+            assert_close(*three, name=what, summands=2.0 if query.shape[2] == 1 else 0.0)
 
 
 def test_gradcheck():

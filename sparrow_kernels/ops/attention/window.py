@@ -8,9 +8,9 @@ the definition masks within them:
     out = p v                   delta = sum(p * d_out v^T) - d_lse
     d_scores = p * (d_out v^T - delta)
 
-The reference scores every column up to the block's end. The CPU backend scores the anchors and the
-window alone, so its cost is that of what is seen; neither holds more than one block's scores, and
-grouped heads read their KV head in place. Requests that all see the same share their blocks.
+The reference scores every column up to the block's end. The torch backend scores the anchors and
+the window alone, so its cost is that of what is seen; neither holds more than one block's scores,
+and grouped heads read their KV head in place. Requests that all see the same share their blocks.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparrow_kernels.ops import env, registry
+from sparrow_kernels.ops import env, native, registry
 from sparrow_kernels.ops.attention import flops, window
 from sparrow_kernels.ops.attention.reference import accumulation_dtype
 from sparrow_kernels.ops.attention.triton import availability
@@ -55,6 +55,15 @@ for _backend, _rule in (("reference", window.all_columns), ("torch", window.seen
     ANCHORED_WINDOW.implement(_backend, partial(window.forward, rule=_rule))
     ANCHORED_WINDOW_BACKWARD.implement(_backend, partial(window.backward, rule=_rule))
     ANCHORED_WINDOW_JVP.implement(_backend, partial(window.tangents, rule=_rule))
+
+
+def _natively(*args: Any) -> registry.Reason:
+    is_double = args[0].dtype == torch.float64
+    return "float32, float16 and bfloat16, not float64" if is_double else None
+
+
+native.implement(ANCHORED_WINDOW, takes=_natively)
+native.implement(ANCHORED_WINDOW_BACKWARD, takes=_natively)
 
 
 def _triton_forward(*args: Any) -> tuple[Tensor, Tensor]:
