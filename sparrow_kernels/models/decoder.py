@@ -111,7 +111,7 @@ def _can_be_captured(parts: Parts) -> bool:
     """Whether a step can be a CUDA graph: all of the target on one GPU, and in one process."""
     devices = {parameter.device for parameter in parts.model.parameters()}
     on_one = len(devices) == 1 and not is_split(parts.model)
-    return on_one and devices.pop().type == "cuda"
+    return on_one and devices.pop().type in ("cuda", "cpu")
 
 
 def _serve_stop_strings(configs: list[GenerationConfig], kwargs: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from sparrow_kernels.decoding.auto import AutoTree
 from sparrow_kernels.decoding.coins import Generators
 from sparrow_kernels.decoding.graphs import GraphedStep
 from sparrow_kernels.decoding.loop import StepParts
+from sparrow_kernels.decoding.recorded import RecordedStep
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.drafting.rows import TEXT_ALONE
 from sparrow_kernels.drafting.state import DraftState
@@ -217,7 +218,8 @@ def _step(
             looks_at_host = ("commit",) if chooser.reads_history else ()
             draws = tree.branching is not None and not coins.are_torchs_own
             eager = (*looks_at_host, *(("draft",) if draws else ()))
-            workspace.graphs = GraphedStep(workspace.step, eager)
+            kind = RecordedStep if request.target.prefix_lens.device.type == "cpu" else GraphedStep
+            workspace.graphs = kind(workspace.step, eager)
         workspace.made_for = made_for
     assert workspace.step is not None and workspace.chooser is not None
     workspace.chooser.begin(request.emission.sequences)

@@ -82,6 +82,10 @@ class Op:
             return "this op has no such backend"
         return implementation.available()
 
+    def chosen(self, *args: Any) -> Callable[..., Any]:
+        """The function that a call with such arguments runs now, values unchecked."""
+        return self._choose(device_type(args), args)
+
     def _run(self, *args: Any) -> Any:
         device = device_type(args)
         if self.check is not None and env.values_are_checked(device):
