@@ -11,7 +11,7 @@ from torch._ops import OpOverload
 
 from sparrow_kernels.ops.registry import defined_ops
 
-_PLACES: tuple[Any, ...] = (torch, torch.nn.functional, Tensor)
+_PLACES: tuple[Any, ...] = (torch, torch._C._nn, Tensor)
 _KNOWN: dict[Any, Callable[..., Any]] = {}
 
 
