@@ -119,11 +119,11 @@ class Recording:
         if not written and results and all(each in self._values for each in results):
             return  # what was already as was asked for
         memories = {each.memory for each in aliased}
-        if not written and memories and all(each.is_found for each in aliased):
-            if all(self._memory_of(each) in memories for each in results):
-                for each in results:
-                    self._find(each)  # a view, which follows what it looks at
-                return
+        are_views = all(self._memory_of(each) in memories for each in results)
+        if not written and memories and are_views and all(each.is_found for each in aliased):
+            for each in results:
+                self._find(each)  # it follows what it looks at
+            return
         made = []
         for each in results:
             known = self._values.get(each)

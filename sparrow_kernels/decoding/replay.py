@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any
 
-import torch
-
 from sparrow_kernels.decoding.recording import Call, Recording, Value, rebuilt, values_in
 
 _LITERALS = (bool, int, str, type(None))
@@ -32,9 +30,7 @@ def replay(recording: Recording, wanted: Any) -> Callable[[Any], Any]:
         lines += [f"del {', '.join(dead)}"] if dead else []
     lines.append(f"return {_written(result, names)}")
     source = "\n    ".join(["def replay(given):", *lines])
-    import os
-    if os.environ.get("SHOW"): print(source, {k: str(v) for k,v in names.items() if k.startswith("call")})
-    exec(compile(source, "<recorded step>", "exec"), names)
+    exec(compile(source, "<recorded step>", "exec"), names)  # written above, from names of our own
     return names["replay"]
 
 
