@@ -120,8 +120,10 @@ class Request:
         """Whether the calls of a step are all there is to it, so that they can be made again."""
         device = self.target.prefix_lens.device.type
         is_plain = device == "cpu" and not self._compiled and not torch.is_autocast_enabled(device)
-        is_alone = not is_split(self.parts.model) and not self.parts.model.training
-        return is_plain and is_alone and not is_watched(self.parts.language_model)
+        parts = self.parts
+        is_alone = not is_split(parts.model) and not parts.model.training
+        called = (parts.language_model, parts.lm_head, parts.embedding)
+        return is_plain and is_alone and not is_watched(*called)
 
     def use(self, chooser: TokenChooser) -> None:
         """Choose by an earlier call's chooser, which does the same where graphs expect it."""

@@ -70,8 +70,8 @@ def _runs_on(module: Any) -> torch.device:
     return next(module.parameters()).device
 
 
-def is_watched(language_model: Any) -> bool:
-    """Whether somebody wants its modules called: by hooks, or by a forward put in a module's place.
+def is_watched(*parts: Any) -> bool:
+    """Whether somebody wants their modules called: by hooks, or by a forward put in a module's place.
 
     A recording of what they call would leave both out, and so would a `torch.compile`d module's.
     """
@@ -80,5 +80,6 @@ def is_watched(language_model: Any) -> bool:
         or module._forward_pre_hooks
         or module._compiled_call_impl is not None
         or ("forward" in module.__dict__ and not is_tapped(module))
-        for module in language_model.modules()
+        for part in parts
+        for module in part.modules()
     )
