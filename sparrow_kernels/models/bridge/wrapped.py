@@ -71,7 +71,7 @@ def _runs_on(module: Any) -> torch.device:
 
 
 def is_watched(*parts: Any) -> bool:
-    """Whether somebody wants their modules called: by hooks, or by a forward put in a module's place.
+    """Whether somebody wants their modules called: by hooks, or by a forward put in their place.
 
     A recording of what they call would leave both out, and so would a `torch.compile`d module's.
     """
