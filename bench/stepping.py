@@ -204,6 +204,8 @@ def step_of(
 
 
 class _Greedy:
+    scores: Tensor | None = None
+
     def __call__(self, tree: Any, logits: Tensor) -> Tensor:
         return logits.argmax(dim=-1)
 

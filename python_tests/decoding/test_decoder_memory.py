@@ -101,22 +101,22 @@ def test_two_thousand_steps_hold_no_more_and_stay_in_place(
     inputs = prompts(processor, turns("Why?"))
     settings = {**SETTINGS, "max_new_tokens": 2_001, "suppress_tokens": [319]}
     counts: list[int] = []
-    honest = Step.verify
+    honest = Step.toss
 
-    def verify(self: Step) -> None:
+    def toss(self: Step) -> None:
         honest(self)
-        if len(counts) < 2 or self._steps_seen % 500 == 499:
+        if len(counts) < 3 or self._steps_seen % 500 == 499:
             seen.tree_part.cache_clear()  # of what an op has seen, bounded by itself
             gc.collect()
             counts.append(sum(type(each) is torch.Tensor for each in gc.get_objects()))
         self._steps_seen += 1
 
     monkeypatch.setattr(Step, "_steps_seen", 0, raising=False)
-    monkeypatch.setattr(Step, "verify", verify)
+    monkeypatch.setattr(Step, "toss", toss)
     decoder = SparrowDecoder(target, draft_for("Mistral"), "4-3-1")
     result = decoder.generate(**inputs, **settings)
     assert result.stats.new_tokens == 2_001
-    assert max(counts[2:]) <= counts[1] + 4
+    assert max(counts[3:]) <= counts[2] + 4
     plain = target.generate(**inputs, **settings)
     assert torch.equal(result.sequences, plain)
     assert result.cache.prefix_lens.tolist() == [plain.shape[1] - 1]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.decoding.coins import Coins
-from sparrow_kernels.decoding.marginals import grow_marginals
+from sparrow_kernels.decoding.marginals import chain, grow_marginals
 from sparrow_kernels.decoding.protocols import Draft, Tree
 from sparrow_kernels.decoding.tree_config import TreeConfig
 from sparrow_kernels.ops.tree import build_tree, select_tree
@@ -41,6 +41,8 @@ def grow_tree(
     """
     if tree.marginals:
         return grow_marginals(draft, tree, root_tokens, root_hidden, active)
+    if tree.width == 1 and tree.branching is None:
+        return _grow_chain(draft, tree, root_tokens, root_hidden, active)
     if tree.branching is None:
         return _grow_best(draft, tree, root_tokens, root_hidden, active)
     return _grow_drawn(draft, tree, root_tokens, root_hidden, active, temperature, coins)
@@ -86,6 +88,23 @@ def _grow_best(
     drafted = torch.cat(pool_tokens, dim=1).gather(1, selected.long())
     layout = build_tree(parents, active * tree.total)
     return Tree(torch.cat([root_tokens[:, None], drafted], dim=1), layout, None)
+
+
+def _grow_chain(
+    draft: Draft, tree: TreeConfig, root_tokens: Tensor, root_hidden: Tensor, active: Tensor
+) -> Tree:
+    """The best child of the best child: what `_grow_best` comes to where a node has one child, and
+    there is nothing to rank."""
+    sees = chain(max(1, tree.grown_slots), root_hidden.device).expand(len(root_tokens), -1, -1)
+    tokens, output = [root_tokens[:, None]], root_hidden[:, None]
+    for level in range(1, tree.total):
+        if level > 1:
+            slot = level - 2
+            output = draft.grow(tokens[-1], output, level - 1, slot, sees[:, slot : slot + 1])
+        tokens.append(draft.best(output[:, 0], 1)[1])
+    parents = (_counting(tree.total, active.device) - 1).int().expand(len(active), -1)
+    layout = build_tree(parents.contiguous(), active * tree.total)
+    return Tree(torch.cat(tokens, dim=1), layout, None)
 
 
 def _grow_drawn(

@@ -77,20 +77,20 @@ def _along_the_chain(draft: Draft, tree: TreeConfig, root_hidden: Tensor) -> tup
     batch = root_hidden.shape[0]
     # A node of rank r has r - 1 better siblings, so a rank of `total` or more is never kept.
     width = min(tree.width, max(1, tree.total - 1))
-    chain = _chain(max(1, tree.grown_slots), root_hidden.device).expand(batch, -1, -1)
+    sees = chain(max(1, tree.grown_slots), root_hidden.device).expand(batch, -1, -1)
     output = root_hidden[:, None]
     levels = [draft.best(output[:, 0], width)]
     for level in range(1, tree.depth):
         slot = level - 1
         token = levels[-1][1][:, :1]
-        output = draft.grow(token, output, level, slot, chain[:, slot : slot + 1])
+        output = draft.grow(token, output, level, slot, sees[:, slot : slot + 1])
         levels.append(draft.best(output[:, 0], width))
     log_probs, tokens = zip(*levels, strict=True)
     return torch.stack(log_probs, dim=1), torch.stack(tokens, dim=1)
 
 
 @cache
-def _chain(slots: int, device: torch.device) -> Tensor:
+def chain(slots: int, device: torch.device) -> Tensor:
     """`[1, slots, W]` int64: row s has bits 0 to s."""
     return pack_ancestors(torch.ones((1, slots, slots), dtype=torch.bool).tril()).to(device)
 

@@ -88,6 +88,9 @@ class Draft(Protocol):
 class Choose(Protocol):
     """How the target's own tokens are taken from its logits."""
 
+    scores: Tensor | None
+    """What they were last taken from, after the logits processors, if that is kept."""
+
     def __call__(self, tree: Tree, logits: Tensor) -> Tensor:
         """`[B, T]` int64 the target's token after each node: its argmax or one exact sample.
 

@@ -77,6 +77,15 @@ class Step:
         self.drafted: Tree
         self.verified: Verification
 
+    @property
+    def scores(self) -> Tensor | None:
+        """What `choose` last took tokens from."""
+        return self._choose.scores
+
+    @scores.setter
+    def scores(self, scores: Tensor | None) -> None:
+        self._choose.scores = scores
+
     def begin(self, first: Committed, finished: Sequence[int] = ()) -> None:
         """Begin again, where the tensors of the last call lie."""
         _overwrite(self.committed, first)

@@ -105,6 +105,8 @@ class _Known:
     Implements `sparrow_kernels.decoding`'s `Draft` and `Choose` for one request.
     """
 
+    scores: Tensor | None = None
+
     def __init__(self, tokens: Tensor, emitted: list[int]) -> None:
         self.tokens = tokens
         self._emitted = emitted

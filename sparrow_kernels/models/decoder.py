@@ -39,6 +39,9 @@ class SparrowDecoder:
             `TreeConfig.auto()` to have it chosen from call to call, in `stats.tree`.
         cuda_graph: replay the parts of a step as CUDA graphs, captured in the second step and kept
             from call to call. None: on a GPU, where the target lies on one.
+        recorded: on a CPU, note the calls that a step makes, in the second step, and from then on
+            make them without the Python between them. Steps run as they are where they would be
+            missed: under hooks, autocast or `compile`, and of a target split over processes.
         compile: fuse the elementwise work of the target's layers with `torch.compile`, in the
             first call; steps then take less time, and that call more.
 
@@ -54,11 +57,12 @@ class SparrowDecoder:
         tree: TreeConfig | AutoTree | str | None = None,
         *,
         cuda_graph: bool | None = None,
+        recorded: bool = False,
         compile: bool = False,
     ) -> None:
         parts = Parts(target)
         self._graphs = _can_be_captured(parts) if cuda_graph is None else cuda_graph
-        self._compiled = compile
+        self._recorded, self._compiled = recorded, compile
         self._workspaces = {"speculative": Workspaces(), "plain": Workspaces()}
         check_draft(draft, target)
         self.target = target
@@ -100,7 +104,8 @@ class SparrowDecoder:
         # transformers hands no streamer on to a custom decoding function.
         ours = {name: kwargs.pop(name, None) for name in ("streamer", "generator")}
         ours |= {"workspaces": self._workspaces[way]}
-        ours |= {"cuda_graph": self._graphs, "compiled": self._compiled}
+        ours |= {"cuda_graph": self._graphs, "recorded": self._recorded}
+        ours |= {"compiled": self._compiled}
         for name in ("cache", "past_key_values"):  # releases of transformers take one of them
             if isinstance(kwargs.get(name), PreallocatedCache):
                 ours["earlier"] = kwargs.pop(name)

@@ -8,7 +8,7 @@ speedup has to be measured against.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from sparrow_kernels.decoding.auto import AutoTree
 from sparrow_kernels.decoding.coins import Generators
 from sparrow_kernels.decoding.graphs import GraphedStep
 from sparrow_kernels.decoding.loop import StepParts
+from sparrow_kernels.decoding.recorded import RecordedStep
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.drafting.rows import TEXT_ALONE
 from sparrow_kernels.drafting.state import DraftState
@@ -35,10 +36,17 @@ from sparrow_kernels.models.outputs import SparrowOutput
 from sparrow_kernels.models.parallel import Agreement
 from sparrow_kernels.models.request import Request
 from sparrow_kernels.models.workspace import Workspaces, lent
-from sparrow_kernels.ops.env import checks
+from sparrow_kernels.ops.env import checks, current_backend
 
 ROOT_ALONE = TreeConfig(total=1, depth=1, width=1)
 """Plain decoding's tree. It has a depth because a `TreeConfig` must."""
+
+
+class StepWays(NamedTuple):
+    """How steps are run, where it is not as they are."""
+
+    cuda_graph: bool
+    recorded: bool
 
 
 @torch.no_grad()
@@ -55,6 +63,7 @@ def sparrow_generate(
     generator: Generators = None,
     workspaces: Workspaces | None = None,
     cuda_graph: bool = False,
+    recorded: bool = False,
     compiled: bool = False,
     earlier: Cache | None = None,
     **model_kwargs: Any,
@@ -79,6 +88,8 @@ def sparrow_generate(
         workspaces: where buffers and graphs of earlier calls are kept; `SparrowDecoder` has some.
         compiled: fuse the elementwise work of the target's layers, by `torch.compile`.
         cuda_graph: replay each step's parts as CUDA graphs; worth it where workspaces keep them.
+        recorded: on a CPU, make a step's calls again without the Python that led to them, where
+            nobody watches: no hook, no forward in a module's place, no autocast, one process.
         earlier: an earlier call's cache, which may also come as the model's own keyword.
 
     Returns:
@@ -107,7 +118,8 @@ def sparrow_generate(
     with lent(workspaces or Workspaces(), len(input_ids), earlier) as buffers:
         request = Request(model, input_ids, *handed, *sizes, generator, *buffers, compiled)
         request.stats.tree = None if chosen is None else str(chosen)
-        output = _decode(request, draft if chosen is not None else None, shape, cuda_graph)
+        ways = StepWays(cuda_graph, recorded)
+        output = _decode(request, draft if chosen is not None else None, shape, ways)
     if isinstance(asked, AutoTree):
         asked.learn(chosen, input_ids.shape[1], request.stats)
     return output
@@ -125,6 +137,7 @@ def plain_generate(
     generator: Generators = None,
     workspaces: Workspaces | None = None,
     cuda_graph: bool = False,
+    recorded: bool = False,
     compiled: bool = False,
     earlier: Cache | None = None,
     **model_kwargs: Any,
@@ -134,7 +147,7 @@ def plain_generate(
     earlier = earlier or cache_of(model_kwargs)
     with lent(workspaces or Workspaces(), len(input_ids), earlier) as buffers:
         request = Request(model, input_ids, *handed, 1, 1, generator, *buffers, compiled)
-        return _decode(request, None, ROOT_ALONE, cuda_graph)
+        return _decode(request, None, ROOT_ALONE, StepWays(cuda_graph, recorded))
 
 
 def _agreed(model: VidLLM, tree: AutoTree, input_ids: Tensor) -> TreeConfig | None:
@@ -146,12 +159,12 @@ def _agreed(model: VidLLM, tree: AutoTree, input_ids: Tensor) -> TreeConfig | No
 
 
 def _decode(
-    request: Request, draft: SparrowDraft | None, tree: TreeConfig, cuda_graph: bool
+    request: Request, draft: SparrowDraft | None, tree: TreeConfig, ways: StepWays
 ) -> Tensor | SparrowOutput:
     # The loop makes its own trees and lengths: checking them again would only cost time.
     with torch.inference_mode(), checks(False):
         try:
-            _decode_on(request, draft, tree, cuda_graph)
+            _decode_on(request, draft, tree, ways)
         except NoToken as error:
             request.chooser.explain(error)
     return request.result()
@@ -161,7 +174,7 @@ def _decode_on(
     request: Request,
     draft: SparrowDraft | None,
     tree: TreeConfig,
-    cuda_graph: bool,
+    ways: StepWays,
 ) -> None:
     """Run the prompts, and decode from their first tokens on."""
     rules = TEXT_ALONE if draft is None else draft.config.row_rules()
@@ -174,7 +187,7 @@ def _decode_on(
             state = draft_state(request, draft, tree, prefill.rows, rules)
     begun = first_committed(first, prefill.states, request.max_path)
     del prefill  # its states have served
-    step, parts = _step(request, state, tree, begun, cuda_graph)
+    step, parts = _step(request, state, tree, begun, ways)
     step.begin(begun, finished)
     decode(
         step,
@@ -192,13 +205,15 @@ def _step(
     state: DraftState | None,
     tree: TreeConfig,
     begun: Committed,
-    cuda_graph: bool,
+    ways: StepWays,
 ) -> tuple[Step, StepParts]:
     """The step of a call: an earlier call's, where nothing it depends on has changed."""
     workspace, chooser, coins = request.workspace, request.chooser, request.coins
     temperature = _draw_temperature(request, tree)
     drafts = state is not None
-    made_for = (drafts, tree, chooser.settings, temperature, coins.are_torchs_own, cuda_graph)
+    is_recorded = ways.recorded and not ways.cuda_graph and request.can_be_recorded
+    asked = (ways.cuda_graph, is_recorded, current_backend())
+    made_for = (drafts, tree, chooser.settings, temperature, coins.are_torchs_own, asked)
     if workspace.made_for != made_for or chooser.settings is None:
         samples = bool(request.config.do_sample)
         workspace.step = Step(
@@ -213,11 +228,12 @@ def _step(
             request.agree,
         )
         workspace.chooser, workspace.graphs = chooser, None
-        if cuda_graph:
+        if ways.cuda_graph or is_recorded:
             looks_at_host = ("commit",) if chooser.reads_history else ()
             draws = tree.branching is not None and not coins.are_torchs_own
             eager = (*looks_at_host, *(("draft",) if draws else ()))
-            workspace.graphs = GraphedStep(workspace.step, eager)
+            replayed = RecordedStep if is_recorded else GraphedStep
+            workspace.graphs = replayed(workspace.step, eager)
         workspace.made_for = made_for
     assert workspace.step is not None and workspace.chooser is not None
     workspace.chooser.begin(request.emission.sequences)

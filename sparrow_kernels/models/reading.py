@@ -67,12 +67,14 @@ class PromptReading:
             if clip_states is not None:
                 self._clip_states.append(clip_states)
 
-    def expect(self, begin: int, end: int) -> None:
-        """The next forward runs the slots from `begin` to `end`."""
+    def expect(self, begin: int, end: int) -> Tensor:
+        """The next forward runs the slots from `begin` to `end`; its rows `[m]` that are read, the
+        last one among them."""
         slots = torch.cat([self._state_slots, self._clip_slots])
         slots = slots[(slots >= begin) & (slots < end)].unique()
         self._span, self._taken = (begin, end), slots
         self._reader.tap.rows = slots - begin
+        return torch.cat([slots, slots.new_tensor([end - 1])]).unique() - begin
 
     def take(self, top: Tensor) -> None:
         """Take what that forward has left; its top states are `top` `[1, n, H]`."""

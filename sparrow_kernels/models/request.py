@@ -12,10 +12,11 @@ from sparrow_kernels.decoding import DecodeStats, PhaseTimer
 from sparrow_kernels.decoding.coins import Generators
 from sparrow_kernels.drafting.rows import TEXT_ALONE, RowRules
 from sparrow_kernels.models.bridge.names import without_cache
+from sparrow_kernels.models.bridge.wrapped import is_watched
 from sparrow_kernels.models.emission import Emission, Stops, Streamer
 from sparrow_kernels.models.families import Parts, VidLLM
 from sparrow_kernels.models.outputs import Recorder, SparrowOutput
-from sparrow_kernels.models.parallel import Agreement
+from sparrow_kernels.models.parallel import Agreement, is_split
 from sparrow_kernels.models.prompt import take_prompts
 from sparrow_kernels.models.selection import TokenChooser, reads_history
 from sparrow_kernels.models.target import Prefill, TargetState
@@ -88,7 +89,7 @@ class Request:
         self.target = self.workspace.target_of(self.parts, slots, compiled)
         fits = earlier is not None and earlier.fits(self.parts, compiled)
         self._earlier = earlier if fits else None
-        self._mask = mask
+        self._mask, self._compiled = mask, compiled
         self._model_inputs = self.parts.model.prepare_inputs_for_generation(
             input_ids, is_first_iteration=True, **without_cache(model_kwargs)
         )
@@ -113,6 +114,16 @@ class Request:
             self.recorder.first(prefill.logits)
             finished = self.emission.take_first(first.tolist())
         return prefill, first, finished
+
+    @property
+    def can_be_recorded(self) -> bool:
+        """Whether the calls of a step are all there is to it, so that they can be made again."""
+        device = self.target.prefix_lens.device.type
+        is_plain = device == "cpu" and not self._compiled and not torch.is_autocast_enabled(device)
+        parts = self.parts
+        is_alone = not is_split(parts.model) and not parts.model.training
+        called = (parts.language_model, parts.lm_head, parts.embedding)
+        return is_plain and is_alone and not is_watched(*called)
 
     def use(self, chooser: TokenChooser) -> None:
         """Choose by an earlier call's chooser, which does the same where graphs expect it."""

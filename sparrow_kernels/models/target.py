@@ -14,6 +14,7 @@ from sparrow_kernels.drafting.rows import TEXT_ALONE, PromptRows, RowPlan, RowRu
 from sparrow_kernels.models.bridge.attention import Nodes, check_attended
 from sparrow_kernels.models.bridge.cache import PreallocatedCache
 from sparrow_kernels.models.bridge.compiled import compile_elementwise
+from sparrow_kernels.models.bridge.last_layer import only_read
 from sparrow_kernels.models.bridge.wrapped import adapters_in_force
 from sparrow_kernels.models.families import Parts
 from sparrow_kernels.models.kept import KeptPrompt, marks_of
@@ -123,8 +124,8 @@ class TargetState:
                 start, source = self._take_over(request, plan, marks, earlier, old)
             reading = PromptReading(self._reader, prompt, plan, start, source)
             for chunk in prompt.chunks(start, _chunk_size(chunk_size, start, len(prompt.ids))):
-                reading.expect(chunk.begin, chunk.end)
-                top = self._run_chunk(request, chunk.begin, chunk.end, chunk.inputs)
+                read = reading.expect(chunk.begin, chunk.end)
+                top = self._run_chunk(request, chunk.begin, chunk.end, chunk.inputs, read)
                 reading.take(top)
             self.prefix_lens[request] = len(prompt.ids)
             logits.append(self._parts.lm_head(top[:, -1]))
@@ -161,8 +162,9 @@ class TargetState:
             self.cache.copy_from(earlier.cache, number, request, start)
         return start, kept
 
-    def _run_chunk(self, request: int, begin: int, end: int, inputs: dict) -> Tensor:
-        """Top states `[1, n, H]` of a prompt's rows behind `begin` slots."""
+    def _run_chunk(self, request: int, begin: int, end: int, inputs: dict, rows: Tensor) -> Tensor:
+        """Top states `[1, n, H]` of a prompt's rows behind `begin` slots, of which `rows` are
+        read."""
         size = end - begin
         nodes = {}
         if begin:
@@ -170,10 +172,9 @@ class TargetState:
             chain = torch.ones((1, size, size), dtype=torch.bool, device=self.prefix_lens.device)
             lengths = self.prefix_lens[request : request + 1]
             nodes["nodes"] = Nodes(pack_ancestors(chain.tril()), lengths)
-        with self.cache.prefill_of(request, begin):
-            output = self._parts.language_model(
-                **inputs, attention_mask=None, **self._cached, **nodes
-            )
+        language_model = self._parts.language_model
+        with self.cache.prefill_of(request, begin), only_read(language_model, rows, size) as read:
+            output = language_model(**inputs, attention_mask=None, **self._cached, **nodes, **read)
             hidden = output.last_hidden_state
         self.cache.check_prefilled(size)
         return hidden

@@ -16,6 +16,7 @@ import torch
 from sparrow_kernels.decoding import Coins, Step
 from sparrow_kernels.decoding.coins import Generators
 from sparrow_kernels.decoding.graphs import GraphedStep
+from sparrow_kernels.decoding.recorded import RecordedStep
 from sparrow_kernels.drafting.state import DraftState
 from sparrow_kernels.models.families import Parts
 from sparrow_kernels.models.selection import TokenChooser
@@ -34,7 +35,7 @@ class Workspace:
     coins: Coins | None = None
     chooser: TokenChooser | None = None
     step: Step | None = None
-    graphs: GraphedStep | None = None
+    graphs: GraphedStep | RecordedStep | None = None
     draft_made_for: Hashable = None
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Held by the call that uses it."""

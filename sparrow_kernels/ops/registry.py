@@ -121,6 +121,10 @@ class Op:
             return "this op has no such backend"
         return implementation.available()
 
+    def chosen(self, *args: Any) -> Callable[..., Any]:
+        """The function that a call with such arguments runs now, values unchecked."""
+        return self._choose(device_type(args), args).function
+
     def _watched(self, *args: Any) -> Any:
         self._let_counters_know()  # a graph that calls the op by its name comes here alone
         if not transforms.is_differentiated(args):

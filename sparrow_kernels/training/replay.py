@@ -87,6 +87,8 @@ class _ReplayTarget:
 class _Known:
     """Implements `Choose`: the target's token after a node is in what `verify` has said."""
 
+    scores: Tensor | None = None
+
     def __call__(self, tree: Tree, logits: Tensor) -> Tensor:
         return logits[..., 0]
 

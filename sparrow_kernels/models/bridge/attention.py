@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import causal_mask_function
 
+from sparrow_kernels.models.bridge.last_layer import ReadRows
 from sparrow_kernels.models.bridge.names import installed
 from sparrow_kernels.ops.attention import tree_attention
 
@@ -44,11 +45,12 @@ def _attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     nodes: Nodes | None = None,
+    read: ReadRows | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention signature: query `[B, Hq, T, D]` -> `[B, T, Hq, D]`, no weights.
 
-    `nodes` is ours: any keyword of a call of the language model arrives here.
+    `nodes` and `read` are ours: any keyword of a call of the language model arrives here.
     """
     if query.dtype != value.dtype:
         # Autocast leaves a rotated query in float32 beside values that a product has rounded.
@@ -63,12 +65,34 @@ def _attention(
                 f" got {query.shape[2]} queries of {key.shape[2]} keys"
                 f"{'' if attention_mask is None else ' and a mask'} ({installed()})"
             )
+    if read is not None and getattr(module, "layer_idx", None) == read.layer:
+        rows = _of_rows(query[:, :, read.rows], key, value, scaling, nodes, read.rows)
+        out = torch.zeros_like(query).index_copy_(2, read.rows, rows)
+    elif nodes is None:
         out = F.scaled_dot_product_attention(
             query, key, value, is_causal=query.shape[2] > 1, scale=scaling, enable_gqa=True
         )
     else:
         out = tree_attention(query, key, value, nodes.ancestors, nodes.prefix_lens, scale=scaling)
     return out.transpose(1, 2).contiguous(), None
+
+
+def _of_rows(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float | None,
+    nodes: Nodes | None,
+    rows: Tensor,
+) -> Tensor:
+    """What some rows of a forward see, `[1, Hq, rows, D]`."""
+    if nodes is not None:
+        ancestors = nodes.ancestors[:, rows].contiguous()
+        return tree_attention(query, key, value, ancestors, nodes.prefix_lens, scale=scaling)
+    seen = torch.arange(key.shape[2], device=key.device) <= rows[:, None]
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=seen, scale=scaling, enable_gqa=True
+    )
 
 
 def _refuse_other_attention(module: nn.Module, mask: Any, keywords: dict[str, Any]) -> None:

@@ -77,6 +77,11 @@ class StateTap:
         return self.taken[layer_id]
 
 
+def is_tapped(module: nn.Module) -> bool:
+    """Whether the forward that stands in the module's place is a tap's alone."""
+    return module.__dict__.get(_MARK, module) is None
+
+
 def _untap(layer: nn.Module) -> None:
     own = layer.__dict__
     if _MARK in own:

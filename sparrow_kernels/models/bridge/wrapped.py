@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from sparrow_kernels.models.bridge.states import is_tapped
+
 
 def without_adapter(model: Any) -> Any:
     """The model of transformers in a PEFT model: adapters lie in its layers, and stay in force.
@@ -66,3 +68,18 @@ def _runs_on(module: Any) -> torch.device:
             if device is not None:
                 return torch.empty(0, device=device).device
     return next(module.parameters()).device
+
+
+def is_watched(*parts: Any) -> bool:
+    """Whether somebody wants their modules called: by hooks, or by a forward put in their place.
+
+    A recording of what they call would leave both out, and so would a `torch.compile`d module's.
+    """
+    return any(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._compiled_call_impl is not None
+        or ("forward" in module.__dict__ and not is_tapped(module))
+        for part in parts
+        for module in part.modules()
+    )
