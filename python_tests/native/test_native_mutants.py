@@ -60,10 +60,12 @@ def said(folder: Path, mutant: str = "") -> str:
     return subprocess.run([program], capture_output=True, text=True, check=False).stdout
 
 
+@pytest.mark.slow
 def test_a_commit_as_it_is(tmp_path: Path) -> None:
     assert said(tmp_path) == "6 9"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", ["commit: no release", "commit: no acquire"])
 def test_a_commit_without_one_of_its_fences(tmp_path: Path, mutant: str) -> None:
     assert "race: a write does not know of a read" in said(tmp_path, mutant)
