@@ -171,6 +171,7 @@ def lengths(word: str, op: str = "tree_attention") -> list[Row]:
 
 
 class TestPlots:
+    @pytest.mark.slow
     def test_every_plot_in_both_themes_and_the_same_twice(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

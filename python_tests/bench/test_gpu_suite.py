@@ -34,6 +34,7 @@ def test_every_part_fits_a_command_of_ten_minutes() -> None:
     }
 
 
+@pytest.mark.slow
 def test_everything_here_runs_to_its_end(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this is about a machine without a GPU")

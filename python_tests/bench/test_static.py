@@ -51,6 +51,7 @@ def test_where_there_is_an_nvcc_the_cuda_kernels_are_built() -> None:
     assert shipped.cuda_unavailable() is None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shipped.cuda_unavailable() is not None, reason=str(shipped.cuda_unavailable()))
 def test_no_cuda_kernel_spills() -> None:
     kernels = list(shipped.cuda_kernels())
@@ -68,6 +69,7 @@ def test_no_cuda_kernel_spills() -> None:
         assert same_on_file(row), f"run: {static.COMMAND}"
 
 
+@pytest.mark.slow
 def test_a_few_triton_kernels_compile_without_a_spill(tmp_path: Path) -> None:
     """One shape of each kernel in float32 and bfloat16, for both architectures."""
     if not shipped.triton_compiler():

@@ -227,11 +227,13 @@ def without_torchvision(folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_without_torchvision_clips_are_prepared_all_the_same(folder: Path) -> None:
     done = without_torchvision(folder)
     assert (done.returncode, done.stdout) == (0, plain_text(folder, 7) + "\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_without_the_torchvision_that_a_processor_needs(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     settings = tmp_path / "target" / "processor_config.json"
@@ -243,6 +245,7 @@ def test_without_the_torchvision_that_a_processor_needs(folder: Path, tmp_path: 
     assert f"pip install --no-deps 'torchvision==0.{minor}.*' is the one" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_answer_arrives_where_stderr_is_closed(folder: Path) -> None:
     command = [sys.executable, "-m", "sparrow_kernels.cli", *words(folder, "--max-new-tokens", "7")]
     done = subprocess.run(
@@ -260,6 +263,7 @@ def test_a_reader_that_leaves_early_is_no_error(folder: Path) -> None:
     assert process.wait() == 141
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_mid_stream_ends_the_line_and_says_so(folder: Path) -> None:
     """On a real terminal: words come before the end, then one line of error and status 130."""
     leader, follower = pty.openpty()

@@ -60,6 +60,7 @@ def test_a_closed_stream_is_one_nobody_reads(
     assert done.stderr.startswith(err) if err and not closed_err else done.stderr == ""
 
 
+@pytest.mark.slow
 def test_what_a_command_loads_stays_off_the_other_stream() -> None:
     done = shell([*CLI, "env"], ">&-")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -93,6 +94,7 @@ def test_streams_that_are_none_or_closed_come_back_as_they_were(
         assert sys.stdout is stream and sys.stderr is stream
 
 
+@pytest.mark.slow
 @needs_full_device
 @pytest.mark.parametrize(
     "words, unbuffered", [(["--version"], ""), (["--help"], "1"), ([], "1"), (["env"], "")]

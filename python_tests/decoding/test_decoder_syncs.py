@@ -88,6 +88,7 @@ def guard(monkeypatch: pytest.MonkeyPatch) -> Guard:
 CHATS = [turns(8, "What happens?"), turns("Why?")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tree", ["6-5-1", "30-4-8", "4x2x1", "64-5-8:marginals"])
 @pytest.mark.parametrize(
     "settings", [{}, {"do_sample": True, "top_p": 0.9, "top_k": 40, "min_p": 0.01}]

@@ -33,6 +33,7 @@ def decoder(name: str, **settings: Any) -> SparrowDecoder:
     return SparrowDecoder(tiny(name).target, draft_for(name), "9-2-4", **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "llava_onevision", "Llama"])
 def test_the_text_stays_and_layers_share_what_is_compiled(name: str, graphs: list[Any]) -> None:
     target, processor = tiny(name)

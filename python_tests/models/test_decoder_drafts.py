@@ -80,6 +80,7 @@ def test_states_are_transformers_s(family: str, chunk: int | None) -> None:
     torch.testing.assert_close(prefill.states[0], theirs[-1], atol=2e-4, rtol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DRAFTS)
 @pytest.mark.parametrize("family", NAMES)
 def test_the_text_is_the_target_s(family: str, kind: str) -> None:

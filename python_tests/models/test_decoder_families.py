@@ -61,6 +61,7 @@ def test_every_prompt_keeps_the_text(name: str, chats: str) -> None:
     assert len(plain[:, -NEW_TOKENS:].unique()) > 5, "a text that repeats itself shows little"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "tree"), GROWN)
 def test_every_tree_keeps_the_text(name: str, tree: str) -> None:
     inputs = prompts(tiny(name).processor, *PROMPTS["ragged batch"])
@@ -68,6 +69,7 @@ def test_every_tree_keeps_the_text(name: str, tree: str) -> None:
     assert torch.equal(plain, ours)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [5, 17])
 @pytest.mark.parametrize("name", [*FAMILIES, *GENERIC, "Llama"])
 def test_prefills_in_chunks_keep_the_text(name: str, size: int) -> None:

@@ -120,6 +120,7 @@ def test_learned_prompts_are_refused_by_name() -> None:
     assert Parts(wrapper).model is base
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, where",
     [

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import build_backend
+from build_backend import Torch, installed_torch
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 NO_COMPILER = "/nowhere/c++"
@@ -58,3 +62,54 @@ def test_a_misspelt_choice_is_refused(tmp_path: Path) -> None:
     result = run_setup(tmp_path, SPARROW_BUILD_NATIVE="yes")
     assert result.returncode != 0
     assert "SPARROW_BUILD_NATIVE must be auto, 0 or 1, got 'yes'" in result.stderr
+
+
+def fake_torch(folder: Path, version: str, cuda: str) -> Path:
+    root = folder / "torch"
+    (root / "include").mkdir(parents=True)
+    lines = f"__version__ = '{version}'\ncuda: Optional[str] = {cuda}\nhip: Optional[str] = None\n"
+    (root / "version.py").write_text(lines)
+    return root
+
+
+def test_an_isolated_build_takes_the_torch_of_its_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There nothing can be imported; a torch is asked for only where none lies, or one too old."""
+    monkeypatch.setattr(build_backend, "find_spec", lambda name: None)
+    monkeypatch.setattr(build_backend.sysconfig, "get_path", lambda name: str(tmp_path))
+    requires = build_backend.get_requires_for_build_wheel
+    assert build_backend.TORCH in requires() and installed_torch() is None
+    root = fake_torch(tmp_path, "2.13.0+cpu", "None")
+    assert installed_torch() == Torch(root, "2.13.0+cpu", None)
+    assert build_backend.TORCH not in requires()
+    assert build_backend.TORCH not in build_backend.get_requires_for_build_editable()
+    shutil.rmtree(root)
+    fake_torch(tmp_path, "2.9.1", "'12.8'")
+    assert build_backend.TORCH in requires()
+    elsewhere = fake_torch(tmp_path / "named", "2.11.0+cu130", "'13.0'")
+    monkeypatch.setenv("SPARROW_BUILD_TORCH", str(elsewhere))
+    assert installed_torch() == Torch(elsewhere, "2.11.0+cu130", "13.0")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "asked", "chosen"),
+    [("None", "auto", "0"), ("None", "1", "1"), ("'13.0'", "auto", "auto"), ("'13.0'", "0", "0")],
+)
+def test_cuda_is_compiled_beside_a_torch_for_it_or_when_asked_for(
+    tmp_path: Path, cuda: str, asked: str, chosen: str
+) -> None:
+    root = fake_torch(tmp_path, "2.13.0", cuda)
+    code = "import sys, setuptools; setuptools.setup = lambda **_: None; import setup;"
+    code += " print('chosen', setup.cuda_choice())"
+    settings = {"SPARROW_BUILD_TORCH": str(root), "SPARROW_BUILD_CUDA": asked}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=CHECKOUT,
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.endswith(f"chosen {chosen}\n")
+    assert ("is a CPU build, so CUDA is not compiled" in done.stdout) == (chosen != asked)

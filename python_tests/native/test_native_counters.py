@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
 from emulation import compile_program
 
 PROGRAM = r"""
@@ -47,6 +48,7 @@ int main() {
 """
 
 
+@pytest.mark.slow
 def test_a_graph_has_its_own_and_gives_them_back(tmp_path: Path) -> None:
     program = compile_program(tmp_path, PROGRAM)
     done = subprocess.run([program], capture_output=True, text=True, check=True)

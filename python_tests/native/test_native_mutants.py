@@ -64,10 +64,12 @@ def said(folder: Path, mutant: str = "") -> str:
     return subprocess.run([program], capture_output=True, text=True, check=False).stdout
 
 
+@pytest.mark.slow
 def test_a_commit_as_it_is(tmp_path: Path) -> None:
     assert said(tmp_path) == "6 9 5 6"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mutant", ["commit: no release", "commit: no acquire", "commit: the other lanes do not wait"]
 )

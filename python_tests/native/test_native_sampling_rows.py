@@ -39,6 +39,7 @@ def test_sample_tokens(library: Library, vocab: int) -> None:
     expect(library.ops.sample_tokens(*moved(library, probs, coins)), probs, coins)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vocab", [1, 3, 1000, 152_064])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_sample_logits(library: Library, dtype: torch.dtype, vocab: int) -> None:
@@ -105,6 +106,7 @@ def draws(logits: Tensor, parents: list[list[int]], temperature: float) -> Tenso
 SHAPES = [(1, 2, 5), (7, 4, 12), (515, 3, 12), (9001, 2, 10), (30_001, 1, 9), (152_064, 1, 9)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("vocab", "batch", "size"), SHAPES)
 @pytest.mark.parametrize("form", ["probs", "float32", "bfloat16", "float16"])
 def test_residual_rows(library: Library, form: str, vocab: int, batch: int, size: int) -> None:

@@ -61,6 +61,7 @@ def forests(draw: st.DrawFn) -> tuple[list[list[int]], list[int], random.Random]
     return parents, counts, source
 
 
+@pytest.mark.slow
 def test_ten_thousand_trees(library: Library) -> None:
     """A small vocabulary makes siblings with the same token and long paths."""
     seen = 0

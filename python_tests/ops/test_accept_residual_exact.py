@@ -106,6 +106,7 @@ def test_siblings_without_replacement(runner: str, siblings: int) -> None:
         prove_exact(runs_by(runner), game)
 
 
+@pytest.mark.slow
 @each_runner
 @pytest.mark.parametrize("siblings", [1, 2, 3, 4])
 @pytest.mark.parametrize("replacement", [True, False], ids=["with", "without"])

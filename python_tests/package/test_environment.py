@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from importlib import metadata
@@ -14,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from sparrow_kernels.cli.main import _parser
 from sparrow_kernels.releases import TESTED
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -23,6 +26,7 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 MAKEFILE = (CHECKOUT / "Makefile").read_text()
 SETUP_TORCH = Version(re.findall(r"^TORCH \?= torch==(.+)$", MAKEFILE, re.MULTILINE)[0])
 PYTHONS = ("3.11", "3.12", "3.13")
+PINS_TORCH = ("torchvision", "torchaudio", "torchcodec", "xformers", "vllm")
 NOT_LOCKED = ("torch", "torchvision")  # their builds differ from machine to machine
 
 LOCKS = ("requirements.lock", "requirements-oldest.lock")
@@ -143,3 +147,36 @@ def test_the_torch_that_setup_takes_is_tested_and_allowed() -> None:
     assert first <= SETUP_TORCH <= last
     refused = [it for it in (first, SETUP_TORCH, last) if it not in bound.specifier]
     assert refused == []
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_no_extra_brings_another_torch(extra: str) -> None:
+    """Nor what asks for one exact release of it."""
+    for python in PYTHONS:
+        named = {canonicalize_name(need.name) for need in needs(EXTRAS[extra], python)}
+        assert not named & {"torch", *PINS_TORCH}
+
+
+def test_what_make_train_runs_can_be_run() -> None:
+    recipe = re.findall(r"^\t\$\(BIN\)/sparrow (train .+)$", MAKEFILE, re.MULTILINE)
+    assert len(recipe) == 2
+    roles = [_parser().parse_args(line.split()) for line in recipe]
+    assert [parsed.role for parsed in roles] == ["target", "draft"]
+    assert roles[1].target == roles[0].out
+
+
+def test_torchvision_can_be_imported_by_anyone_once_the_shim_waits_for_it() -> None:
+    """As every process does in the environment of `make setup`; nothing is imported before."""
+    code = (
+        "import sparrow_kernels.video_shim as shim, sys; shim.at_import();"
+        " assert 'torch' not in sys.modules; import torchvision; print(shim.standing())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True
+    )
+    try:
+        version = metadata.version("torchvision")
+    except metadata.PackageNotFoundError:
+        assert "No module named 'torchvision'" in done.stderr
+    else:
+        assert done.stdout.startswith(f"torchvision {version}"), done.stderr

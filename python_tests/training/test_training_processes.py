@@ -43,6 +43,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, flo
     return folder, run(folder, folder / "whole")
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_as_one_that_was_not(
     whole: tuple[Path, dict[int, float]], tmp_path: Path
 ) -> None:

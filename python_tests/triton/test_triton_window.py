@@ -40,6 +40,7 @@ def small_tiles(monkeypatch):
     return use
 
 
+@pytest.mark.slow
 @on_each_device
 @pytest.mark.parametrize("name", CASES)
 def test_result_and_gradients(name, device, small_tiles):
@@ -67,6 +68,7 @@ LSE_CASES = [
 ]
 
 
+@pytest.mark.slow
 @on_each_device
 @pytest.mark.parametrize("name", LSE_CASES)
 def test_log_sum_exp_and_its_gradient(name, device, small_tiles):
@@ -218,6 +220,7 @@ def test_log_sum_exp(device, small_tiles):
     assert_close(lse, exact, reference(*tensors, mask, 0, 0.25)[1], name="lse", summands=4.0)
 
 
+@pytest.mark.slow
 @on_each_device
 def test_are_ops(device, small_tiles):
     mask = scattered(30, 0.2).to(device)
