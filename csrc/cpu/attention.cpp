@@ -79,7 +79,7 @@ SPARROW_INLINE uint64_t read_biases(const BiasRow<Element>& bias, const Tile& ti
 template <typename Element>
 SPARROW_INLINE void foresee(const TreeAttention<Element>& call, const Tile& tile, int64_t kv_head,
                             SlotWalk& walk) {
-  for (int64_t lane = 0; lane < kTile; lane += 2) {
+  for (int64_t lane = 0; lane < kTile; lane += 8) {
     if ((tile.seen >> lane & 1) == 0) continue;
     walk.go_to(tile.slot(lane));
     __builtin_prefetch(walk.row(call.key, kv_head));
