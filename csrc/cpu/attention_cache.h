@@ -24,7 +24,7 @@ class SlotWalk {
       return false;
     }
     row_ = slot - first_;
-    if (first_ >= 0 && row_ >= 0 && row_ < page_size_) return false;
+    if (static_cast<uint64_t>(row_) < static_cast<uint64_t>(page_size_)) return false;
     const int64_t place = slot / page_size_;
     first_ = place * page_size_;
     row_ = slot - first_;
@@ -44,9 +44,9 @@ class SlotWalk {
  private:
   const int32_t* pages_;
   int64_t num_pages_, page_size_;
-  int64_t block_;       // the request, or the page
-  int64_t row_ = 0;     // in it
-  int64_t first_ = -1;  // slot of the page's first row, -1 before there is one
+  int64_t block_;              // the request, or the page
+  int64_t row_ = 0;            // in it
+  int64_t first_ = INT64_MAX;  // slot of the page's first row; no slot is behind it at first
 };
 
 // The biases of one request and KV head.
