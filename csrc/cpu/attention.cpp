@@ -75,6 +75,18 @@ SPARROW_INLINE uint64_t read_biases(const BiasRow<Element>& bias, const Tile& ti
   return lost;
 }
 
+// Asks for the rows of a tile that comes next: the processor foresees no jump to another page.
+template <typename Element>
+SPARROW_INLINE void foresee(const TreeAttention<Element>& call, const Tile& tile, int64_t kv_head,
+                            SlotWalk& walk) {
+  for (int64_t lane = 0; lane < kTile; lane += 8) {
+    if ((tile.seen >> lane & 1) == 0) continue;
+    walk.go_to(tile.slot(lane));
+    __builtin_prefetch(walk.row(call.key, kv_head));
+    __builtin_prefetch(walk.row(call.value, kv_head));
+  }
+}
+
 template <typename V, typename Element>
 SPARROW_INLINE void attend(const TreeAttention<Element>& call, const Seen& seen, const Unit& unit,
                            const Partial& partial) {
@@ -103,7 +115,10 @@ SPARROW_INLINE void attend(const TreeAttention<Element>& call, const Seen& seen,
   const Element* nothing = reinterpret_cast<const Element*>(zeros);
   const Element* keys[kTile];
   const float* values[kTile];
-  SlotWalk walk(call.block_table, unit.b);
+  SlotWalk walk(call.block_table, unit.b), ahead = walk;
+  // Of the page at hand, or of the request: what is left to each lane is its row.
+  const Element* first_key = walk.is_paged() ? nullptr : walk.first_row(call.key, unit.kv_head);
+  const Element* first_value = walk.is_paged() ? nullptr : walk.first_row(call.value, unit.kv_head);
   const BiasRow<Element> bias(call.key_bias, unit.b, unit.kv_head);
   float biases[kTile] = {};
   for (int64_t t = unit.first; t < unit.last; ++t) {
@@ -111,14 +126,20 @@ SPARROW_INLINE void attend(const TreeAttention<Element>& call, const Seen& seen,
     uint64_t kept = tile.seen;
     if (bias.is_there()) kept &= ~read_biases(bias, tile, seen.length(), biases);
     if (kept == 0) continue;
+    if (walk.is_paged() && t + 1 < unit.last) {
+      foresee(call, seen.tiles()[t + 1], unit.kv_head, ahead);
+    }
     const int64_t lanes = std::bit_width(kept);
     for (int64_t lane = 0; lane < kTile; ++lane) {
       keys[lane] = nothing;
       values[lane] = zeros;
       if ((kept >> lane & 1) == 0) continue;
-      walk.go_to(tile.slot(lane));
-      keys[lane] = walk.row(call.key, unit.kv_head);
-      const Element* value = walk.row(call.value, unit.kv_head);
+      if (walk.go_to(tile.slot(lane))) {
+        first_key = walk.first_row(call.key, unit.kv_head);
+        first_value = walk.first_row(call.value, unit.kv_head);
+      }
+      keys[lane] = first_key + walk.row() * call.key.row_stride;
+      const Element* value = first_value + walk.row() * call.value.row_stride;
       if constexpr (kIsFloat) values[lane] = value;
       if (!in_place) {
         widen(value, head_dim, width, widened + lane * width);

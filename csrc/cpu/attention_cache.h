@@ -16,17 +16,25 @@ class SlotWalk {
         page_size_(table.page_size),
         block_(b) {}
 
-  SPARROW_INLINE void go_to(int64_t slot) {
+  bool is_paged() const { return pages_ != nullptr; }
+  // Whether it lies in another page than the slot before.
+  SPARROW_INLINE bool go_to(int64_t slot) {
     if (pages_ == nullptr) {
       row_ = slot;
-      return;
+      return false;
     }
     row_ = slot - first_;
-    if (first_ >= 0 && row_ >= 0 && row_ < page_size_) return;
+    if (static_cast<uint64_t>(row_) < static_cast<uint64_t>(page_size_)) return false;
     const int64_t place = slot / page_size_;
     first_ = place * page_size_;
     row_ = slot - first_;
     block_ = clamp(pages_[place], 0, num_pages_ - 1);
+    return true;
+  }
+  SPARROW_INLINE int64_t row() const { return row_; }
+  template <typename T>
+  SPARROW_INLINE T* first_row(const HeadRows<T>& cache, int64_t head) const {
+    return cache.row(block_, head, 0);
   }
   template <typename T>
   SPARROW_INLINE T* row(const HeadRows<T>& cache, int64_t head) const {
@@ -36,9 +44,9 @@ class SlotWalk {
  private:
   const int32_t* pages_;
   int64_t num_pages_, page_size_;
-  int64_t block_;       // the request, or the page
-  int64_t row_ = 0;     // in it
-  int64_t first_ = -1;  // slot of the page's first row, -1 before there is one
+  int64_t block_;              // the request, or the page
+  int64_t row_ = 0;            // in it
+  int64_t first_ = INT64_MAX;  // slot of the page's first row; no slot is behind it at first
 };
 
 // The biases of one request and KV head.

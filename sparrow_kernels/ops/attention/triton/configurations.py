@@ -149,10 +149,16 @@ def architecture(capability: tuple[int, int]) -> int:
 
 
 def configurations(
-    arch: int, dtype: torch.dtype, head_dim: int, anchored: bool, indirect: bool = False
+    arch: int,
+    dtype: torch.dtype,
+    head_dim: int,
+    anchored: bool,
+    indirect: bool = False,
+    biased: bool = False,
 ) -> tuple[Configuration, ...]:
     """What the table has, by rows, ascending. With `indirect`, keys in pages or with a bias: the
-    same tiles and splits, so that a result has the same bits, with stages for one more load."""
+    same tiles and splits, so that a result has the same bits, with stages for one more load. With
+    `biased` the longest tiles, which would spill, are cut."""
     if arch == INTERPRETER:
         return _INTERPRETED
     if arch == UNFENCED and dtype.itemsize == 4:
@@ -161,6 +167,9 @@ def configurations(
     found = table[arch, dtype.itemsize, max(64, padded_head_dim(head_dim))]
     if indirect:
         found = tuple(each._replace(num_stages=each.num_stages + 2) for each in found)
+    if biased:
+        cut = [each.block_n // 2 if arch == UNFENCED else min(each.block_n, 64) for each in found]
+        found = tuple(each._replace(block_n=n) for each, n in zip(found, cut, strict=True))
     return found
 
 
@@ -172,9 +181,10 @@ def choose(
     rows: int,
     fixed: bool,
     indirect: bool = False,
+    biased: bool = False,
 ) -> Configuration:
     """The configuration for `rows` = T * G; with `fixed`, the one that does not depend on them."""
-    found = configurations(arch, dtype, head_dim, anchored, indirect)
+    found = configurations(arch, dtype, head_dim, anchored, indirect, biased)
     if fixed:
         return found[min(1, len(found) - 1)]
     # The fewest programs that read the same K and V, then the fewest rows of padding.

@@ -67,9 +67,11 @@ def shipped(arch: int) -> list[Shipped]:
             table = table[-1:]  # the tightest
         found += [_tree(dtype, head_dim, anchored, each, arch) for each in dict.fromkeys(table)]
     for dtype, head_dim, anchored in _INDIRECT_CASES:
-        table = configurations(arch, _DTYPES[dtype], head_dim, anchored, indirect=True)
-        for each in dict.fromkeys(table):
-            found += [_tree(dtype, head_dim, anchored, each, arch, more) for more in _INDIRECT]
+        for more in _INDIRECT:
+            biased = more == "bias"
+            table = configurations(arch, _DTYPES[dtype], head_dim, anchored, True, biased)
+            for each in dict.fromkeys(table):
+                found.append(_tree(dtype, head_dim, anchored, each, arch, more))
     for dtype, head_dim in (("bf16", 64), ("bf16", 128), ("bf16", 256), ("fp32", 128)):
         found.append(_mass(dtype, head_dim, arch))
     found.append(_mass("bf16", 128, arch, paged=True))
@@ -89,7 +91,7 @@ def _unfenced(arch: int) -> list[Shipped]:
         for anchored in (False, True):
             for more in (None, *_INDIRECT):
                 (*_, each) = configurations(
-                    UNFENCED, torch.bfloat16, head_dim, anchored, indirect=more is not None
+                    UNFENCED, torch.bfloat16, head_dim, anchored, more is not None, more == "bias"
                 )
                 entry = _tree("bf16", head_dim, anchored, each, arch, more)
                 found.append(entry._replace(name=f"{entry.name} unfenced"))

@@ -49,6 +49,7 @@ class Shape(NamedTuple):
     """As the caller gave it; then the tiles depend on device, dtype and head dim alone."""
     indirect: bool = False
     """Whether a tile's keys wait for another load: their pages, or a bias that takes some away."""
+    biased: bool = False
 
 
 class Device(NamedTuple):
@@ -82,6 +83,7 @@ def plan(shape: Shape) -> Plan:
         shape.rows,
         fixed=shape.num_splits is not None,
         indirect=shape.indirect,
+        biased=shape.biased,
     )
     return with_splits(shape, chosen)
 
@@ -104,6 +106,7 @@ def plans(shape: Shape) -> list[Plan]:
         shape.head_dim,
         shape.anchored,
         shape.indirect,
+        shape.biased,
     )
     usual = plan(shape)
     ways = [usual, *(with_splits(shape, each) for each in found if each != usual.configuration)]
@@ -157,6 +160,7 @@ def tree_attention_out(
     shape = Shape(
         query.device, query.dtype, batch, kv_heads, nodes * (heads // kv_heads), head_dim, slots,
         anchor_slots is not None, num_splits, block_table is not None or key_bias is not None,
+        key_bias is not None,
     )  # fmt: skip
     arguments = (
         query, key, value, ancestors, prefix_lens, prefix_starts, anchor_slots, anchor_count,
