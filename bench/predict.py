@@ -68,6 +68,7 @@ _STEPS = {
     "rotate_append_": Steps(1, 0.7),
     "merge_attention": Steps(1, 0.5),
     "anchored_window_attention": Steps(3, 4, 0.4),
+    "attention_mass": Steps(2, 2, 0.4),
 }
 
 

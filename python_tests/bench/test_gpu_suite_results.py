@@ -83,7 +83,7 @@ def test_the_summary_reads_several_files(
     assert summary.main(files[:2]) == 0
     said = capsys.readouterr().out
     assert "3 rows, a device" in said and "gate: green" in said
-    assert "2.50 x torch" in said and "not run: torch x1: why" in said
+    assert "2.50 (2.38-2.63) x torch" in said and "not run: torch x1: why" in said
     assert summary.main(files) == 1
     assert "wrong result" in capsys.readouterr().out
     assert sorted(tmp_path.iterdir()) == sorted(map(Path, files))
