@@ -45,7 +45,7 @@ class _Caches:
 
 def _let_go(number: int) -> None:
     with _disable_current_modes():  # a tensor may end while a graph is traced
-        torch.ops.sparrow_native.unbind_caches.default(torch.empty(0), number)
+        torch.ops.sparrow_native.unbind_caches.default(torch.empty(0, device="cpu"), number)
 
 
 def bind_caches(
