@@ -44,7 +44,7 @@ few+=" and not two_sizes and not repeated_calls"
 residual=$(tests residual)
 rows=$(tests topk sample sampling_rows schemas)
 trees=$(tests tree walk accept)
-caches=$(tests append gather gpu)
+caches=$(tests append gather pages gpu)
 
 check synccheck "everything native" -k "$few" $residual $rows $trees $caches $(tests threads)
 check racecheck "the residual walk" -k "$few" $residual
@@ -54,7 +54,7 @@ check racecheck "caches and commit" -k "$few" $caches
 check memcheck "the residual walk" -k "$few and not every_number" $residual
 check memcheck "top-k and sampling" -k "$few and not every_number" $rows
 check memcheck "trees" -k "$few and not every_number" $trees
-check memcheck "append" -k "$few and not every_number" $(tests append)
+check memcheck "append" -k "$few and not every_number" $(tests append pages)
 check memcheck "gathering and commit" -k "$few and not every_number" $(tests gather gpu)
 check memcheck "two tables of tree attention" -k "table_s_own_tiles and (two or float16)" \
   python_tests/triton/test_triton_tree.py

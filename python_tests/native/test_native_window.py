@@ -137,4 +137,4 @@ def test_the_cpu_takes_it_natively_but_for_float64() -> None:
         arguments = (*drawn(mask, dtype=dtype)[:3], mask, 3, 0.5)
         for op in (ANCHORED_WINDOW, ANCHORED_WINDOW_BACKWARD):
             chosen = op._choose("cpu", arguments)
-            assert chosen is op.implementations[expected].function
+            assert chosen is op.implementations[expected]
