@@ -66,13 +66,12 @@ def standing() -> str:
     lacking = unavailable()
     if lacking is not None:
         return f"plain torch, for processors of Qwen2-VL and Qwen2.5-VL alone: {lacking}"
-    from importlib import metadata
-
+    import torchvision
     from torchvision import extension
 
     compiled = extension._has_ops() if hasattr(extension, "_has_ops") else False
     rest = "" if compiled else ", whose own compiled ops do not load beside this torch"
-    return f"torchvision {metadata.version('torchvision')}{rest}"
+    return f"torchvision {torchvision.__version__}{rest}"
 
 
 def _way_on() -> str:
