@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -146,9 +146,10 @@ def replay(
     """
     device = text.tokens.device
     config = draft.config
-    target = _ReplayTarget(text, tree.total + tree.max_path)
     network = draft.network
     like = network.fc.weight
+    text = replace(text, states=text.states.to(like))
+    target = _ReplayTarget(text, tree.total + tree.max_path)
     is_banned = torch.tensor(sorted(set(banned)), dtype=torch.int64, device=device)
     emission = _Count(len(text.tokens), tree.max_path)
     state = DraftState(
@@ -162,7 +163,7 @@ def replay(
         max_path=tree.max_path,
         rules=config.row_rules(),
     )
-    first = first_committed(text.tokens[:1], text.states[:1].to(like), tree.max_path)
+    first = first_committed(text.tokens[:1], text.states[:1], tree.max_path)
     coins = Coins(1, tree.total, device, None)
     step = Step(target, state, tree, _Known(), coins, first)
     decode(step, target, state, emission, _Untimed())
