@@ -256,3 +256,30 @@ def test_a_profiler_sees_the_op() -> None:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         tree(given)
     assert any(event.key == "sparrow::commit_tree_" for event in profile.key_averages())
+
+
+@torch.enable_grad()
+def test_a_derivative_is_refused_and_a_write_is_heard_of() -> None:
+    """A call with gradients on goes to the library too, and autograd hears of it."""
+    given = made()
+    keys, values = bind_caches(given["keys"], given["values"])
+    versions = [each._version for each in (*keys, *values)]
+    tree(given, keys=keys, values=values)
+    assert all(
+        each._version > before for each, before in zip((*keys, *values), versions, strict=True)
+    )
+    asking = [given["states"][0].requires_grad_()]
+    lengths = given["prefix_lens"].clone()
+    with pytest.raises(NotImplementedError, match="commit_tree_: states must not require grad"):
+        tree(given, keys=keys, values=values, states=asking, prefix_lens=lengths)
+    assert lengths.equal(given["prefix_lens"])
+
+
+def test_nobody_needs_states() -> None:
+    given = made()
+    keys, values = bind_caches(given["keys"], given["values"])
+    lengths = given["prefix_lens"].clone()
+    _, wanted = tree(given, prefix_lens=lengths.clone())
+    _, hidden = tree(given, keys=keys, values=values, states=[], prefix_lens=lengths)
+    assert hidden.shape == (*wanted.shape[:2], 0)
+    assert lengths.tolist() != given["prefix_lens"].tolist()

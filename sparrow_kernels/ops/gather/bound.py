@@ -102,7 +102,7 @@ def bound_number(
     first: Tensor,
     keys: Sequence[Tensor],
     values: Sequence[Tensor],
-    states: Sequence[Tensor] | None = None,
+    states: Sequence[Tensor] = (),
 ) -> Found | None:
     """The number of bound caches and whether to check values; None where lists are to be handed on.
 
@@ -115,8 +115,6 @@ def bound_number(
         return None
     caches = keys.caches
     if caches is None or values.caches is not caches or not nobody_watches((first, states)):
-        return None
-    if states is not None and len(states) == 0:  # nobody needs them: as lists
         return None
     if torch.is_grad_enabled():  # a graph may have saved one of them
         mark_written(list(keys) + list(values))
