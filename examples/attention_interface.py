@@ -5,8 +5,6 @@ transformers does elsewhere. Any keyword of a model call arrives in it, so the m
 """
 
 import torch
-
-import sparrow_kernels.models  # isort: skip  # a torchvision for CUDA imports beside a CPU torch
 from transformers import AttentionInterface, AttentionMaskInterface, LlamaConfig, LlamaForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask

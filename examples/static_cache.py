@@ -5,8 +5,6 @@ against that cache, layer by layer as `generate` would, and the accepted path is
 """
 
 import torch
-
-import sparrow_kernels.models  # isort: skip  # a torchvision for CUDA imports beside a CPU torch
 from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
