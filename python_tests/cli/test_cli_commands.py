@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -108,10 +109,23 @@ class TestClip:
 
         monkeypatch.setattr("sparrow_kernels.embedded.clips.write_mp4", full_disk)
         out = tmp_path / "a.mp4"
-        assert main(["clip", str(out), "--visual-tokens", "60"]) == 1
+        assert main(["clip", str(out), "--visual-tokens", "60", "--force"]) == 1
         assert one_line_error(capsys) == f"No space left on device: {out}"
         assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
         assert out.read_text() == "mine"
+
+    @pytest.mark.parametrize("mine", ["a.mp4", "a.txt"])
+    def test_overwrites_when_told_to(
+        self, mine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / mine).write_text("mine")
+        words = ["clip", str(tmp_path / "a.mp4"), "--visual-tokens", "60"]
+        assert main(words) == 1
+        said = f"OUT must be new, got {tmp_path / mine}, which exists (--force overwrites it)"
+        assert one_line_error(capsys) == said
+        assert [file.name for file in tmp_path.iterdir()] == [mine]
+        assert main([*words, "--force"]) == 0
+        assert (tmp_path / mine).read_bytes() != b"mine"
 
     def test_refusals(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "b.txt").mkdir()
@@ -214,3 +228,32 @@ def test_an_unexpected_error_is_one_line_unless_a_traceback_is_asked_for(
     monkeypatch.setenv("SPARROW_TRACEBACK", "1")
     with pytest.raises(RuntimeError):
         main(["env"])
+
+
+@pytest.mark.parametrize(
+    "words, status, said",
+    [
+        (["generate", "no.mp4", "What?"], 1, "clip no.mp4 does not exist"),
+        (["generate", "-", "What?"], 1, "clip must be a file, got -, standard input"),
+        (["generate", "no.mp4"], 2, "required: QUESTION (see sparrow generate --help)"),
+    ],
+)
+def test_an_error_is_json_for_who_asked_for_it(
+    words: list[str], status: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--json"]) == status
+    shown = capsys.readouterr()
+    report = json.loads(shown.out)
+    assert said in report["error"] and report["status"] == status
+    assert shown.err == f"sparrow: error: {report['error']}\n"
+    assert main(words) == status
+    assert capsys.readouterr().out == ""
+
+
+def test_text_is_no_video(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """FFmpeg would show its letters."""
+    pytest.importorskip("av")
+    notes = tmp_path / "notes.txt"
+    notes.write_text("What happened, line by line.\n" * 2000)
+    assert main(["generate", str(notes), "What happens?"]) == 1
+    assert one_line_error(capsys) == f"clip must be a video, got text in {notes}"

@@ -31,7 +31,7 @@ def nothing_printed_yet(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert main(["evaluate", *words]) == 2
     captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.count("\n") == 1
+    assert (captured.out == "") == ("--json" not in words) and captured.err.count("\n") == 1
     return captured.err.removeprefix("sparrow: error: ").strip()
 
 

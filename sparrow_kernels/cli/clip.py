@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="length of the clip in the target's tokens, to the nearest second (default: 500)",
     )
     parser.add_argument("--seed", type=seed, default=0, help="what the clip shows (default: 0)")
+    parser.add_argument("--force", action="store_true", help="overwrite OUT.mp4 and OUT.txt")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -39,6 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     for file in (out, text):
         if file.is_dir():
             raise ValueError(f"OUT must be a file, got {file}, which is a folder")
+        if file.exists() and not arguments.force:
+            raise ValueError(f"OUT must be new, got {file}, which exists (--force overwrites it)")
     with _written_together(out, text) as (clip_file, text_file):
         text_file.write_text(description(script) + "\n", encoding="utf-8")
         frames = render(script)

@@ -111,6 +111,11 @@ def run(arguments: argparse.Namespace) -> int:
 def _check_exists(clip: str) -> None:
     if Path(clip).exists():
         return
+    if clip == "-":
+        raise ValueError(
+            "clip must be a file, got -, standard input: a video is read more than once"
+            " (write it to a file first)"
+        )
     if "://" in clip:
         from sparrow_kernels.video.clip import clip_path
 

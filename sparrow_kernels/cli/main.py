@@ -13,9 +13,16 @@ from typing import NoReturn
 
 from sparrow_kernels._version import __version__
 from sparrow_kernels.cli import bench, clip, draft, environment, evaluate, generate, train
-from sparrow_kernels.cli.errors import USAGE, explain, one_line, reader_left, status_of
+from sparrow_kernels.cli.errors import (
+    USAGE,
+    WrongCommandLine,
+    explain,
+    one_line,
+    reader_left,
+    status_of,
+)
 from sparrow_kernels.cli.signals import Terminated, signals_raise
-from sparrow_kernels.cli.streams import guarded_streams
+from sparrow_kernels.cli.streams import guarded_streams, print_json
 
 _COMMANDS = {
     "generate": generate,
@@ -27,9 +34,12 @@ _COMMANDS = {
     "bench": bench,
 }
 
+_JSON = "--json"
+"""Who asks for it reads errors as JSON too, on stdout; the line on stderr stays."""
 _EPILOG = """\
 exit status: 0 done, 1 an error, 2 a wrong command line, 130 interrupted, 141 who read stdout left
 early, 143 terminated.
+With --json an error is an object too: {"error": ..., "status": ...}.
 SPARROW_TRACEBACK=1 shows where an error came from.
 """
 
@@ -38,15 +48,16 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong with a command line in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"sparrow: error: {one_line(message)} (see {self.prog} --help)\n")
+        raise WrongCommandLine(f"{one_line(message)} (see {self.prog} --help)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `sparrow` with `argv`, the process's own by default. Returns the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
     with guarded_streams():
         try:
             with signals_raise():
-                status = _run(list(sys.argv[1:] if argv is None else argv))
+                status = _run(words)
                 sys.stdout.flush()
                 return status
         except (KeyboardInterrupt, Terminated, Exception) as error:
@@ -54,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise
             if not reader_left(error):
                 print(f"sparrow: error: {explain(error)}", file=sys.stderr)
+                if _JSON in words:
+                    print_json({"error": explain(error), "status": status_of(error)})
             return status_of(error)
 
 
@@ -63,7 +76,7 @@ def _run(argv: list[str]) -> int:
     parser = _parser()
     try:
         arguments = parser.parse_args(argv)
-    except SystemExit as ended:  # help, version, a wrong command line
+    except SystemExit as ended:  # help, version
         return ended.code if isinstance(ended.code, int) else 1
     if arguments.command is None:
         parser.print_help()

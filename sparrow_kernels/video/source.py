@@ -15,6 +15,8 @@ from sparrow_kernels.video.timeline import Timestamps
 
 # https://host/a.mp4, also as pathlib writes it (https:/host/a.mp4); C:/a.mp4 is a path.
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/", re.IGNORECASE)
+_TEXT = "tty"
+"""FFmpeg's format of text with escape sequences: it shows any text file as a film of letters."""
 _TS_DISCONT = 0x0200  # AVFMT_TS_DISCONT of libavformat/avformat.h
 _PREVIEW = 4  # a track with this times fewer pixels than another may be its preview
 
@@ -91,6 +93,8 @@ class VideoSource:
             self._file.seek(0)
         try:
             with av.open(self._opens) as container:
+                if container.format.name == _TEXT:
+                    raise ValueError(f"clip must be a video, got text in {self.name}")
                 stream = self._best(container.streams.video)
                 stream.thread_type = "AUTO"
                 yield stream
