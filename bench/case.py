@@ -138,7 +138,8 @@ class Case(ABC):
         return ways
 
     def _prepare(self, arguments: Arguments) -> Call:
-        return lambda: self.call(arguments)
+        given = dict(arguments)  # a peer may put others in their place
+        return lambda: self.call(given)
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def _as_usual(arguments: Arguments) -> None:
     for name in ("keys", "values"):
         arguments[name] = _contiguous(arguments[name], table)
     if arguments["prefix_lens"].dim() == 2:
-        arguments["prefix_lens"] = arguments["prefix_lens"][0].clone()
+        arguments["prefix_lens"] = arguments["prefix_lens"][0]  # what undoes a call undoes it too
 
 
 def _contiguous(caches: list[Tensor], table: Tensor | None) -> list[Tensor]:
