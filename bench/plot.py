@@ -1,6 +1,6 @@
-"""Plots of a result file, light and dark, as PNG and SVG. Measures nothing.
+"""Plots of result files, light and dark, as PNG and SVG. Measures nothing.
 
-    python -m bench.plot bench/results/bench-cpu.csv [--out bench/results/plots]
+    python -m bench.plot bench/results/bench-cpu*.csv [--out bench/results/plots]
 
 `roofline`: what the ops do against the device's rates. `peers-<family>`: each peer's time over
 ours. `length-visual`, `length-prefix`: time over the length of the clip or of the prefix. The same
@@ -68,14 +68,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("results", type=Path, help="a CSV file of bench.run")
+    parser.add_argument(
+        "results", type=Path, nargs="+", help="CSV files of bench.run; plots have the first's name"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS / "plots", help="folder for the plots")
     arguments = parser.parse_args(argv)
     try:
-        found = rows.read(arguments.results)
+        found = [row for path in arguments.results for row in rows.read(path)]
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    for path in drawn(found, arguments.out / arguments.results.stem):
+    for path in drawn(found, arguments.out / arguments.results[0].stem):
         print(path)
     return 0
 
