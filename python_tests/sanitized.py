@@ -20,9 +20,11 @@ import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ("accept", "append", "attention", "gather", "residual", "sample", "sampling_rows",
-         "topk", "tree", "walk")  # fmt: skip
-RUNTIMES = {"address": "libasan.so", "thread": "libtsan.so"}
+TESTS = ("accept", "append", "attention", "gather", "pages", "residual", "sample",
+         "sampling_rows", "topk", "tree", "walk", "window")  # fmt: skip
+# AddressSanitizer looks for C++'s throw once, as the process begins: that library must be there.
+# ThreadSanitizer ends without a word where it is.
+RUNTIMES = {"address": ("libasan.so", "libstdc++.so.6"), "thread": ("libtsan.so",)}
 SETTINGS = {
     # Python and torch keep what they allocate, and this is about what is read and written.
     "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",
@@ -50,8 +52,7 @@ def main() -> int:
 def tested(sanitizer: str, tests: list[str]) -> int:
     """The status of the tests on a library with this sanitizer."""
     folder = built(sanitizer)
-    # The C++ library too: AddressSanitizer looks for its throw once, as the process begins.
-    preloaded = " ".join(map(library, (RUNTIMES[sanitizer], "libstdc++.so.6")))
+    preloaded = " ".join(map(library, RUNTIMES[sanitizer]))
     # Where the system puts things at random places, ThreadSanitizer may find its own taken.
     still = ["setarch", "-R"] if shutil.which("setarch") else []
     words = ["-q", "-p", "no:cacheprovider", "-k", "not emulated and not gpu", *tests]
