@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 
 import interpreter  # noqa: F401  (turns Triton's interpreter on before anything imports triton)
@@ -69,9 +70,17 @@ def pytest_unconfigure(config: pytest.Config) -> Iterator[None]:
         return
     if collect_ignore_glob:
         terminal.write_line("the tests of the native library did not run: SPARROW_BUILD_NATIVE=0")
-    if torch.cuda.is_available():
-        return
     # A whole file left out at its import is reported without keywords.
     reports = terminal.stats.get("skipped", [])
-    skipped = [report for report in reports if "gpu" in getattr(report, "keywords", ())]
-    terminal.write_line(f"{len(skipped)} gpu tests did not run: {NO_GPU}")
+    on_gpu = [report for report in reports if "gpu" in getattr(report, "keywords", ())]
+    if not torch.cuda.is_available():
+        terminal.write_line(f"{len(on_gpu)} gpu tests did not run: {NO_GPU}")
+    others = [report for report in reports if report not in on_gpu]
+    for reason, count in Counter(map(_why_skipped, others)).items():
+        terminal.write_line(f"{count} more did not run: {reason}")
+
+
+def _why_skipped(report: pytest.TestReport) -> str:
+    """The reason, as `(file, line, "Skipped: reason")` holds it."""
+    place = report.longrepr
+    return str(place[2] if isinstance(place, tuple) else place).removeprefix("Skipped: ")
