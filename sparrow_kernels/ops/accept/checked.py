@@ -5,6 +5,9 @@ Each returns None where a value is not as `checks` wants it, which then says whi
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -24,54 +27,17 @@ def sample_logits(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor
     return ids if is_sound else None
 
 
-def accept_tree_residual(
-    tokens: Tensor,
-    parent: Tensor,
-    depth: Tensor,
-    ancestors: Tensor,
-    first_child: Tensor,
-    next_sibling: Tensor,
-    target_probs: Tensor,
-    draft_probs: Tensor,
-    uniform: Tensor,
-    bonus_uniform: Tensor,
-    max_path: int,
-) -> Accepted | None:
+def accept_tree_residual(*args: Any) -> Accepted | None:
     """All rows that a walk may come by are looked at, of which the walk itself reads few."""
-    if not torch.ops.sparrow_native.residual_is_sound.default(
-        tokens, parent, depth, first_child, next_sibling,
-        target_probs, draft_probs, uniform, bonus_uniform, False,
-    ):  # fmt: skip
-        return None
-    return torch.ops.sparrow_native.accept_tree_residual.default(
-        tokens, parent, depth, ancestors, first_child, next_sibling,
-        target_probs, draft_probs, uniform, bonus_uniform, max_path,
-    )  # fmt: skip
+    return _residual(torch.ops.sparrow_native.accept_tree_residual.default, False, args)
 
 
-def accept_tree_residual_logits(
-    tokens: Tensor,
-    parent: Tensor,
-    depth: Tensor,
-    ancestors: Tensor,
-    first_child: Tensor,
-    next_sibling: Tensor,
-    target_logits: Tensor,
-    draft_logits: Tensor,
-    uniform: Tensor,
-    bonus_uniform: Tensor,
-    max_path: int,
-    temperature: float,
-    draft_temperature: float,
-) -> Accepted | None:
+def accept_tree_residual_logits(*args: Any) -> Accepted | None:
     """As `accept_tree_residual`."""
-    if not torch.ops.sparrow_native.residual_is_sound.default(
-        tokens, parent, depth, first_child, next_sibling,
-        target_logits, draft_logits, uniform, bonus_uniform, True,
-    ):  # fmt: skip
-        return None
-    return torch.ops.sparrow_native.accept_tree_residual_logits.default(
-        tokens, parent, depth, ancestors, first_child, next_sibling,
-        target_logits, draft_logits, uniform, bonus_uniform, max_path,
-        temperature, draft_temperature,
-    )  # fmt: skip
+    return _residual(torch.ops.sparrow_native.accept_tree_residual_logits.default, True, args)
+
+
+def _residual(accept: Callable[..., Accepted], are_logits: bool, args: Sequence[Any]) -> Any:
+    tokens, parent, depth, _, *links_and_values = args[:10]  # without the ancestors' words
+    is_sound = torch.ops.sparrow_native.residual_is_sound.default
+    return accept(*args) if is_sound(tokens, parent, depth, *links_and_values, are_logits) else None
