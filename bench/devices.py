@@ -40,3 +40,14 @@ H100 = Device("H100", 90, 132, 1.98, 0.91 * 3.35e12, 4096, 256, 0.64)
 H200 = Device("H200", 90, 132, 1.98, 0.91 * 4.8e12, 4096, 256, 0.64)
 A100 = Device("A100", 80, 108, 1.41, 0.91 * 2.04e12, 2048, 128, 0.82)
 DEVICES = (H100, H200, A100)
+
+LOADED_LATENCY = 1.2e-6
+"""Seconds from a load to its bytes while the memory is busy, assumed; idle it is about half."""
+_MARGIN = 1.3
+
+
+def bytes_to_cover_latency(arch: int) -> int:
+    """What each multiprocessor of a GPU of this architecture must have on its way so that its
+    memory never waits, with a margin: bandwidth times latency."""
+    shares = [each.bandwidth / each.multiprocessors for each in DEVICES if each.arch == arch]
+    return round(_MARGIN * LOADED_LATENCY * max(shares))

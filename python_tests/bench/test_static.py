@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import shipped, static
+from bench import devices, shipped, static
 from bench.shipped import ARCHITECTURES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,6 +125,20 @@ def test_what_a_table_lacks_is_named() -> None:
     for column, value, word in (("wait_distance", "0", "no overlap"), ("hazards", "2", "hazards")):
         (failure,) = failures(BOTH[0], BOTH[1] | {column: value})
         assert failure == f"a sm_90 (nvcc 2): {word} in the table"
+
+
+def test_a_loop_that_streams_a_cache_has_enough_on_its_way() -> None:
+    def failures(name: str, arch: int, ahead: int) -> list[str]:
+        planted = row(name, arch, "nvcc 2", "x", bytes_in_flight=str(ahead))
+        kind = KIND._replace(shipped=lambda: {(name, arch): "x"})
+        return static.table_failures([planted], [kind])
+
+    for arch in (80, 90):
+        enough = devices.bytes_to_cover_latency(arch)
+        assert failures("tree_attention D64 bf16 M16", arch, enough) == []
+        (short,) = failures("tree_attention D64 bf16 M16", arch, enough - 1)
+        assert "too little on its way" in short
+        assert failures("tree_attention D64 bf16 M16 anchors", arch, 1) == []
 
 
 def test_where_kernels_cannot_be_seen_their_sources_still_can() -> None:

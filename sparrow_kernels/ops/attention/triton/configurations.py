@@ -52,9 +52,9 @@ _TABLE: _Table = {
     (90, 2, 64): (
         _C(16, 0, 64, 16, 4, 4, 4),
         _C(64, 0, 128, 32, 4, 3, 2),
-        _C(128, 0, 64, 32, 8, 3, 2),
-        _C(128, 64, 64, 32, 8, 3, 1),
-        _C(128, 128, 64, 32, 8, 3, 1),
+        _C(128, 0, 64, 32, 8, 5, 2),
+        _C(128, 64, 64, 32, 8, 6, 1),
+        _C(128, 128, 64, 32, 8, 6, 1),
     ),
     # Two tiles of 128 rows, which share keys in the L2, took less than one of 128 + 128 on an
     # H200: 40.6 us against 41.3 for 30 nodes of 7 heads, 74.0 against 78.5 for 60.
@@ -66,13 +66,13 @@ _TABLE: _Table = {
     (90, 2, 256): (
         _C(16, 0, 32, 32, 4, 3, 2),
         _C(64, 0, 32, 32, 8, 4, 1),
-        _C(128, 0, 32, 32, 8, 3, 1),
+        _C(128, 0, 32, 32, 8, 4, 1),
     ),
     (80, 2, 64): (
         _C(16, 0, 64, 32, 4, 4, 4),
         _C(64, 0, 128, 32, 4, 3, 2),
-        _C(128, 0, 64, 32, 8, 3, 1),
-        _C(128, 128, 64, 32, 8, 3, 1),
+        _C(128, 0, 64, 32, 8, 5, 1),
+        _C(128, 128, 64, 32, 8, 4, 1),
     ),
     (80, 2, 128): (
         _C(16, 0, 64, 32, 4, 3, 2),
@@ -81,7 +81,7 @@ _TABLE: _Table = {
     ),
     (80, 2, 256): (
         _C(16, 0, 32, 32, 4, 3, 1),
-        _C(64, 0, 16, 16, 8, 3, 1),
+        _C(64, 0, 16, 16, 8, 4, 1),
     ),
     (UNFENCED, 2, 64): (_C(16, 0, 64, 16, 4, 4, 4), _C(64, 0, 64, 32, 2, 4, 4)),
     (UNFENCED, 2, 128): (_C(16, 0, 64, 32, 4, 4, 2), _C(32, 0, 64, 32, 2, 4, 2)),
@@ -166,13 +166,24 @@ def configurations(
     table = _ANCHORED if anchored else _TABLE
     found = table[arch, dtype.itemsize, max(64, padded_head_dim(head_dim))]
     if indirect:
-        found = tuple(each._replace(num_stages=each.num_stages + 2) for each in found)
-    if biased:
-        cut = [each.block_n // 2 if arch == UNFENCED else min(each.block_n, 64) for each in found]
-        found = tuple(each._replace(block_n=n) for each, n in zip(found, cut, strict=True))
-        if arch == UNFENCED and head_dim > 64:
-            found = found[:1]  # 32 rows of two warps have no register left for a bias
+        longest = [_longest_biased(arch, each) if biased else each.block_n for each in found]
+        found = tuple(_indirect(each, n, anchored) for each, n in zip(found, longest, strict=True))
+    if biased and arch == UNFENCED and head_dim > 64:
+        found = found[:1]  # 32 rows of two warps have no register left for a bias
     return found
+
+
+def _longest_biased(arch: int, each: Configuration) -> int:
+    return each.block_n // 2 if arch == UNFENCED else min(each.block_n, 64)
+
+
+def _indirect(each: Configuration, block_n: int, anchored: bool) -> Configuration:
+    """With one more load in front of the keys. As many bytes of them stay on their way: a stage in
+    three is a tile ahead, and the first two are none."""
+    stages = each.num_stages + 2  # anchors are such a load already
+    if not anchored:
+        stages = 2 + 3 * (each.num_stages - 2) * (each.block_n // block_n)
+    return each._replace(block_n=block_n, num_stages=stages)
 
 
 def choose(
