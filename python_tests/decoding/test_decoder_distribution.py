@@ -1,6 +1,6 @@
 """Sampled text has the target's distribution, whatever drafts it: counted, in a batch.
 
-5,000 seeded draws of three tokens are held to the probabilities that transformers' own processors
+3,000 seeded draws of three tokens are held to the probabilities that transformers' own processors
 give to every outcome. The statistic is chi-square over outcomes expected 5 times or more; it may
 exceed its mean by 5 deviations, which chance does less than once in a million runs.
 """
@@ -21,7 +21,7 @@ from sparrow_kernels.models import SparrowDecoder
 
 VOCABULARY = 6
 LENGTH = 3
-DRAWS = 5_000
+DRAWS = 3_000
 PROMPTS = torch.tensor([[0, 3, 1, 4], [2, 2, 5, 1]])
 """The first is padded: its request has three tokens."""
 MASK = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])

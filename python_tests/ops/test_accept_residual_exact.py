@@ -72,8 +72,8 @@ def two_levels(first: int, siblings: int, replacement: bool) -> Game:
 # Every pair there is, where that takes seconds. The definition takes a millisecond a request and
 # the emulator a few, so they get some of the larger games: one in this many.
 SHARE = {
-    ("reference", 3): 4, ("reference", 4): 12,
-    ("emulated", 2): 2, ("emulated", 3): 6, ("emulated", 4): 24,
+    ("reference", 3): 6, ("reference", 4): 24,
+    ("emulated", 2): 4, ("emulated", 3): 12, ("emulated", 4): 24,
 }  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def some(games: list[Game], runner: str, siblings: int, levels: int) -> list[Gam
     if levels == 2 and runner == "native":
         share = {3: 2, 4: 4}.get(siblings, 1)
     if levels == 2 and runner in ("reference", "emulated"):
-        share = {1: 3, 2: 8}.get(siblings, len(games))
+        share = {1: 4, 2: 12}.get(siblings, len(games))
     return games[::share]
 
 
