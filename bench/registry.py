@@ -17,6 +17,7 @@ from bench.cases import (
     draft,
     forms,
     pages,
+    prefill,
     sampling,
     tree,
     window,
@@ -25,7 +26,8 @@ from bench.selection import Selection
 from bench.shapes import MODELS, Model, name_of
 
 _FAMILIES = (
-    tree, accept, sampling, commit, cache, forms, attention, batches, draft, window, pages
+    tree, accept, sampling, commit, cache, forms, attention, batches, draft, window, pages,
+    prefill,
 )  # fmt: skip
 
 

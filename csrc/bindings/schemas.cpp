@@ -13,6 +13,7 @@
   "max_path, "                                                                            \
   "Tensor? block_table, bool checked"
 #define TREE_ATTENTION_LATER "Tensor? block_table=None, Tensor? key_bias=None"
+#define TREE_ATTENTION_LAST "Tensor? block_table, Tensor? key_bias, bool checked"
 #define ACCEPTANCE "(Tensor path, Tensor accept_length, Tensor tokens)"
 
 STABLE_TORCH_LIBRARY(SPARROW_NAMESPACE, library) {
@@ -95,6 +96,9 @@ STABLE_TORCH_LIBRARY(SPARROW_NAMESPACE, library) {
   library.def("commit_tree_bound_out_(" COMMIT_TREE_BOUND
               ", Tensor(b!) path, Tensor(c!) accept_length, Tensor(d!) emitted, "
               "Tensor(e!) hidden) -> ()");
+  library.def("tree_attention_at_once(" TREE_ATTENTION ", " TREE_ATTENTION_LAST ") -> Tensor");
+  library.def("tree_attention_out_at_once(" TREE_ATTENTION
+              ", Tensor(a!) out, Tensor(b!)? lse, " TREE_ATTENTION_LAST ") -> ()");
   library.def(
       "tree_commit_fits(Tensor depth, Tensor first_child, Tensor next_sibling, "
       "Tensor prefix_lens, SymInt num_blocks, SymInt block_size, Tensor? block_table) -> bool");

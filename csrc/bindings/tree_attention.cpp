@@ -1,12 +1,14 @@
-// Tree attention and what goes with it, on a CPU: on a GPU their kernels are Triton's.
+// Tree attention on a CPU: on a GPU its kernels are Triton's.
 #include <algorithm>
 #include <optional>
 #include <stdexcept>
 
 #include "bindings/arguments.h"
+#include "bindings/caches.h"
 #include "bindings/device.h"
 #include "bindings/head_rows.h"
 #include "bindings/library.h"
+#include "bindings/tree_attention_fits.h"
 #include "cpu/attention.h"
 #include "kernels/element.h"
 
@@ -15,19 +17,10 @@ namespace {
 
 using MaybeTensor = std::optional<Tensor>;
 
-// A log-sum-exp [B, heads, T], of any strides.
-void check_lse(const Arguments& arguments, const char* name, const Tensor& lse, Shape shape) {
-  const Shape sizes = lse.sizes();
-  arguments.check_dtype(name, lse, {ScalarType::Float});
-  if (!std::equal(sizes.begin(), sizes.end(), shape.begin(), shape.end()) || !lse.is_cpu()) {
-    arguments.refuse(name, text(shape) + " on the CPU", text(sizes));
-  }
-}
-
 // The arguments of one call, but for where its results go.
 struct Inputs {
   const Tensor &query, &key, &value, &ancestors, &prefix_lens;
-  const MaybeTensor &prefix_starts, &anchor_slots, &anchor_count;
+  const MaybeTensor &prefix_starts, &anchor_slots, &anchor_count, &anchor_rank;
   std::optional<int64_t> window;
   const MaybeTensor& depth;
   double scale;
@@ -169,8 +162,9 @@ std::tuple<Tensor, Tensor> tree_attention(
     const MaybeTensor& anchor_count, const MaybeTensor& anchor_rank, std::optional<int64_t> window,
     const MaybeTensor& depth, double scale, std::optional<int64_t> num_splits,
     const MaybeTensor& block_table, const MaybeTensor& key_bias) {
-  const Inputs in{query,        key,    value, ancestors, prefix_lens, prefix_starts, anchor_slots,
-                  anchor_count, window, depth, scale,     num_splits,  block_table,   key_bias};
+  const Inputs in{query,         key,          value,        ancestors,   prefix_lens,
+                  prefix_starts, anchor_slots, anchor_count, anchor_rank, window,
+                  depth,         scale,        num_splits,   block_table, key_bias};
   check_inputs(Arguments("tree_attention", query), in);
   const int64_t batch = query.size(0), heads = query.size(1), rows = query.size(2);
   const Tensor out = empty(query, query.scalar_type(), {batch, heads, rows, query.size(3)});
@@ -179,18 +173,10 @@ std::tuple<Tensor, Tensor> tree_attention(
   return {out, lse};
 }
 
-void tree_attention_out(const Tensor& query, const Tensor& key, const Tensor& value,
-                        const Tensor& ancestors, const Tensor& prefix_lens,
-                        const MaybeTensor& prefix_starts, const MaybeTensor& anchor_slots,
-                        const MaybeTensor& anchor_count, const MaybeTensor& anchor_rank,
-                        std::optional<int64_t> window, const MaybeTensor& depth, double scale,
-                        std::optional<int64_t> num_splits, const Tensor& out,
-                        const MaybeTensor& lse, const MaybeTensor& block_table,
-                        const MaybeTensor& key_bias) {
-  const Inputs in{query,        key,    value, ancestors, prefix_lens, prefix_starts, anchor_slots,
-                  anchor_count, window, depth, scale,     num_splits,  block_table,   key_bias};
-  const Arguments arguments("tree_attention", query);
-  check_inputs(arguments, in);
+// Into `out` and, if there is one, `lse`.
+void attend_into(const Arguments& arguments, const Inputs& in, const Tensor& out,
+                 const MaybeTensor& lse) {
+  const Tensor& query = in.query;
   const int64_t batch = query.size(0), heads = query.size(1), rows = query.size(2);
   arguments.check("out", out, query.scalar_type(), {batch, heads, rows, query.size(3)});
   HeadRows<float> lse_rows{};
@@ -201,71 +187,75 @@ void tree_attention_out(const Tensor& query, const Tensor& key, const Tensor& va
   attend(in, out, lse_rows);
 }
 
-template <typename Element>
-void merge(const TensorList& outs, const TensorList& lses, const Tensor& out, const Tensor& lse) {
-  MergeAttention<Element> call{.batch = out.size(0),
-                               .heads = out.size(1),
-                               .num_rows = out.size(2),
-                               .head_dim = out.size(3),
-                               .outs = {},
-                               .lses = {},
-                               .out = head_rows<Element>(out),
-                               .lse = head_rows<float>(lse)};
-  for (const Tensor& part : outs) call.outs.push_back(head_rows<const Element>(part));
-  for (const Tensor& part : lses) call.lses.push_back(head_rows<const float>(part));
-  run(out, SPARROW_CPU_DRIVER(merge_attention<Element>), call);
+void tree_attention_out(const Tensor& query, const Tensor& key, const Tensor& value,
+                        const Tensor& ancestors, const Tensor& prefix_lens,
+                        const MaybeTensor& prefix_starts, const MaybeTensor& anchor_slots,
+                        const MaybeTensor& anchor_count, const MaybeTensor& anchor_rank,
+                        std::optional<int64_t> window, const MaybeTensor& depth, double scale,
+                        std::optional<int64_t> num_splits, const Tensor& out,
+                        const MaybeTensor& lse, const MaybeTensor& block_table,
+                        const MaybeTensor& key_bias) {
+  const Inputs in{query,         key,          value,        ancestors,   prefix_lens,
+                  prefix_starts, anchor_slots, anchor_count, anchor_rank, window,
+                  depth,         scale,        num_splits,   block_table, key_bias};
+  const Arguments arguments("tree_attention", query);
+  check_inputs(arguments, in);
+  attend_into(arguments, in, out, lse);
 }
 
-std::tuple<Tensor, Tensor> merge_attention(const TensorList& outs, const TensorList& lses) {
-  if (outs.empty() || outs.size() != lses.size()) {
-    throw std::invalid_argument("merge_attention: outs and lses must be as many and at least one");
+// All that stands before a call that comes straight from the public function: what Python would
+// refuse, by shape or, if `checked`, by value, is refused. Python then looks for the words.
+void check_at_once(const Arguments& arguments, const Inputs& in, bool checked) {
+  check_inputs(arguments, in);
+  arguments.check_at_least("W of ancestors", in.ancestors.size(2), 1);
+  arguments.check_at_least("numel of query", in.query.numel(), 1);
+  const int64_t batch = in.query.size(0), capacity = in.capacity();
+  if (in.anchor_slots.has_value() != in.anchor_rank.has_value()) {
+    arguments.refuse("anchors", "whole", "some of them");
   }
-  const Tensor& first = outs[0];
-  const Arguments arguments("merge_attention", first);
-  const ScalarType dtype = first.scalar_type();
-  arguments.check_dtype("outs", first, {ScalarType::Float, ScalarType::Half, ScalarType::BFloat16});
-  for (const Tensor& part : outs) {
-    arguments.check("outs", part, dtype, {kAny, kAny, kAny, kAny});
-    arguments.check("outs", part, dtype, first.sizes());
+  if (in.anchor_rank) {
+    arguments.check("anchor_rank", *in.anchor_rank, ScalarType::Int, {batch, capacity + 1});
   }
-  const int64_t batch = first.size(0), heads = first.size(1), num_rows = first.size(2);
-  for (const Tensor& part : lses) check_lse(arguments, "lses", part, {batch, heads, num_rows});
-  const Tensor out = empty(first, dtype, {batch, heads, num_rows, first.size(3)});
-  const Tensor lse = empty(first, ScalarType::Float, {batch, heads, num_rows});
-  switch (dtype) {
-    case ScalarType::Half:
-      merge<Half>(outs, lses, out, lse);
-      break;
-    case ScalarType::BFloat16:
-      merge<BFloat16>(outs, lses, out, lse);
-      break;
-    default:
-      merge<float>(outs, lses, out, lse);
+  if (!checked) return;
+  const Visibility seen = visibility(in);
+  const Pages pages = pages_of(arguments, in.block_table, batch, in.key.size(0), in.key.size(2));
+  const auto rank =
+      in.anchor_rank ? rows<const int32_t>(*in.anchor_rank) : Rows<const int32_t>{nullptr, 0};
+  if (!tree_attention_fits({batch, in.query.size(2), seen, rank, pages})) {
+    throw std::invalid_argument("a value is refused");
   }
-  return {out, lse};
 }
 
-// Whether an anchor index is what tree attention asks for: ascending slots of the cache, and the
-// number of them below each. What is wrong with one that is not, Python says.
-bool anchors_ascend(const Tensor& slots, const Tensor& count, const Tensor& rank) {
-  const Arguments arguments("anchors_ascend", slots);
-  arguments.check("slots", slots, ScalarType::Int, {kAny, kAny});
-  const int64_t batch = slots.size(0), listed = slots.size(1);
-  arguments.check("count", count, ScalarType::Int, {batch});
-  arguments.check("rank", rank, ScalarType::Int, {batch, kAny});
-  const int64_t capacity = rank.size(1) - 1;
-  const auto slots_of = rows<const int32_t>(slots), rank_of = rows<const int32_t>(rank);
-  for (int64_t b = 0; b < batch; ++b) {
-    const int64_t number = data<const int32_t>(count)[b];
-    if (number < 0 || number > listed || rank_of[b][capacity] != number) return false;
-    int64_t before = -1;
-    for (int64_t k = 0; k < number; ++k) {
-      const int64_t slot = slots_of[b][k];
-      if (slot <= before || slot >= capacity || rank_of[b][slot] != k) return false;
-      before = slot;
-    }
-  }
-  return true;
+Tensor tree_attention_at_once(const Tensor& query, const Tensor& key, const Tensor& value,
+                              const Tensor& ancestors, const Tensor& prefix_lens,
+                              const MaybeTensor& prefix_starts, const MaybeTensor& anchor_slots,
+                              const MaybeTensor& anchor_count, const MaybeTensor& anchor_rank,
+                              std::optional<int64_t> window, const MaybeTensor& depth, double scale,
+                              std::optional<int64_t> num_splits, const MaybeTensor& block_table,
+                              const MaybeTensor& key_bias, bool checked) {
+  const Inputs in{query,         key,          value,        ancestors,   prefix_lens,
+                  prefix_starts, anchor_slots, anchor_count, anchor_rank, window,
+                  depth,         scale,        num_splits,   block_table, key_bias};
+  check_at_once(Arguments("tree_attention", query), in, checked);
+  const Tensor out = empty(query, query.scalar_type(), query.sizes());
+  attend(in, out, {});
+  return out;
+}
+
+void tree_attention_out_at_once(const Tensor& query, const Tensor& key, const Tensor& value,
+                                const Tensor& ancestors, const Tensor& prefix_lens,
+                                const MaybeTensor& prefix_starts, const MaybeTensor& anchor_slots,
+                                const MaybeTensor& anchor_count, const MaybeTensor& anchor_rank,
+                                std::optional<int64_t> window, const MaybeTensor& depth,
+                                double scale, std::optional<int64_t> num_splits, const Tensor& out,
+                                const MaybeTensor& lse, const MaybeTensor& block_table,
+                                const MaybeTensor& key_bias, bool checked) {
+  const Inputs in{query,         key,          value,        ancestors,   prefix_lens,
+                  prefix_starts, anchor_slots, anchor_count, anchor_rank, window,
+                  depth,         scale,        num_splits,   block_table, key_bias};
+  const Arguments arguments("tree_attention", query);
+  check_at_once(arguments, in, checked);
+  attend_into(arguments, in, out, lse);
 }
 
 }  // namespace
@@ -273,8 +263,8 @@ bool anchors_ascend(const Tensor& slots, const Tensor& count, const Tensor& rank
 SPARROW_IMPLEMENT_ON_CPU(library) {
   library.impl("tree_attention", TORCH_BOX(&tree_attention));
   library.impl("tree_attention_out", TORCH_BOX(&tree_attention_out));
-  library.impl("merge_attention", TORCH_BOX(&merge_attention));
-  library.impl("anchors_ascend", TORCH_BOX(&anchors_ascend));
+  library.impl("tree_attention_at_once", TORCH_BOX(&tree_attention_at_once));
+  library.impl("tree_attention_out_at_once", TORCH_BOX(&tree_attention_out_at_once));
 }
 
 }  // namespace sparrow::bindings

@@ -80,15 +80,6 @@ std::tuple<Tensor, Tensor> anchored_window_attention(const Tensor& query, const 
   return {out, lse};
 }
 
-// A log-sum-exp [B, heads, R], of any strides.
-void check_lse(const Arguments& arguments, const char* name, const Tensor& lse, Shape shape) {
-  const Shape sizes = lse.sizes();
-  arguments.check_dtype(name, lse, {ScalarType::Float});
-  if (!std::equal(sizes.begin(), sizes.end(), shape.begin(), shape.end()) || !lse.is_cpu()) {
-    arguments.refuse(name, text(shape) + " on the CPU", text(sizes));
-  }
-}
-
 std::tuple<Tensor, Tensor, Tensor> anchored_window_attention_backward(
     const Tensor& grad, const Tensor& query, const Tensor& key, const Tensor& value,
     const Tensor& out, const Tensor& lse, const Tensor& anchor_mask, int64_t window, double scale,

@@ -20,7 +20,7 @@ namespace {
 
 constexpr int64_t kMostRows = 240;   // of one pass over the tiles: their floats stay in the L2
 constexpr int64_t kFewestTiles = 8;  // of a part: less is not worth joining
-constexpr int64_t kStepsWorthThreads = 750'000;  // multiply-adds: some 50 us
+constexpr int64_t kStepsWorthThreads = 400'000;  // multiply-adds: some 30 us
 constexpr int64_t kRowsOfASlot = 8;              // what a slot costs beside its rows, in rows
 
 // Rows [begin, begin + count) of a KV head, head by head, over tiles [first, last) of a request.

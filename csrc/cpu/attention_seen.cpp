@@ -45,13 +45,22 @@ void Seen::add_prefix(int64_t start, int64_t length) {
 void Seen::add_anchors(const Visibility& visibility, int64_t b, int64_t start, int64_t length) {
   const int32_t* slots = visibility.anchor_slots[b];
   const int64_t count = clamp(visibility.anchor_count[b], 0, visibility.max_anchors);
-  const int64_t deepest =
-      num_rows_ == 0 ? start : *std::max_element(window_starts_.begin(), window_starts_.end());
+  if (num_rows_ == 0) return;
+  const auto [shallowest, deepest] =
+      std::minmax_element(window_starts_.begin(), window_starts_.end());
   int64_t at = std::lower_bound(slots, slots + count, start) - slots;
-  for (; at < count && slots[at] < deepest; at += kTile) {
+  for (; at < count && slots[at] < *deepest; at += kTile) {
+    const int64_t listed = std::min(kTile, count - at);
+    int32_t first = slots[at], last = slots[at];
+    for (int64_t lane = 1; lane < listed; ++lane) {
+      first = std::min(first, slots[at + lane]);
+      last = std::max(last, slots[at + lane]);
+    }
+    // Most tiles lie before every window. A list that does not ascend is asked slot by slot.
+    const bool seen_by_all = first >= start && last < *shallowest;
     for (int64_t row = 0; row < num_rows_; ++row) {
-      uint64_t lanes = 0;
-      for (int64_t lane = 0; lane < std::min(kTile, count - at); ++lane) {
+      uint64_t lanes = seen_by_all ? lowest(listed) : 0;
+      for (int64_t lane = 0; lane < listed && !seen_by_all; ++lane) {
         const int64_t slot = slots[at + lane];
         lanes |= uint64_t{slot >= start && slot < window_starts_[row]} << lane;
       }

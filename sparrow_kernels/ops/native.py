@@ -17,6 +17,9 @@ from torch import Tensor
 from sparrow_kernels.ops.registry import Op, Reason, device_type
 
 _LIBRARY_FILE = Path(__file__).resolve().parents[1] / "libsparrow_ops.so"
+REFUSALS = (ValueError, TypeError, RuntimeError, AttributeError)
+"""What the library, or the dispatcher before it, raises before anything is written; and a failed
+launch, which says so by itself."""
 
 
 @cache

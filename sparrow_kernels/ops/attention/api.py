@@ -8,6 +8,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from sparrow_kernels.ops.attention import at_once
 from sparrow_kernels.ops.attention.arguments import (
     FLOATS,
     check_anchoring,
@@ -146,6 +147,12 @@ def tree_attention(
     >>> torch.allclose(out, expected, atol=1e-5)
     True
     """
+    attended = at_once.attended(
+        *(query, key, value, ancestors, prefix_lens, prefix_starts, anchors, window, depth),
+        *(scale, num_splits, block_table, key_bias, return_lse, out),
+    )
+    if attended is not None:
+        return attended
     op, paged = "tree_attention", block_table is not None
     if out is None:  # autocast leaves calls with out= alone
         query, key, value = cast_as_sdpa(query, key, value)

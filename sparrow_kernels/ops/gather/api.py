@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sparrow_kernels.ops import native
 from sparrow_kernels.ops.accept.arguments import check_drafted, check_row
 from sparrow_kernels.ops.errors import Size, check_rows_are_dense, check_tensor, refuse_type
 from sparrow_kernels.ops.gather import commit_bound
@@ -16,7 +17,7 @@ from sparrow_kernels.ops.gather.arguments import (
     check_prefix_lens,
     check_states,
 )
-from sparrow_kernels.ops.gather.bound import REFUSALS, bound_number, refuse_as_lists
+from sparrow_kernels.ops.gather.bound import bound_number, refuse_as_lists
 from sparrow_kernels.ops.gather.ops import (
     COMMIT_PATH,
     COMMIT_TREE,
@@ -116,7 +117,7 @@ def compact_cache_(
     if found is not None:
         try:
             return commit_bound.compact(found, path, accept_length, prefix_lens, block_table)
-        except REFUSALS as error:
+        except native.REFUSALS as error:
             refused = error
     sizes: dict[str, Size] = {}
     check_row(op, "path", path, "B S", torch.int32, sizes)
@@ -181,7 +182,7 @@ def commit_path_(
     if found is not None:
         try:
             return commit_bound.path(found, acceptance, states, prefix_lens, block_table)
-        except REFUSALS as error:
+        except native.REFUSALS as error:
             refused = error
     sizes: dict[str, Size] = {}
     if not isinstance(acceptance, Acceptance):
@@ -261,7 +262,7 @@ def commit_tree_(
                 block_table,
                 out,
             )
-        except REFUSALS as error:
+        except native.REFUSALS as error:
             refused = error
     sizes: dict[str, Size] = {}
     links = check_drafted(op, tokens, layout, max_path, sizes)

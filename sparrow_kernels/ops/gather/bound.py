@@ -128,11 +128,6 @@ def bound_number(
     return caches.number, False
 
 
-REFUSALS = (ValueError, TypeError, RuntimeError, AttributeError)
-"""What the library, or the dispatcher before it, raises before anything is written; and a failed
-launch, which says so by itself."""
-
-
 def refuse_as_lists(op: Op, args: Sequence[Any], refused: Exception) -> NoReturn:
     """Say why a call with bound caches was refused, in the words that it would get with lists.
 
