@@ -44,6 +44,11 @@ return {
 _TOO_WIDE = """
 return document.scrollingElement.scrollWidth - document.scrollingElement.clientWidth;
 """
+_STILL = """
+const style = document.createElement('style');
+style.textContent = '* { transition: none !important; animation: none !important; }';
+document.head.append(style);
+"""
 _FOUND = "return document.querySelectorAll('.md-search-result__item').length;"
 
 
@@ -165,10 +170,11 @@ def look(site: Path, pictures: Path | None = None) -> list[str]:
 
 def _keep(opened: Browser, folder: Path, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    opened.run(_STILL)
     for size in SIZES:
         for scheme in SCHEMES:
             opened.show(size, scheme)
-            time.sleep(0.4)  # colours fade
+            time.sleep(0.3)  # the page's own scripts
             path = folder / f"{name.replace('/', '-')}-{size}-{scheme}.png"
             path.write_bytes(opened.picture())
 
@@ -199,7 +205,7 @@ def _dead(home: str, page: str, links: list[str], ids: dict[str, set[str]]) -> I
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("site", type=Path)
-    parser.add_argument("--pictures", type=Path, metavar="DIR")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="of some pages")
     arguments = parser.parse_args()
     wrong = look(arguments.site, arguments.pictures)
     print("\n".join(wrong) or "No broken link, no console error, nothing too wide.")

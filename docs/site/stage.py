@@ -36,6 +36,10 @@ ELSEWHERE = {
     },
 }
 
+# Pages of wide tables, which do without a list of their neighbours.
+WIDE = ("README.md", "docs/benchmarks.md")
+_HIDE = "---\nhide: [navigation]\n---\n\n"
+
 _HELP = "<!-- every command's --help -->"
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
@@ -74,7 +78,8 @@ def _page(origin: str) -> str:
     text = _PICTURE.sub(r"![\g<alt>](\g<light>#only-light)\n![\g<alt>](\g<dark>#only-dark)", text)
     if origin == "README.md":
         text = _OP.sub(_with_reference, text)
-    return _LINK.sub(lambda link: _relative(link[1], origin), text)
+    text = _LINK.sub(lambda link: _relative(link[1], origin), text)
+    return _HIDE + text if origin in WIDE else text
 
 
 def _relative(link: str, origin: str) -> str:
