@@ -28,7 +28,7 @@ from urllib.request import Request, urlopen
 
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 SCHEMES = ("light", "dark")
-SHOWN = ("index", "decoder", "drafts", "benchmarks", "ablation", "reference/attention")
+SHOWN = ("index", "decoder", "adding-an-op", "benchmarks", "reference/attention", "reference/drafts")
 
 # A page's own account of itself; tables and code may scroll, within themselves.
 _ACCOUNT = """
