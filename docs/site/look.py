@@ -1,9 +1,9 @@
 """Looks at every page of the built site in Chromium: python docs/site/look.py build/site.
 
-On a desktop and on a phone, light and dark: says what the console says, what is fetched from
-elsewhere, which links and anchors lead nowhere, which pictures do not load, and where a page is
-wider than its window. --pictures DIR keeps screenshots of some pages. Ends with 1 if it found
-anything. Needs chromium and chromedriver on PATH.
+Says what the console says, what is fetched from elsewhere, which links and anchors lead nowhere,
+which pictures do not load, and where a page is wider than the window of a desktop or a phone.
+--pictures DIR keeps screenshots of some pages, of both sizes, light and dark. Ends with 1 if it
+found anything. Needs chromium and chromedriver on PATH.
 """
 
 from __future__ import annotations
@@ -28,7 +28,14 @@ from urllib.request import Request, urlopen
 
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 SCHEMES = ("light", "dark")
-SHOWN = ("index", "decoder", "adding-an-op", "benchmarks", "reference/attention", "reference/drafts")
+SHOWN = (
+    "index",
+    "decoder",
+    "adding-an-op",
+    "benchmarks",
+    "reference/attention",
+    "reference/drafts",
+)
 
 # A page's own account of itself; tables and code may scroll, within themselves.
 _ACCOUNT = """

@@ -154,7 +154,7 @@ def test_commands_of_blocks_parse(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_commands_in_sentences_parse(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong, seen = [], 0
-    for page, span in ((page, span) for page in PAGES for span in spans(page)):
+    for page, span in ((each, span) for each in PAGES for span in spans(each)):
         if not re.match(r"(sparrow|make|python|pytest|torchrun|bench/gpu_suite\.sh) ", span):
             continue
         seen += 1

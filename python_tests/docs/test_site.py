@@ -34,8 +34,18 @@ def test_every_page_in_a_browser(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_lists_hold_what_belongs_to_them(page: Path) -> None:
-    """GitHub takes two spaces for that, the site's Markdown four."""
+def test_lists_are_those_of_both_markdowns(page: Path) -> None:
+    """The site's wants four spaces before what belongs to an item, where GitHub takes two or three,
+    and an empty line behind an item that has one within it."""
+    wrong, within = [], False
     lines = page.read_text(encoding="utf-8").splitlines()
-    pairs = enumerate(zip(lines, lines[1:], strict=False), start=2)
-    assert [n for n, (above, line) in pairs if not above and re.match(r" {1,3}\S", line)] == []
+    for number, (above, line) in enumerate(zip(lines, lines[1:], strict=False), start=2):
+        if re.match(r"(- |\d+\. )", line):
+            wrong += [number] if within and above else []
+            within = False
+        elif not above and line.startswith(" "):
+            wrong += [number] if re.match(r" {1,3}\S", line) else []
+            within = True
+        elif line and not line.startswith(" "):
+            within = False
+    assert wrong == []
