@@ -5,6 +5,8 @@
 # make test-releases  the tests that touch transformers on its oldest, locked and newest release
 # make sanitize       the native CPU tests under AddressSanitizer and ThreadSanitizer (g++, minutes)
 # make train          train the embedded pair anew, into build/train: half an hour or more
+# make docs           the documentation as a site: build/site; docs-serve shows it at DOCS_PORT
+# make docs-look      looks at every page of it in Chromium, with screenshots into build/looked
 # make lint           the sources: lint, their format (Python and C++), types
 # make wheel          dist/: a wheel for each Python that is there, tried where nothing can compile
 # make lock           resolve the locks again after a change of pyproject.toml; UPGRADE=1 to the newest
@@ -50,7 +52,8 @@ STAMP := $(VENV)/.set-up-$(firstword $(shell echo '$(CHOICE)' | cksum))
 BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt sparrow_kernels/_version.py \
 	$(shell find csrc -type f)
 
-.PHONY: setup demo test test-quick suite test-releases sanitize train lint format wheel lock clean
+.PHONY: setup demo test test-quick suite test-releases sanitize train lint format wheel lock clean \
+	docs docs-serve docs-look
 
 setup: $(STAMP)
 
@@ -117,15 +120,41 @@ lint: format
 wheel: setup
 	$(BIN)/python build_wheels.py --torch "$(TORCH)" $(WHEEL_PYTHONS)
 
+# In an environment of its own: docstrings are read, not imported, so it needs no torch.
+DOCS := .venv-docs
+DOCS_PORT ?= 8000
+
+$(DOCS)/.set-up: requirements-docs.lock
+	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes \
+		--no-deps -r requirements-docs.lock
+	@touch $@
+
+docs: $(DOCS)/.set-up
+	@$(DOCS)/bin/python docs/site/stage.py build/docs
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --strict
+	@echo "build/site/index.html: make docs-serve shows it with its search"
+
+docs-serve: docs
+	$(DOCS)/bin/python -m http.server --bind localhost --directory build/site $(DOCS_PORT)
+
+docs-look: docs
+	$(DOCS)/bin/python docs/site/look.py build/site --pictures build/looked
+
 # For every Python and platform at once; releases that still fit stay. The oldest are the lower
 # bounds of pyproject.toml, and the newest that fit them of what is not named there.
-RESOLVE := $(BIN)/uv pip compile --quiet pyproject.toml --config-file .ci/lock.toml --universal \
+RESOLVE := $(BIN)/uv pip compile --quiet --config-file .ci/lock.toml --universal \
 	--python-version 3.11 --generate-hashes --no-emit-package torch --no-emit-package torchvision \
 	--no-emit-index-url --no-annotate --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
 lock: setup
-	$(RESOLVE) --extra dev --extra video --output-file requirements.lock
-	$(RESOLVE) --extra video --resolution lowest-direct --output-file requirements-oldest.lock
+	$(RESOLVE) pyproject.toml --extra dev --extra video --output-file requirements.lock
+	$(RESOLVE) pyproject.toml --extra video --resolution lowest-direct \
+		--output-file requirements-oldest.lock
+	@# The tools alone: what they describe is not installed beside them.
+	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb')) \
+		['project']['optional-dependencies']['docs'], sep='\n')" | \
+		$(RESOLVE) - --output-file requirements-docs.lock
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -29,7 +29,7 @@ PYTHONS = ("3.11", "3.12", "3.13")
 PINS_TORCH = ("torchvision", "torchaudio", "torchcodec", "xformers", "vllm")
 NOT_LOCKED = ("torch", "torchvision")  # their builds differ from machine to machine
 
-LOCKS = ("requirements.lock", "requirements-oldest.lock")
+LOCKS = ("requirements.lock", "requirements-oldest.lock", "requirements-docs.lock")
 REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;]+)(?: ; (.+?))? \\$")
 HASH = re.compile(r"^    --hash=sha256:[0-9a-f]{64}(?: \\)?$")
 
@@ -88,6 +88,7 @@ def test_the_lock_meets_every_requirement(python: str) -> None:
     wanted = [*DEPENDENCIES, *EXTRAS["dev"], *EXTRAS["video"]]
     wanted += PROJECT["build-system"]["requires"]
     assert unmet(wanted, locked("requirements.lock", python), python) == []
+    assert unmet(EXTRAS["docs"], locked("requirements-docs.lock", python), python) == []
 
 
 def test_setup_brings_what_a_build_in_isolation_would() -> None:

@@ -24,9 +24,9 @@ class SparrowDraftConfig(PreTrainedConfig):
         target_model_type, target_layers, hidden_size, vocab_size: the target's family, depth,
             hidden size and vocabulary: a draft fits no other.
         target_hidden_size: the target's, where the draft's own differs.
-        intermediate_size, num_attention_heads, num_key_value_heads, head_dim, rope_theta,
-            rms_norm_eps, attention_bias: its layer's. `head_dim` times heads need not be the
-            hidden size.
+        intermediate_size, num_attention_heads, num_key_value_heads, head_dim: its layer's sizes;
+            `head_dim` times heads need not be the hidden size.
+        rope_theta, rms_norm_eps, attention_bias: its layer's too.
         tree: keywords of the `TreeConfig` to use when the caller names none.
         slice_clip: pair the first text row after a clip with the state *before* the clip, as the
             weights released by the paper's authors expect; the default pairs it with the state of
