@@ -58,7 +58,8 @@ def trace_page(
         tokenizer: the target's.
     """
     data = trace_data(steps, result, tokenizer, asked or Asked())
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))  # in ASCII
+    text = json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    text = text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is no text
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
     parts = {name: (_FOLDER / file).read_text("utf-8") for name, file in _PARTS.items()}

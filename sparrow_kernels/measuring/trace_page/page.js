@@ -44,25 +44,25 @@ function showRequest() {
   at("question").textContent = data.question;
   at("about").textContent = [
     of.clip, `${of.visual_tokens.toLocaleString("en")} visual tokens`, `target ${data.target}`,
-    data.tree ? `tree ${data.tree}` : "no draft",
+    data.tree ? `tree ${data.tree}${/^\d+-\d+-\d+$/.test(data.tree) ? " (total-depth-width)" : ""}`
+      : "no draft",
   ].filter(Boolean).join(" · ");
   at("film").replaceChildren(...of.frames.map(([second, source]) =>
     make("img", { src: source, alt: `at ${second} s`, title: `at ${second} s` })));
   const tiles = [
-    tile("Words came as", counted(tokens, "token")),
-    tile("The target was called", `${calls}×`, "and once for the prompt"),
+    tile("Tokens of the answer", tokens),
+    tile("Calls of the target", calls, "and the prompt's"),
   ];
   if (calls) {
-    tiles.push(tile("Tokens a call, on average", ((tokens - 1) / calls).toFixed(2),
-      "plain decoding: 1"));
+    tiles.push(tile("Tokens emitted a call", ((tokens - 1) / calls).toFixed(2), "plainly: 1"));
     tiles.push(tile("Time a token", ms(decoding / (tokens - 1)),
-      data.requests.length > 1 ? "all clips together" : "after the prompt"));
+      data.requests.length > 1 ? "all clips together" : ""));
   }
   for (const { against, ratio, low, high } of data.speed) {
-    tiles.push(tile(`Faster than ${against}`, `${ratio.toFixed(2)}×`,
+    tiles.push(tile(`Speed against ${against}`, `${ratio.toFixed(2)}×`,
       low === null ? "one run" : `${low.toFixed(2)}–${high.toFixed(2)}`));
   }
-  if (!data.speed.length) tiles.push(tile("Against plain decoding", "–", "--compare measures it"));
+  if (!data.speed.length) tiles.push(tile("Speed against plain", "–", "--compare measures it"));
   at("summary").replaceChildren(...tiles);
   const { prefill, draft_prefill: draftPrefill } = data.seconds;
   at("time-note").textContent = "the number above a step: tokens it emitted; before the first,"
@@ -150,6 +150,9 @@ function showStep() {
     span.classList.toggle("now", number === step);
     span.classList.toggle("later", number > step);
   }
+  const first = at("text").querySelector(".now");
+  const line = parseFloat(getComputedStyle(at("text")).lineHeight);
+  if (first) at("text").scrollTop = first.offsetTop - 2 * line;
   at("back").disabled = step <= 0;
   at("on").disabled = step >= count - 1;
   at("place").textContent = count ? `${step + 1} of ${count}` : "no step";
@@ -163,8 +166,8 @@ function showStep() {
   const own = bonus ? `added “${shown(bonus.text)}” itself` : "and the text ended there";
   const drafted = now.tokens.length - 1;
   const kept = drafted === 0 ? `No draft: the target ${own}` :
-    `The draft proposed ${counted(drafted, "token")}. The target kept ${accepted} `
-    + `of them${bonus ? " and " : ", "}${own}`;
+    `The draft proposed ${counted(drafted, "token")}. The target kept `
+    + `${accepted === drafted ? "all" : accepted || "none"} of them${bonus ? " and " : ", "}${own}`;
   at("tree-title").textContent = `Step ${step + 1}`;
   at("told").textContent = `${kept}: ${counted(now.emitted.length, "token")} for one call, in `
     + `${ms(sum(now.seconds))}.`;
@@ -248,7 +251,7 @@ function begin() {
   }
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.target.closest("select, input, .tree, .scrolls")) return;
+    if (event.target.closest("select, input, .tree, .text, .scrolls")) return;
     const last = data.requests[request].steps.length - 1;
     const wanted = { ArrowLeft: step - 1, ArrowRight: step + 1, Home: 0, End: last }[event.key];
     if (wanted === undefined) return;
