@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shlex
 import shutil
 import signal
@@ -32,6 +33,7 @@ KEYS = {
 }
 COMPARED = {
     *("identical", "baseline_text", "decode_speedup", "end_to_end_speedup", "near_tie_at"),
+    *("decode_speedup_p20_p80", "end_to_end_speedup_p20_p80"),
 }
 PHASES = {"prefill", "draft_prefill", "draft", "verify", "commit"}
 
@@ -110,14 +112,72 @@ def test_json_of_a_comparison(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert report["text"] == report["baseline_text"]
     assert set(report["decode_speedup"]) == {"cached", "generate"}
     assert all(speedup > 0 for speedup in report["decode_speedup"].values())
-    assert report["end_to_end_speedup"] > 0
+    low, high = report["end_to_end_speedup_p20_p80"]
+    assert 0 < low <= report["end_to_end_speedup"] <= high
+    for baseline, (low, high) in report["decode_speedup_p20_p80"].items():
+        assert low <= report["decode_speedup"][baseline] <= high
 
 
 def test_lines_of_a_comparison(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(words(folder, "--max-new-tokens", "4", "--compare", "--repeats", "1")) == 0
-    _, text, speed = capsys.readouterr().err.splitlines()
-    assert text == "text: identical, token for token, to decoding without speculation"
-    assert "x in decoding" in speed and speed.endswith("(medians of 1 run)")
+    ratio, runs = r"[0-9.]+x", {"1": "one run, so no spread", "2": "medians of 2 runs, p20–p80"}
+    for repeats, spread in (("1", ""), ("2", r" \([0-9.]+–[0-9.]+\)")):
+        more = ("--max-new-tokens", "4", "--compare", "--repeats", repeats)
+        assert main(words(folder, *more)) == 0
+        _, text, speed = capsys.readouterr().err.splitlines()
+        assert text == "text: identical, token for token, to decoding without speculation"
+        each = f"{ratio}{spread} in decoding, {ratio}{spread} end to end against"
+        line = rf"speed: {each} our plain loop; {each} transformers' generate \({runs[repeats]}\)"
+        assert re.fullmatch(line, speed)
+
+
+def test_a_trace_is_a_page_that_is_not_overwritten(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, other = tmp_path / "trace.html", tmp_path / "other.mp4"
+    shutil.copy(folder / "clip.mp4", other)
+    settings = ("--max-new-tokens", "9", "--tree", "5-2-2", "--trace", str(page))
+    assert main(words(folder, *settings, "--compare", "--repeats", "2")) == 0
+    captured = capsys.readouterr()
+    assert captured.out == plain_text(folder, 9) + "\n"
+    assert captured.err.endswith(f"trace: {page} (open it in a browser)\n")
+    text = page.read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text)[1])  # type: ignore[index]
+    (one,) = data["requests"]
+    said = one["first"] + "".join(word for each in one["steps"] for word in each[7])
+    assert said == captured.out.strip("\n") and len(one["frames"]) == 4
+    assert (one["clip"], one["visual_tokens"], data["tree"]) == ("clip.mp4", 8, "5-2-2")
+    assert [speed["against"] for speed in data["speed"]] == ["our plain loop", "generate"]
+    assert f"{len(one['steps'])} target calls" in captured.err
+    assert main(words(folder, *settings)) == 1
+    assert f"--trace must be new, got {page}, which exists (--force" in one_line_error(capsys)
+    assert page.read_text() == text
+    assert main(words(folder, *settings, "--force", "--json", "--batch", str(other))) == 0
+    assert capsys.readouterr().err == ""
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page.read_text())[1])  # type: ignore
+    assert [one["clip"] for one in data["requests"]] == ["clip.mp4", "other.mp4"]
+    assert main(words(folder, "--trace", str(tmp_path / "trace.txt"))) == 2
+    assert "--trace: must be a file that ends in .html" in one_line_error(capsys)
+
+
+def test_the_embedded_pair_says_what_it_knows(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sparrow_kernels.embedded.captions import QUESTIONS
+
+    assert main(["generate", "--help"]) == 0
+    known = {line.strip() for line in capsys.readouterr().out.splitlines()}
+    for question in (each for forms in QUESTIONS.values() for each in forms):
+        assert question.format(part="one") in known
+    clip = str(tmp_path / "clip.mp4")
+    assert main(["clip", clip, "--visual-tokens", "40"]) == 0
+    capsys.readouterr()
+    few = ("How many parts are there?", "--max-new-tokens", "2", "--json")
+    assert main(["generate", clip, *few]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["generate", str(folder / "clip.mp4"), *few]) == 0
+    said = capsys.readouterr().err
+    assert said.startswith(f"note: {folder / 'clip.mp4'} is no clip that `sparrow clip` makes")
+    assert said.count("\n") == 1
 
 
 def test_one_token_has_no_mean(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -102,10 +102,10 @@ def run(arguments: argparse.Namespace) -> int:
     steps: list[StepTrace] = []
     with ProgressBar("prefill") as bar, ExitStack() as asked:
         with loading(bar):
-            from sparrow_kernels.cli.question import asked_backend, prepare
+            from sparrow_kernels.cli.question import asked_backend
 
             asked.enter_context(asked_backend(arguments.attn))
-            question = prepare(arguments, clips, bar)
+            question = _prepare(arguments, clips, bar)
         for each in question.unlike:
             bar.clear()
             print(_UNLIKE.format(one_line(each)), file=sys.stderr)
@@ -163,6 +163,12 @@ def _check_exists(clip: str) -> None:
 
         clip_path(clip)  # has words for a URL
     raise FileNotFoundError(f"clip {clip} does not exist")
+
+
+def _prepare(arguments: argparse.Namespace, clips: list[str], bar: ProgressBar) -> Question:
+    from sparrow_kernels.cli.question import prepare
+
+    return prepare(arguments, clips, bar)
 
 
 def _decode(
