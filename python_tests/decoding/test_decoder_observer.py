@@ -87,7 +87,9 @@ def test_each_step_of_each_request_is_told_as_it_was(monkeypatch: pytest.MonkeyP
         last, own = text[0], int((inputs["attention_mask"][request]).sum())
         for step in steps:
             assert step.tokens[0] == last and step.parent[0] == -1 and len(step.tokens) == 9
-            assert [step.tokens[node] for node in step.accepted] == step.emitted[: len(step.path) - 1]
+            assert [step.tokens[node] for node in step.accepted] == step.emitted[
+                : len(step.path) - 1
+            ]
             for node, above in zip(step.path[1:], step.path, strict=False):
                 assert step.parent[node] == above and step.depth[node] == step.depth[above] + 1
             seen = [step.target_log_probs[node] for node in step.accepted]

@@ -1,4 +1,4 @@
-"""The page of a trace: what it holds, what cannot get out of its data, what a browser makes of it."""
+"""The page of a trace: what it holds, what cannot leave its data, what a browser makes of it."""
 
 from __future__ import annotations
 
@@ -169,4 +169,4 @@ def test_a_browser_draws_it_and_complains_of_nothing(tmp_path: Path) -> None:
     # Of another request another step, as a link names it; the text has ended within its path.
     page.rename(tmp_path / "other.html")
     dom, console = dom_of(Path(f"{tmp_path / 'other.html'}#1.3"), tmp_path / "browser")
-    assert console == [] and "3 of 3" in dom and "class=\"node bonus\"" not in dom
+    assert console == [] and "3 of 3" in dom and 'class="node bonus"' not in dom

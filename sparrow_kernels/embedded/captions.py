@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparrow_kernels.embedded.clips import ClipScript
-from sparrow_kernels.embedded.questions import QUESTION_KINDS, QUESTIONS
+from sparrow_kernels.embedded.questions import QUESTIONS
 from sparrow_kernels.embedded.world import (
     ACTION,
     ATTRIBUTES,

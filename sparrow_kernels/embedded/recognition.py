@@ -11,9 +11,10 @@ _LIT, _OFF = 180, 80  # mp4 blurs the bar's 240 and 16
 
 
 def is_of_the_world(frames: np.ndarray) -> bool:
-    """Whether most of `frames`, uint8 [T, 3, H, W], have a tile with the world's chapter bar.
+    """Whether most of `frames`, uint8 [T, 3, H, W], have a tile with the chapter bar of the world.
 
-    Each tile that shows a scene has one along its bottom edge, with one lit cell: chance makes none.
+    Each tile that shows a scene has one along its bottom edge, with one lit cell; no other clip has
+    that by chance.
     """
     height, width = frames.shape[2:]
     if height != width or height % TILE:

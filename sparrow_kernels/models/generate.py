@@ -225,9 +225,12 @@ def _observe(
     if observer is not None:
         parts = (request.emission, request.target, state, request.timer)
         wanted.append(ObservedSteps(observer, *parts))
-    if len(wanted) < 2:
-        return wanted[0] if wanted else None
-    return lambda step: [each(step) for each in wanted] and None
+
+    def all_of_them(step: Step) -> None:
+        for each in wanted:
+            each(step)
+
+    return all_of_them if wanted else None
 
 
 def _step(

@@ -80,7 +80,8 @@ class ObservedSteps:
 
 
 def _target_log_probs(step: Step) -> tuple[list[list[float]], list[list[float]]]:
-    """What the target gives each node after its parent `[B, T]`, and each emitted token `[B, S]`."""
+    """What the target gives each node after its parent, `[B, T]`, and each emitted token, `[B, S]`;
+    lists, on the host."""
     scores = step.verified.logits if step.scores is None else step.scores
     tokens, parent = step.drafted.tokens, step.drafted.layout.parent.long().clamp_min(0)
     scores = scores.float()
