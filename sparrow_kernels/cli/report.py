@@ -62,7 +62,7 @@ def batch_lines(clips: list[str], visual_tokens: list[int], stats: DecodeStats) 
 
 
 def _counts(visual_tokens: int, row: RequestStats) -> str:
-    mean = "" if row.mean_emitted is None else f", {row.mean_emitted:.2f} a call"
+    mean = "" if row.mean_emitted is None else f", {row.mean_emitted:.2f} emitted a call"
     return (
         f"{visual_tokens} visual tokens; {_counted(row.new_tokens, 'token')} in"
         f" {_counted(row.target_calls, 'target call')}{mean}"

@@ -59,10 +59,10 @@ function showRequest() {
       data.requests.length > 1 ? "all clips together" : ""));
   }
   for (const { against, ratio, low, high } of data.speed) {
-    tiles.push(tile(`Speed against ${against}`, `${ratio.toFixed(2)}×`,
+    tiles.push(tile(`Against ${against}`, `${ratio.toFixed(2)}×`,
       low === null ? "one run" : `${low.toFixed(2)}–${high.toFixed(2)}`));
   }
-  if (!data.speed.length) tiles.push(tile("Speed against plain", "–", "--compare measures it"));
+  if (!data.speed.length) tiles.push(tile("Against plain decoding", "–", "--compare measures it"));
   at("summary").replaceChildren(...tiles);
   const { prefill, draft_prefill: draftPrefill } = data.seconds;
   at("time-note").textContent = "the number above a step: tokens it emitted; before the first,"
