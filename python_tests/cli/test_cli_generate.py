@@ -23,6 +23,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("PIL")
 
 from decoding_cases import random_pair, video  # noqa: E402
+from generate_cases import one_line_error, plain_text, words, written  # noqa: E402
 
 from sparrow_kernels.cli import main  # noqa: E402
 
@@ -40,43 +41,7 @@ PHASES = {"prefill", "draft_prefill", "draft", "verify", "commit"}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random pair in target/ and draft/, and clip.mp4: 4 frames, 8 visual tokens."""
-    from sparrow_kernels.embedded.clips import write_mp4
-
-    root = tmp_path_factory.mktemp("generate")
-    target, draft, processor = random_pair()
-    target.save_pretrained(root / "target")
-    processor.save_pretrained(root / "target")
-    draft.save_pretrained(root / "draft")
-    write_mp4(root / "clip.mp4", video(4).transpose(0, 2, 3, 1))
-    return root
-
-
-def words(folder: Path, *more: str, clip: Path | None = None) -> list[str]:
-    return [
-        *("generate", str(clip or folder / "clip.mp4"), "describe the video"),
-        *("--target", str(folder / "target"), "--draft", str(folder / "draft"), *more),
-    ]
-
-
-def one_line_error(capsys: pytest.CaptureFixture[str]) -> str:
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("sparrow: error: ")
-    assert captured.err.endswith("\n") and captured.err.count("\n") == 1
-    return captured.err
-
-
-def plain_text(folder: Path, new_tokens: int) -> str:
-    """What transformers alone answers."""
-    from sparrow_kernels.models.inputs import build_inputs
-
-    target, _, processor = random_pair()
-    inputs = build_inputs(processor, "describe the video", [folder / "clip.mp4"])
-    ids = target.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)
-    return processor.tokenizer.decode(
-        ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True
-    )
+    return written(tmp_path_factory.mktemp("generate"))
 
 
 def test_the_answer_is_on_stdout_and_the_summary_on_stderr(
@@ -128,56 +93,6 @@ def test_lines_of_a_comparison(folder: Path, capsys: pytest.CaptureFixture[str])
         each = f"{ratio}{spread} in decoding, {ratio}{spread} end to end against"
         line = rf"speed: {each} our plain loop; {each} transformers' generate \({runs[repeats]}\)"
         assert re.fullmatch(line, speed)
-
-
-def test_a_trace_is_a_page_that_is_not_overwritten(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    page, other = tmp_path / "trace.html", tmp_path / "other.mp4"
-    shutil.copy(folder / "clip.mp4", other)
-    settings = ("--max-new-tokens", "9", "--tree", "5-2-2", "--trace", str(page))
-    assert main(words(folder, *settings, "--compare", "--repeats", "2")) == 0
-    captured = capsys.readouterr()
-    assert captured.out == plain_text(folder, 9) + "\n"
-    assert captured.err.endswith(f"trace: {page} (open it in a browser)\n")
-    text = page.read_text()
-    data = json.loads(re.search(r'id="data">(.*?)</script>', text)[1])  # type: ignore[index]
-    (one,) = data["requests"]
-    said = one["first"] + "".join(word for each in one["steps"] for word in each[7])
-    assert said == captured.out.strip("\n") and len(one["frames"]) == 4
-    assert (one["clip"], one["visual_tokens"], data["tree"]) == ("clip.mp4", 8, "5-2-2")
-    assert [speed["against"] for speed in data["speed"]] == ["our plain loop", "generate"]
-    assert f"{len(one['steps'])} target calls" in captured.err
-    assert main(words(folder, *settings)) == 1
-    assert f"--trace must be new, got {page}, which exists (--force" in one_line_error(capsys)
-    assert page.read_text() == text
-    assert main(words(folder, *settings, "--force", "--json", "--batch", str(other))) == 0
-    assert capsys.readouterr().err == ""
-    data = json.loads(re.search(r'id="data">(.*?)</script>', page.read_text())[1])  # type: ignore
-    assert [one["clip"] for one in data["requests"]] == ["clip.mp4", "other.mp4"]
-    assert main(words(folder, "--trace", str(tmp_path / "trace.txt"))) == 2
-    assert "--trace: must be a file that ends in .html" in one_line_error(capsys)
-
-
-def test_the_embedded_pair_says_what_it_knows(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from sparrow_kernels.embedded.captions import QUESTIONS
-
-    assert main(["generate", "--help"]) == 0
-    known = {line.strip() for line in capsys.readouterr().out.splitlines()}
-    for question in (each for forms in QUESTIONS.values() for each in forms):
-        assert question.format(part="one") in known
-    clip = str(tmp_path / "clip.mp4")
-    assert main(["clip", clip, "--visual-tokens", "40"]) == 0
-    capsys.readouterr()
-    few = ("How many parts are there?", "--max-new-tokens", "2", "--json")
-    assert main(["generate", clip, *few]) == 0
-    assert capsys.readouterr().err == ""
-    assert main(["generate", str(folder / "clip.mp4"), *few]) == 0
-    said = capsys.readouterr().err
-    assert said.startswith(f"note: {folder / 'clip.mp4'} is no clip that `sparrow clip` makes")
-    assert said.count("\n") == 1
 
 
 def test_one_token_has_no_mean(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -350,6 +265,7 @@ def test_ctrl_c_in_mid_stream_ends_the_line_and_says_so(folder: Path) -> None:
             interrupted = True
     os.close(leader)
     assert process.wait() == 130
+    assert shown.startswith(b"\r\x1b[Kloading torch and transformers")
     assert b"prefill [" in shown
     *_, text, error, rest = shown.rpartition(b"\x1b[K")[2].split(b"\r\n")
     assert error == b"sparrow: error: interrupted (what was written so far is incomplete)"

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -118,6 +119,16 @@ def test_no_text_leaves_the_data_and_all_of_it_comes_back() -> None:
     assert steps[0][2] == [0.0, -0.7, -0.7, -0.7] and steps[0][3][-1] is None
     assert steps[1][7] == ["", "é"]
     assert data["speed"][1] == {"against": "generate", "ratio": 3.0, "low": None, "high": None}
+
+
+def test_what_a_page_is_made_of_is_packaged() -> None:
+    root = Path(__file__).resolve().parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["sparrow_kernels"]
+    package = root / "sparrow_kernels"
+    packaged = {file for pattern in patterns for file in package.glob(pattern)}
+    made_of = {*(package / "measuring" / "trace_page").glob("*.[!p]*")} - {*package.rglob("*.pyc")}
+    assert len(made_of) == 4 and made_of <= packaged
 
 
 def test_words_are_those_of_the_whole_text_however_long() -> None:
