@@ -14,7 +14,7 @@ from family_cases import VOCABULARY as MODEL_VOCABULARY
 from family_cases import draft_for, prompts, tiny, turns
 from mimic_draft import mimic
 
-from sparrow_kernels import SparrowDecoder, TreeConfig
+from sparrow_kernels import SparrowDecoder, TreeConfig, sparrow_generate
 from sparrow_kernels.decoding import Coins, StepTrace, grow_tree
 
 VOCABULARY = 11
@@ -112,6 +112,12 @@ def test_a_step_without_a_draft_and_numbers_without_mass() -> None:
     decoder.generate_plainly(**inputs, max_new_tokens=4, do_sample=False, observer=told.append)
     assert [len(step.tokens) for step in told] == [1, 1, 1]
     assert all(step.own_draft_log_probs is None and step.path == [0] for step in told)
+    told.clear()
+    ours = {"draft": draft, "tree": "3-2-1", "observer": told.append}
+    target.generate(
+        **inputs, max_new_tokens=4, do_sample=False, custom_generate=sparrow_generate, **ours
+    )
+    assert told and all(len(step.tokens) == 3 for step in told)
     nothing = float("-inf")
     step = StepTrace(
         *(0, 0, [5, 6, 7, 8], [-1, 0, 1, 0], [0, 1, 2, 1], [0.0, nothing, nothing, -0.5]),
