@@ -56,7 +56,7 @@ def _grow_best(
     root_tokens: Tensor,
     root_hidden: Tensor,
     active: Tensor,
-    scored: bool,
+    scored: bool = False,
 ) -> Tree:
     """Top-`width` children of the root, then `depth - 1` times the `width` best of `width^2`
     children by cumulative log-probability; at the end the best `total - 1` of all that was grown.
@@ -103,7 +103,7 @@ def _grow_chain(
     root_tokens: Tensor,
     root_hidden: Tensor,
     active: Tensor,
-    scored: bool,
+    scored: bool = False,
 ) -> Tree:
     """The best child of the best child: what `_grow_best` comes to where a node has one child, and
     there is nothing to rank."""
@@ -131,7 +131,7 @@ def _grow_drawn(
     active: Tensor,
     temperature: float,
     coins: Coins,
-    scored: bool,
+    scored: bool = False,
 ) -> Tree:
     """A fixed number of children a node at each level, drawn without replacement, none dropped."""
     assert tree.branching is not None
