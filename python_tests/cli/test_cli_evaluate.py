@@ -77,7 +77,7 @@ def test_generated_clips_for_the_embedded_pair(
     assert captured.err == ""
     printed = captured.out.splitlines()
     assert printed[0] == "40 visual tokens (40 asked for), 2 clips"
-    assert f"  emitted:  {float(rows[0]['mean_emitted']):.2f} tokens a call" in printed[1]
+    assert f"  emitted:  {float(rows[0]['mean_emitted']):.2f} emitted a call" in printed[1]
     assert printed[1].endswith(f": {rows[0]['histogram']}")
     assert "text:     identical, token for token" in captured.out
     assert f"{float(rows[0]['decode_speedup_cached']):.2f}x in decoding" in printed[3]

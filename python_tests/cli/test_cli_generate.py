@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shlex
 import shutil
 import signal
@@ -22,6 +23,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("PIL")
 
 from decoding_cases import random_pair, video  # noqa: E402
+from generate_cases import one_line_error, plain_text, words, written  # noqa: E402
 
 from sparrow_kernels.cli import main  # noqa: E402
 
@@ -32,49 +34,14 @@ KEYS = {
 }
 COMPARED = {
     *("identical", "baseline_text", "decode_speedup", "end_to_end_speedup", "near_tie_at"),
+    *("decode_speedup_p20_p80", "end_to_end_speedup_p20_p80"),
 }
 PHASES = {"prefill", "draft_prefill", "draft", "verify", "commit"}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random pair in target/ and draft/, and clip.mp4: 4 frames, 8 visual tokens."""
-    from sparrow_kernels.embedded.clips import write_mp4
-
-    root = tmp_path_factory.mktemp("generate")
-    target, draft, processor = random_pair()
-    target.save_pretrained(root / "target")
-    processor.save_pretrained(root / "target")
-    draft.save_pretrained(root / "draft")
-    write_mp4(root / "clip.mp4", video(4).transpose(0, 2, 3, 1))
-    return root
-
-
-def words(folder: Path, *more: str, clip: Path | None = None) -> list[str]:
-    return [
-        *("generate", str(clip or folder / "clip.mp4"), "describe the video"),
-        *("--target", str(folder / "target"), "--draft", str(folder / "draft"), *more),
-    ]
-
-
-def one_line_error(capsys: pytest.CaptureFixture[str]) -> str:
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("sparrow: error: ")
-    assert captured.err.endswith("\n") and captured.err.count("\n") == 1
-    return captured.err
-
-
-def plain_text(folder: Path, new_tokens: int) -> str:
-    """What transformers alone answers."""
-    from sparrow_kernels.models.inputs import build_inputs
-
-    target, _, processor = random_pair()
-    inputs = build_inputs(processor, "describe the video", [folder / "clip.mp4"])
-    ids = target.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)
-    return processor.tokenizer.decode(
-        ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True
-    )
+    return written(tmp_path_factory.mktemp("generate"))
 
 
 def test_the_answer_is_on_stdout_and_the_summary_on_stderr(
@@ -110,14 +77,22 @@ def test_json_of_a_comparison(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert report["text"] == report["baseline_text"]
     assert set(report["decode_speedup"]) == {"cached", "generate"}
     assert all(speedup > 0 for speedup in report["decode_speedup"].values())
-    assert report["end_to_end_speedup"] > 0
+    low, high = report["end_to_end_speedup_p20_p80"]
+    assert 0 < low <= report["end_to_end_speedup"] <= high
+    for baseline, (low, high) in report["decode_speedup_p20_p80"].items():
+        assert low <= report["decode_speedup"][baseline] <= high
 
 
 def test_lines_of_a_comparison(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(words(folder, "--max-new-tokens", "4", "--compare", "--repeats", "1")) == 0
-    _, text, speed = capsys.readouterr().err.splitlines()
-    assert text == "text: identical, token for token, to decoding without speculation"
-    assert "x in decoding" in speed and speed.endswith("(medians of 1 run)")
+    ratio, runs = r"[0-9.]+x", {"1": "one run, so no spread", "2": "medians of 2 runs, p20–p80"}
+    for repeats, spread in (("1", ""), ("2", r" \([0-9.]+–[0-9.]+\)")):
+        more = ("--max-new-tokens", "4", "--compare", "--repeats", repeats)
+        assert main(words(folder, *more)) == 0
+        _, text, speed = capsys.readouterr().err.splitlines()
+        assert text == "text: identical, token for token, to decoding without speculation"
+        each = f"{ratio}{spread} in decoding, {ratio}{spread} end to end against"
+        line = rf"speed: {each} our plain loop; {each} transformers' generate \({runs[repeats]}\)"
+        assert re.fullmatch(line, speed)
 
 
 def test_one_token_has_no_mean(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -290,6 +265,7 @@ def test_ctrl_c_in_mid_stream_ends_the_line_and_says_so(folder: Path) -> None:
             interrupted = True
     os.close(leader)
     assert process.wait() == 130
+    assert shown.startswith(b"\r\x1b[Kloading torch and transformers")
     assert b"prefill [" in shown
     *_, text, error, rest = shown.rpartition(b"\x1b[K")[2].split(b"\r\n")
     assert error == b"sparrow: error: interrupted (what was written so far is incomplete)"

@@ -11,6 +11,7 @@ import torch
 from family_cases import VOCABULARY, draft_for, prompts, tiny, turns
 from mimic_draft import mimic
 
+from sparrow_kernels.decoding import StepTrace
 from sparrow_kernels.decoding import graphs as graphs_module
 from sparrow_kernels.models import SparrowDecoder
 from sparrow_kernels.models import room as room_module
@@ -67,6 +68,28 @@ def test_replayed_steps_keep_the_text(
     if tree != "1-1-1":
         histogram = replayed.stats.rows[-1].histogram
         assert len([count for count in histogram if count]) > 1, "a weak case"
+
+
+@pytest.mark.parametrize("tree", ["9-2-4", "6-5-1", "16-4-4:marginals"])
+def test_an_observer_is_told_the_same_of_replayed_steps(
+    captured: list[Any], tree: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = tiny(NAME).target.generate(**inputs(*CHATS[:2]), **SETTINGS)
+    mimic(monkeypatch, plain, VOCABULARY)
+    told: list[list[StepTrace]] = []
+    for graphs in (False, True):
+        ours = decoder(tree, cuda_graph=graphs)
+        ours.generate(**inputs(*CHATS[:2]), **SETTINGS)  # without an observer, and its graphs
+        told.append([])
+        ours.generate(**inputs(*CHATS[:2]), **SETTINGS, observer=told[-1].append)
+    assert len(captured) == 6 and len(told[0]) == len(told[1]) > 4
+    floats = ("draft_log_probs", "target_log_probs", "emitted_log_probs")
+    for eager, replayed in zip(*told, strict=True):
+        for name, value in vars(eager).items():
+            if name in floats:
+                assert getattr(replayed, name) == pytest.approx(value, abs=1e-5), name
+            elif name != "seconds":
+                assert getattr(replayed, name) == value, name
 
 
 def test_a_second_call_captures_nothing(captured: list[Any]) -> None:

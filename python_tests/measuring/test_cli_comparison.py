@@ -57,6 +57,8 @@ def test_speedups_are_ratios_of_medians() -> None:
     assert comparison.decode_speedup("generate") == pytest.approx(10 / 2)
     assert comparison.end_to_end_speedup() == pytest.approx(11 / 3)
     assert comparison.end_to_end_speedup("cached") == pytest.approx(6 / 3)
+    assert comparison.decode_spread("generate") == pytest.approx((4.6 / 6.2, 10.6 / 1.4))
+    assert comparison.end_to_end_spread("cached") == pytest.approx((5.4 / 7.2, 33 / 2.4))
     assert comparison.phases() == dict.fromkeys(PHASES, pytest.approx(0.2))
 
 

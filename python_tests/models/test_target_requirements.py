@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,15 +10,17 @@ import torch
 from family_cases import draft_for, prompts, text_only, tiny, turns
 from tiny_parts import text_settings, tokenizer
 
-from sparrow_kernels.drafting import SparrowDraft
-from sparrow_kernels.models import SparrowDecoder, families
+from sparrow_kernels.drafting import SparrowDraft, requirements
+from sparrow_kernels.models import SparrowDecoder
 from sparrow_kernels.models.families import Parts
+from sparrow_kernels.models.pair import load_target
 from sparrow_kernels.models.prompt import take_prompts
 
 import transformers as hf  # isort: skip  (after sparrow_kernels: the shim must come first)
 
 FULL = {"layer_types": ["full_attention"] * 3}
 ONE = torch.ones(1)
+for_target = SparrowDraft.for_target
 PAGE = r"docs/adding-a-model\.md"
 
 
@@ -52,8 +55,22 @@ def question() -> dict[str, Any]:
 )
 def test_a_model_that_says_what_it_is(kind: str, settings: dict[str, Any], message: str) -> None:
     target = text_only(kind, **settings).target
-    with pytest.raises(ValueError, match=f"^target must .*{message}"):
-        SparrowDecoder(target, draft_for("Llama"))
+    for use in (lambda: SparrowDecoder(target, draft_for("Llama")), lambda: for_target(target)):
+        with pytest.raises(ValueError, match=f"^target must .*{message}.*served: glm4v, .*{PAGE}"):
+            use()
+
+
+def test_a_directory_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    window = "use_sliding_window=False .*served: glm4v, .*qwen3_vl, and models with one position"
+    for config, message in [
+        (hf.Gemma2Config(**text_settings()), f"got sliding_attention layers .*{window}"),
+        (hf.T5Config(), "with a decoder alone, got family 't5' .*served: "),
+        (hf.MambaConfig(num_hidden_layers=1, hidden_size=32), "linear_attention layers .*served: "),
+    ]:
+        config.save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match=message):
+            load_target(tmp_path)
 
 
 def test_a_state_that_cannot_be_taken_back() -> None:
@@ -155,7 +172,7 @@ def test_image_tokens_that_see_one_another() -> None:
 
 
 def test_placeholders_that_no_configuration_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(families, "_PLACEHOLDERS", ("clip_token_id",))
+    monkeypatch.setattr(requirements, "_PLACEHOLDERS", ("clip_token_id",))
     message = rf"must name the ids .*\(clip_token_id\), got none for 'internvl'.*{PAGE}"
     with pytest.raises(ValueError, match=message):
         Parts(tiny("internvl").target)
@@ -165,7 +182,7 @@ def test_what_an_adapter_does_not_name_at_the_door(monkeypatch: pytest.MonkeyPat
     target, processor = tiny("qwen3_vl")
     family = Parts(target).family
     unnamed = {**vars(family), "per_visual_token": ()}
-    monkeypatch.setattr(families, "FAMILIES", {"qwen3_vl": type(family)(**unnamed)})
+    monkeypatch.setattr(requirements, "FAMILIES", {"qwen3_vl": type(family)(**unnamed)})
     inputs = prompts(processor, turns(4, "What?"))
     message = f"what an adapter names, got deepstack_visual_embeds from Qwen3VLModel.*{PAGE}"
     with pytest.raises(NotImplementedError, match=message):
@@ -175,11 +192,11 @@ def test_what_an_adapter_does_not_name_at_the_door(monkeypatch: pytest.MonkeyPat
 def test_a_language_model_by_an_unknown_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model would be taken for one of text, and its images be lost."""
     target, processor = tiny("internvl")
-    monkeypatch.setattr(families, "_LANGUAGE_MODELS", ("brain",))
+    monkeypatch.setattr(requirements, "_LANGUAGE_MODELS", ("brain",))
     message = f"call its language model brain, got neither in InternVLModel beside.*{PAGE}"
     with pytest.raises(ValueError, match=message):
         Parts(target)
-    monkeypatch.setattr(families, "_TOWERS", ())
+    monkeypatch.setattr(requirements, "_TOWERS", ())
     parts, inputs = Parts(target), prompts(processor, turns(None, "What?"))
     for images in ({"pixel_values": inputs.pop("pixel_values")}, {"features": {"image": (ONE,)}}):
         message = f"name that an adapter knows, got {next(iter(images))} for InternVLModel.*{PAGE}"

@@ -174,9 +174,9 @@ def add_text_arguments(parser: argparse.ArgumentParser) -> None:
         "--tree",
         type=tree,
         metavar="30-4-8",
-        help="nodes-levels-children of the draft tree; with :marginals, as in 64-8-16:marginals, of"
-        " one distribution a level; or children a level such as 4x2x1"
-        " (default: the draft's own)",
+        help="the draft tree as total-depth-width: nodes with the root, levels, children a node;"
+        " with :marginals, as in 64-8-16:marginals, of one distribution a level; or children a"
+        " level such as 4x2x1 (default: the draft's own)",
     )
     parser.add_argument(
         "--seed", type=seed, default=0, metavar="S", help="what sampling draws (default: 0)"

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from sparrow_kernels.cli.arguments import path, positive, seed
+from sparrow_kernels.cli.files import check_new, written_together
 
 HELP = "write a clip the embedded target understands, and its description"
 
@@ -38,11 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
     script = make_clip(arguments.visual_tokens, arguments.seed)
     text = out.with_suffix(".txt")
     for file in (out, text):
-        if file.is_dir():
-            raise ValueError(f"OUT must be a file, got {file}, which is a folder")
-        if file.exists() and not arguments.force:
-            raise ValueError(f"OUT must be new, got {file}, which exists (--force overwrites it)")
-    with _written_together(out, text) as (clip_file, text_file):
+        check_new("OUT", file, arguments.force)
+    with written_together(out, text) as (clip_file, text_file):
         text_file.write_text(description(script) + "\n", encoding="utf-8")
         frames = render(script)
         write_mp4(clip_file, frames)
@@ -51,19 +46,3 @@ def run(arguments: argparse.Namespace) -> int:
         f" {frames.shape[2]}x{frames.shape[1]}; {text}: what it shows"
     )
     return 0
-
-
-@contextmanager
-def _written_together(*files: Path) -> Iterator[tuple[Path, ...]]:
-    """Hidden files to write instead of `files`, renamed at the end: all whole, or none there."""
-    hidden = tuple(file.with_name(f".{os.getpid()}-{file.name}") for file in files)
-    try:
-        yield hidden
-        for written, file in zip(hidden, files, strict=True):
-            written.replace(file)
-    except OSError as error:
-        # Name the file asked for: nobody knows the hidden one.
-        raise OSError(error.errno, error.strerror, str(files[0])) from error
-    finally:
-        for written in hidden:
-            written.unlink(missing_ok=True)

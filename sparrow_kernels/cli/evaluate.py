@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from sparrow_kernels.cli.arguments import (
 )
 from sparrow_kernels.cli.errors import one_line, wrong_command_line
 from sparrow_kernels.cli.length_report import lines
+from sparrow_kernels.cli.loading import loading
 from sparrow_kernels.cli.streams import print_json
 from sparrow_kernels.cli.terminal import ProgressBar
 from sparrow_kernels.cli.videos import ClipsAction
@@ -142,13 +144,16 @@ def _check(arguments: argparse.Namespace, clips: int | list[Path], lengths: list
 
 
 def _run(arguments: argparse.Namespace, clips: int | list[Path], lengths: list[int]) -> int:
-    from sparrow_kernels.cli.question import asked_backend, load_decoder
-    from sparrow_kernels.measuring.clip_plan import Prompt
-    from sparrow_kernels.measuring.evaluation import QUESTION
-    from sparrow_kernels.models.quiet import quiet_transformers
+    with ProgressBar("measuring") as bar, ExitStack() as during:
+        with loading(bar):
+            from sparrow_kernels.cli.question import asked_backend, load_decoder
+            from sparrow_kernels.measuring.clip_plan import Prompt
+            from sparrow_kernels.measuring.evaluation import QUESTION
+            from sparrow_kernels.models.quiet import quiet_transformers
 
-    with asked_backend(arguments.attn), quiet_transformers(), ProgressBar("measuring") as bar:
-        decoder, processor = load_decoder(arguments, bar)
+            during.enter_context(asked_backend(arguments.attn))
+            during.enter_context(quiet_transformers())
+            decoder, processor = load_decoder(arguments, bar)
         with wrong_command_line():
             prompt = Prompt(decoder.target, processor, arguments.question or QUESTION)
             plan = _plan(prompt, clips, lengths, bar)

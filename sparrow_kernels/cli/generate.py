@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +18,30 @@ from sparrow_kernels.cli.arguments import (
     fps,
     question,
     whole,
+    written_to,
 )
 from sparrow_kernels.cli.errors import one_line
+from sparrow_kernels.cli.files import check_new
+from sparrow_kernels.cli.loading import loading
 from sparrow_kernels.cli.report import as_object, batch_lines, comparison_as_object, lines
 from sparrow_kernels.cli.streams import print_json
 from sparrow_kernels.cli.terminal import ProgressBar, WordStream
+from sparrow_kernels.cli.trace import write_trace
+from sparrow_kernels.embedded.questions import QUESTIONS
 
 if TYPE_CHECKING:
     from sparrow_kernels.cli.question import Question
+    from sparrow_kernels.decoding import Observer, StepTrace
     from sparrow_kernels.measuring.comparison import Comparison
 
 HELP = "ask a question about a clip"
+EPILOG = "\n  ".join(
+    [
+        "Without --target the embedded pair answers. It knows clips that `sparrow clip` makes,\n"
+        "and these questions about them (any part, from one to seven, in the place of one):",
+        *(each.format(part="one") for forms in QUESTIONS.values() for each in forms),
+    ]
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +80,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print one JSON object instead, with --batch a list of them; times in seconds",
     )
+    parser.add_argument(
+        "--trace",
+        type=written_to(".html"),
+        metavar="PAGE.html",
+        help="also write a page that shows each step: the drafted tree, what was accepted, the"
+        " words as they came, the time of each phase; a browser opens it, offline",
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite PAGE.html")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -74,13 +96,25 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("--compare must be left out with --batch (compare clip by clip)")
     for each in clips:
         _check_exists(each)  # said before seconds of imports and loading
+    if arguments.trace is not None:
+        check_new("--trace", arguments.trace, arguments.force)
     streams = sys.stdout.isatty() and not arguments.json and len(clips) == 1
-    from sparrow_kernels.cli.question import asked_backend
+    steps: list[StepTrace] = []
+    with ProgressBar("prefill") as bar, ExitStack() as asked:
+        with loading(bar):
+            from sparrow_kernels.cli.question import asked_backend
 
-    with asked_backend(arguments.attn), ProgressBar("prefill") as bar:
-        question = _prepare(arguments, clips, bar)
-        result = _decode(question, arguments.seed, bar, streams)
+            asked.enter_context(asked_backend(arguments.attn))
+            question = _prepare(arguments, clips, bar)
+        for each in question.unlike:
+            bar.clear()
+            print(_UNLIKE.format(one_line(each)), file=sys.stderr)
+        observer = steps.append if arguments.trace is not None else None
+        result = _decode(question, arguments.seed, bar, streams, observer)
         comparison = _compare(question, arguments, bar) if arguments.compare else None
+        if arguments.trace is not None:
+            bar.clear()
+            write_trace(arguments, question, steps, result, comparison)
     texts, stats, visual_tokens = question.texts(result), result.stats, question.visual_tokens
     if arguments.json:
         reports = [
@@ -103,9 +137,17 @@ def run(arguments: argparse.Namespace) -> int:
         if not streams:
             print(texts[0], flush=True)
         summary = lines(visual_tokens[0], stats, comparison)
+    if arguments.trace is not None:
+        summary.append(f"trace: {one_line(str(arguments.trace))} (open it in a browser)")
     for line in summary:
         print(line, file=sys.stderr)
     return 0
+
+
+_UNLIKE = (
+    "note: {} is no clip that `sparrow clip` makes, and the embedded pair knows no others: what it"
+    " says will be made up (--target takes a Vid-LLM of yours)"
+)
 
 
 def _check_exists(clip: str) -> None:
@@ -129,7 +171,13 @@ def _prepare(arguments: argparse.Namespace, clips: list[str], bar: ProgressBar) 
     return prepare(arguments, clips, bar)
 
 
-def _decode(question: Question, seed: int, bar: ProgressBar, streams: bool) -> Any:
+def _decode(
+    question: Question,
+    seed: int,
+    bar: ProgressBar,
+    streams: bool,
+    observer: Observer | None,
+) -> Any:
     """Decode speculatively; on a terminal, print words as they are accepted."""
     import torch
 
@@ -141,7 +189,9 @@ def _decode(question: Question, seed: int, bar: ProgressBar, streams: bool) -> A
     decoder, prompts = question.decoder, len(question.visual_tokens)
     try:
         with quiet_transformers(), prefill_progress(decoder.target, bar, prompts=prompts):
-            return decoder.generate(**question.inputs, **question.settings, streamer=words)
+            return decoder.generate(
+                **question.inputs, **question.settings, streamer=words, observer=observer
+            )
     finally:
         if words is not None:
             words.cut()

@@ -33,7 +33,7 @@ def _emitted(row: Row) -> str:
         return "nothing by a call of the target: every text has one token"
     histogram = "|".join(map(str, row["histogram"]))
     return (
-        f"{row['mean_emitted']:.2f} tokens a call (mean_emitted); calls that emitted 0, 1, 2 …"
+        f"{row['mean_emitted']:.2f} emitted a call (mean_emitted); calls that emitted 0, 1, 2 …"
         f" tokens: {histogram}"
     )
 

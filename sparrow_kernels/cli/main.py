@@ -44,6 +44,15 @@ SPARROW_TRACEBACK=1 shows where an error came from.
 """
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """Wraps text to the terminal, but for a text of several lines, such as a list."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n  " in text:
+            return "".join(f"{indent}{line}\n" for line in text.splitlines())
+        return super()._fill_text(text, width, indent)
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong with a command line in one line, without the usage."""
 
@@ -96,7 +105,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     for name, module in _COMMANDS.items():
         command = commands.add_parser(
-            name, help=module.HELP, description=module.__doc__, allow_abbrev=False
+            name,
+            help=module.HELP,
+            description=module.__doc__,
+            epilog=getattr(module, "EPILOG", None),
+            formatter_class=_HelpFormatter,
+            allow_abbrev=False,
         )
         module.add_arguments(command)
     return parser

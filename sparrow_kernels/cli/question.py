@@ -10,8 +10,10 @@ import torch
 
 from sparrow_kernels import SparrowDecoder, backend
 from sparrow_kernels.cli.terminal import ProgressBar
+from sparrow_kernels.embedded.recognition import is_of_the_world
+from sparrow_kernels.measuring.trace_page.film import Frame, film_of
 from sparrow_kernels.models.families import Parts
-from sparrow_kernels.models.inputs import build_batch
+from sparrow_kernels.models.inputs import build_batch, check_chat_template, clip_for
 from sparrow_kernels.models.pair import draft_for, load_target
 from sparrow_kernels.models.quiet import quiet_transformers
 
@@ -26,6 +28,10 @@ class Question(NamedTuple):
     """Further keywords of `generate`."""
     visual_tokens: list[int]
     """Of each clip."""
+    films: list[list[Frame]]
+    """Some frames of each clip, where a trace is to show them."""
+    unlike: list[str]
+    """Clips that the embedded target cannot know."""
 
     def text(self, sequence: Any) -> str:
         """The new text of a sequence `[prompt + new]`."""
@@ -44,12 +50,20 @@ def prepare(arguments: argparse.Namespace, clips: list[str], bar: ProgressBar) -
     decoder, processor = load_decoder(arguments, bar)
     target, device = decoder.target, decoder.target.device
     bar.note("reading the clip" if len(clips) == 1 else f"reading {len(clips)} clips")
+    check_chat_template(processor)
+    read = [clip_for(processor, clip, arguments.fps) for clip in clips]
+    films = [film_of(clip) for clip in read] if arguments.trace else []
+    unlike = []
+    if arguments.target is None:
+        each = zip(clips, read, strict=True)
+        unlike = [name for name, clip in each if not is_of_the_world(clip.frames.numpy())]
     with quiet_transformers():
-        inputs = build_batch(processor, arguments.question, clips, fps=arguments.fps)
+        inputs = build_batch(processor, arguments.question, read, fps=arguments.fps)
+    del read
     inputs = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
     visual_tokens = Parts(target).visual_mask(inputs["input_ids"]).sum(dim=1).tolist()
     settings = _settings(arguments, target, inputs["input_ids"].shape[1])
-    return Question(decoder, processor, inputs, settings, visual_tokens)
+    return Question(decoder, processor, inputs, settings, visual_tokens, films, unlike)
 
 
 def load_decoder(arguments: argparse.Namespace, bar: ProgressBar) -> tuple[SparrowDecoder, Any]:

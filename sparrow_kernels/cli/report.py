@@ -35,7 +35,11 @@ def comparison_as_object(comparison: Comparison, baseline_text: str) -> dict[str
         "decode_speedup": {
             baseline: comparison.decode_speedup(baseline) for baseline in ("cached", "generate")
         },
+        "decode_speedup_p20_p80": {
+            baseline: comparison.decode_spread(baseline) for baseline in ("cached", "generate")
+        },
         "end_to_end_speedup": comparison.end_to_end_speedup("generate"),
+        "end_to_end_speedup_p20_p80": comparison.end_to_end_spread("generate"),
         "near_tie_at": comparison.near_tie_at,
     }
 
@@ -58,7 +62,7 @@ def batch_lines(clips: list[str], visual_tokens: list[int], stats: DecodeStats) 
 
 
 def _counts(visual_tokens: int, row: RequestStats) -> str:
-    mean = "" if row.mean_emitted is None else f", {row.mean_emitted:.2f} a call"
+    mean = "" if row.mean_emitted is None else f", {row.mean_emitted:.2f} emitted a call"
     return (
         f"{visual_tokens} visual tokens; {_counted(row.new_tokens, 'token')} in"
         f" {_counted(row.target_calls, 'target call')}{mean}"
@@ -86,11 +90,20 @@ def _speedups(comparison: Comparison) -> str:
     parts = []
     for baseline, name in (("cached", "our plain loop"), ("generate", "transformers' generate")):
         decode = comparison.decode_speedup(baseline)
-        decode_text = "" if decode is None else f"{decode:.2f}x in decoding, "
-        whole = comparison.end_to_end_speedup(baseline)
-        parts.append(f"{decode_text}{whole:.2f}x end to end against {name}")
+        decode_text = ""
+        if decode is not None:
+            decode_text = f"{_ratio(decode, comparison.decode_spread(baseline))} in decoding, "
+        whole = _ratio(
+            comparison.end_to_end_speedup(baseline), comparison.end_to_end_spread(baseline)
+        )
+        parts.append(f"{decode_text}{whole} end to end against {name}")
     repeats = len(comparison.runs["sparrow"])
-    return f"speed: {'; '.join(parts)} (medians of {_counted(repeats, 'run')})"
+    of = f"medians of {repeats} runs, p20–p80" if repeats > 1 else "one run, so no spread"
+    return f"speed: {'; '.join(parts)} ({of})"
+
+
+def _ratio(ratio: float, spread: tuple[float, float] | None) -> str:
+    return f"{ratio:.2f}x" + (f" ({spread[0]:.2f}–{spread[1]:.2f})" if spread else "")
 
 
 def _counted(number: int, noun: str) -> str:

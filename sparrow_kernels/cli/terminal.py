@@ -83,7 +83,7 @@ class WordStream:
         self._saw_prompt = False
 
     def put(self, value: Any) -> None:
-        """The prompt first, then accepted tokens `[n]`."""
+        """The prompt first, then emitted tokens `[n]`."""
         if not self._saw_prompt:
             self._saw_prompt = True
             return

@@ -55,7 +55,12 @@ def add_data_arguments(data: Any) -> None:
         metavar="N",
         help="an LM head of its own for the N commonest ids (default: the target's)",
     )
-    data.add_argument("--tree", type=tree, metavar="TREE", help="its default (default: 30-4-8)")
+    data.add_argument(
+        "--tree",
+        type=tree,
+        metavar="30-4-8",
+        help="its default tree, total-depth-width (default: 30-4-8)",
+    )
     data.add_argument(
         "--held-out",
         type=whole(0, 10**6),

@@ -14,6 +14,7 @@ from sparrow_kernels.decoding.protocols import (
 )
 from sparrow_kernels.decoding.stats import DecodeStats, PhaseTimer
 from sparrow_kernels.decoding.step import Step, first_committed, next_root
+from sparrow_kernels.decoding.trace import Observer, StepTrace
 from sparrow_kernels.decoding.tree_config import TreeConfig
 
 __all__ = [
@@ -24,8 +25,10 @@ __all__ = [
     "Cut",
     "DecodeStats",
     "Draft",
+    "Observer",
     "PhaseTimer",
     "Step",
+    "StepTrace",
     "Target",
     "Tree",
     "TreeConfig",

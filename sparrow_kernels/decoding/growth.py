@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.decoding.coins import Coins
-from sparrow_kernels.decoding.marginals import chain, grow_marginals
+from sparrow_kernels.decoding.marginals import chain, grow_marginals, with_root
 from sparrow_kernels.decoding.protocols import Draft, Tree
 from sparrow_kernels.decoding.tree_config import TreeConfig
 from sparrow_kernels.ops.tree import build_tree, select_tree
@@ -27,6 +27,7 @@ def grow_tree(
     active: Tensor,
     temperature: float,
     coins: Coins,
+    scored: bool = False,
 ) -> Tree:
     """Draft a tree below `root_tokens`.
 
@@ -38,18 +39,24 @@ def grow_tree(
         active: `[B]` int32, 1 for a request that goes on, 0 for an idle one: its tree is padding.
         temperature: of the distribution a `branching` tree is drawn from; others ignore it.
         coins: what draws it.
+        scored: whether the tree's `log_probs` are wanted, which decoding itself does not need.
     """
     if tree.marginals:
-        return grow_marginals(draft, tree, root_tokens, root_hidden, active)
+        return grow_marginals(draft, tree, root_tokens, root_hidden, active, scored)
     if tree.width == 1 and tree.branching is None:
-        return _grow_chain(draft, tree, root_tokens, root_hidden, active)
+        return _grow_chain(draft, tree, root_tokens, root_hidden, active, scored)
     if tree.branching is None:
-        return _grow_best(draft, tree, root_tokens, root_hidden, active)
-    return _grow_drawn(draft, tree, root_tokens, root_hidden, active, temperature, coins)
+        return _grow_best(draft, tree, root_tokens, root_hidden, active, scored)
+    return _grow_drawn(draft, tree, root_tokens, root_hidden, active, temperature, coins, scored)
 
 
 def _grow_best(
-    draft: Draft, tree: TreeConfig, root_tokens: Tensor, root_hidden: Tensor, active: Tensor
+    draft: Draft,
+    tree: TreeConfig,
+    root_tokens: Tensor,
+    root_hidden: Tensor,
+    active: Tensor,
+    scored: bool = False,
 ) -> Tree:
     """Top-`width` children of the root, then `depth - 1` times the `width` best of `width^2`
     children by cumulative log-probability; at the end the best `total - 1` of all that was grown.
@@ -82,29 +89,38 @@ def _grow_best(
             ancestors = ancestors | own_bits[:, first_slot + width : first_slot + 2 * width]
             level_pool = pool_size + kept
         pool_size += width * width
-    selected, parents = select_tree(
-        torch.cat(pool_scores, dim=1), torch.cat(pool_parents, dim=1), tree.total
-    )
+    pool = torch.cat(pool_scores, dim=1)
+    selected, parents = select_tree(pool, torch.cat(pool_parents, dim=1), tree.total)
     drafted = torch.cat(pool_tokens, dim=1).gather(1, selected.long())
     layout = build_tree(parents, active * tree.total)
-    return Tree(torch.cat([root_tokens[:, None], drafted], dim=1), layout, None)
+    log_probs = with_root(root_tokens, pool.gather(1, selected.long())) if scored else None
+    return Tree(torch.cat([root_tokens[:, None], drafted], dim=1), layout, None, log_probs)
 
 
 def _grow_chain(
-    draft: Draft, tree: TreeConfig, root_tokens: Tensor, root_hidden: Tensor, active: Tensor
+    draft: Draft,
+    tree: TreeConfig,
+    root_tokens: Tensor,
+    root_hidden: Tensor,
+    active: Tensor,
+    scored: bool = False,
 ) -> Tree:
     """The best child of the best child: what `_grow_best` comes to where a node has one child, and
     there is nothing to rank."""
     sees = chain(max(1, tree.grown_slots), root_hidden.device).expand(len(root_tokens), -1, -1)
     tokens, output = [root_tokens[:, None]], root_hidden[:, None]
+    scores: list[Tensor] = []
     for level in range(1, tree.total):
         if level > 1:
             slot = level - 2
             output = draft.grow(tokens[-1], output, level - 1, slot, sees[:, slot : slot + 1])
-        tokens.append(draft.best(output[:, 0], 1)[1])
+        score, token = draft.best(output[:, 0], 1)
+        tokens.append(token)
+        scores.append(score)
     parents = (_counting(tree.total, active.device) - 1).int().expand(len(active), -1)
     layout = build_tree(parents.contiguous(), active * tree.total)
-    return Tree(torch.cat(tokens, dim=1), layout, None)
+    log_probs = with_root(root_tokens, *scores).cumsum(dim=1) if scored else None
+    return Tree(torch.cat(tokens, dim=1), layout, None, log_probs)
 
 
 def _grow_drawn(
@@ -115,6 +131,7 @@ def _grow_drawn(
     active: Tensor,
     temperature: float,
     coins: Coins,
+    scored: bool = False,
 ) -> Tree:
     """A fixed number of children a node at each level, drawn without replacement, none dropped."""
     assert tree.branching is not None
@@ -125,11 +142,15 @@ def _grow_drawn(
     outputs = root_hidden[:, None]
     ancestors = own_bits.new_zeros((batch, 1, own_bits.shape[-1]))
     tokens, probs, first_slot = [root_tokens[:, None]], [], 0
+    scores: list[Tensor] = []
     for level, children in enumerate(branching, start=1):
         level_probs = _with_full_support(draft.logits(outputs).float() / temperature)
         probs.append(level_probs)
         drawn = _draw_without_replacement(level_probs, children, coins).flatten(1)
         tokens.append(drawn)
+        if scored:
+            own = level_probs.gather(2, drawn.view(batch, -1, children)).log()
+            scores.append((scores[-1][:, :, None] + own if scores else own).flatten(1))
         if level == len(branching):
             break
         count = drawn.shape[1]
@@ -141,7 +162,9 @@ def _grow_drawn(
     # Leaves have no children, so their rows are never read; acceptance wants a row a node.
     leaves = probs[0].new_zeros((batch, tokens[-1].shape[1], probs[0].shape[-1]))
     layout = build_tree(parents.expand(batch, -1).contiguous(), active * tree.total)
-    return Tree(torch.cat(tokens, dim=1), layout, torch.cat([*probs, leaves], dim=1))
+    draft_probs = torch.cat([*probs, leaves], dim=1)
+    log_probs = with_root(root_tokens, *scores) if scored else None
+    return Tree(torch.cat(tokens, dim=1), layout, draft_probs, log_probs)
 
 
 def _with_full_support(logits: Tensor) -> Tensor:

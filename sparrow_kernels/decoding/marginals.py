@@ -19,16 +19,45 @@ from torch import Tensor
 from sparrow_kernels.decoding.protocols import Draft, Tree
 from sparrow_kernels.decoding.tree_config import TreeConfig
 from sparrow_kernels.ops.tree import build_tree, pack_ancestors, select_tree
+from sparrow_kernels.ops.types import TreeLayout
 
 
 def grow_marginals(
-    draft: Draft, tree: TreeConfig, root_tokens: Tensor, root_hidden: Tensor, active: Tensor
+    draft: Draft,
+    tree: TreeConfig,
+    root_tokens: Tensor,
+    root_hidden: Tensor,
+    active: Tensor,
+    scored: bool = False,
 ) -> Tree:
     """See `grow_tree`; `depth` rows of the draft, the root's included, whatever the `total`."""
     log_probs, tokens = _along_the_chain(draft, tree, root_hidden)
     drafted, parents = best_combinations(log_probs, tokens, tree.total)
     layout = build_tree(parents, active * tree.total)
-    return Tree(torch.cat([root_tokens[:, None], drafted], dim=1), layout, None)
+    scores = None
+    if scored:
+        scores = with_root(root_tokens, _path_scores(log_probs, tokens, drafted, parents, layout))
+    return Tree(torch.cat([root_tokens[:, None], drafted], dim=1), layout, None, scores)
+
+
+def _path_scores(
+    log_probs: Tensor, tokens: Tensor, drafted: Tensor, parents: Tensor, layout: TreeLayout
+) -> Tensor:
+    """`[B, total - 1]`: the sum along the path of each drafted node."""
+    level = (layout.depth[:, 1:].long() - 1).clamp_min(0)[:, :, None]
+    is_own = tokens.take_along_dim(level, dim=1) == drafted[:, :, None]
+    own = log_probs.take_along_dim(level, dim=1).masked_fill(~is_own, 0.0).sum(dim=2)
+    above, scores = parents.long().clamp_min(0), torch.nn.functional.pad(own, (1, 0))
+    own = scores
+    for _ in range(1, log_probs.shape[1]):
+        scores = own + scores.gather(1, above)
+    return scores[:, 1:]
+
+
+def with_root(root_tokens: Tensor, *scores: Tensor) -> Tensor:
+    """`[B, 1 + n]` float32: 0 for the roots `[B]`, then `scores`, `[B, n]` together."""
+    zeros = root_tokens.new_zeros((len(root_tokens), 1), dtype=torch.float32)
+    return torch.cat([zeros, *scores], dim=1)
 
 
 def best_combinations(log_probs: Tensor, tokens: Tensor, total: int) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,9 @@ class Tree(NamedTuple):
     draft_probs: Tensor | None
     """`[B, T, V]` float32: row `node` is the distribution that node's children were drawn from.
     None where the children are the draft's best rather than draws."""
+    log_probs: Tensor | None = None
+    """`[B, T]` float32: what the draft gives the path to each node, 0 at the root. None unless it
+    was asked for."""
 
 
 class Verification(NamedTuple):

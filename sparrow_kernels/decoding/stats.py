@@ -110,6 +110,11 @@ class PhaseTimer:
         yield
         self._stats.seconds[name] += time.perf_counter() - began
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Of each phase, as far as `finish` has read."""
+        return dict(self._stats.seconds)
+
     def finish(self) -> None:
         """Read the events; waits for the device once, at the end."""
         if self._events:

@@ -48,6 +48,7 @@ class Step:
             sampling. None: by the target's own tokens, which is exact for any tree.
         agree: overwrites tensors with those of the first process, where a target is split over
             several.
+        scored: whether trees keep the draft's log-probabilities, for whoever looks on.
     """
 
     def __init__(
@@ -61,12 +62,13 @@ class Step:
         samples: bool = False,
         draw_temperature: float | None = None,
         agree: Callable[..., None] = alone,
+        scored: bool = False,
     ) -> None:
         batch, path = first.acceptance.tokens.shape
         device = first.acceptance.tokens.device
         self._target, self._draft, self._tree = target, draft, tree
         self._choose, self._coins, self._temperature = choose, coins, draw_temperature
-        self._samples, self._agree = samples, agree
+        self._samples, self._agree, self._scored = samples, agree, scored
         self.committed = first
         self.nodes = 1 if draft is None else tree.total
         self.active = torch.ones(batch, dtype=torch.int32, device=device)
@@ -122,6 +124,7 @@ class Step:
             self.active,
             1.0 if self._temperature is None else self._temperature,
             self._coins,
+            self._scored,
         )
         self._agree(self.drafted.tokens, *self.drafted.layout)
 

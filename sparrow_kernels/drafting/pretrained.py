@@ -13,6 +13,7 @@ from sparrow_kernels.drafting.adaptor import ClipAdaptor
 from sparrow_kernels.drafting.config import SparrowDraftConfig  # installs the shim
 from sparrow_kernels.drafting.int8 import in_int8
 from sparrow_kernels.drafting.network import DraftNetwork
+from sparrow_kernels.drafting.requirements import check_served
 from sparrow_kernels.drafting.spec import DraftSpec
 
 from transformers import PreTrainedModel  # isort: skip  (the shim must come first)
@@ -65,7 +66,11 @@ class SparrowDraft(PreTrainedModel):
         Args:
             target: a Vid-LLM of transformers.
             settings: keywords of `SparrowDraftConfig` that replace what the target suggests.
+
+        Raises:
+            ValueError: the target's family is not served; says which are.
         """
+        check_served(target)
         text = target.config.get_text_config()
         heads, hidden = text.num_attention_heads, text.hidden_size
         head_dim = getattr(text, "head_dim", None) or hidden // heads

@@ -42,8 +42,8 @@ _OBJECT_RGB = np.array(
 )
 _BACKGROUND_RGB = np.array([[0, 0, 0], [115, 115, 115], [255, 255, 255], [102, 64, 31]])
 _BAR_OFF_RGB, _BAR_LIT_RGB = (16, 16, 16), (240, 240, 240)
-_BAR_HEIGHT = 6
-_BAR_CELL = TILE // MAX_PARTS
+BAR_HEIGHT = 6
+BAR_CELL = TILE // MAX_PARTS
 
 _PLACE_X = np.array([16, 40, 28, 28, 28])
 _PLACE_Y = np.array([25, 25, 14, 36, 25])
@@ -98,8 +98,8 @@ def draw_tiles(
 
     # One label a pixel, then one palette lookup: several times faster than blending layers.
     label = inside.astype(np.intp)
-    lit = np.arange(TILE)[None, :] // _BAR_CELL == part[:, None]
-    label[:, -_BAR_HEIGHT:, :] = np.where(lit, 3, 2)[:, None, :]
+    lit = np.arange(TILE)[None, :] // BAR_CELL == part[:, None]
+    label[:, -BAR_HEIGHT:, :] = np.where(lit, 3, 2)[:, None, :]
     palette = np.empty((len(part), 4, 3), np.uint8)
     palette[:, 0], palette[:, 1] = background_rgb, object_rgb
     palette[:, 2], palette[:, 3] = _BAR_OFF_RGB, _BAR_LIT_RGB

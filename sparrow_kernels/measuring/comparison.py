@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from sparrow_kernels.models.families import Parts
 
 BASELINES = ("cached", "generate")
 WAYS = ("sparrow", *BASELINES)
+Spread = tuple[float, float]
 _PREFILLS = ("prefill", "draft_prefill")
 
 
@@ -88,6 +89,38 @@ class Comparison:
     def end_to_end_speedup(self, baseline: str = "generate") -> float:
         """Time of the whole call of `baseline` over ours, prefills and vision encoder included."""
         return self.seconds(baseline, "end_to_end") / self.seconds("sparrow", "end_to_end")
+
+    def decode_spread(self, baseline: str) -> Spread | None:
+        """What `decode_speedup` is between one's p20 over the other's p80 and the reverse.
+
+        None for a single run, and where `decode_speedup` is None.
+        """
+        theirs, ours = (
+            [run.decode_seconds_a_token for run in self.runs[way]] for way in (baseline, "sparrow")
+        )
+        if None in theirs or None in ours:
+            return None
+        return _spread([*filter(None, theirs)], [*filter(None, ours)])
+
+    def end_to_end_spread(self, baseline: str = "generate") -> Spread | None:
+        """The same of `end_to_end_speedup`."""
+        theirs, ours = (
+            [run.seconds["end_to_end"] for run in self.runs[way]] for way in (baseline, "sparrow")
+        )
+        return _spread(theirs, ours)
+
+
+def _spread(theirs: list[float], ours: list[float]) -> Spread | None:
+    if min(len(theirs), len(ours)) < 2:
+        return None
+    p20, *_, p80 = _fifths(theirs)
+    own_p20, *_, own_p80 = _fifths(ours)
+    return p20 / own_p80, p80 / own_p20
+
+
+def _fifths(times: list[float]) -> list[float]:
+    """p20, p40, p60 and p80, between the times where they fall between two."""
+    return quantiles(times, n=5, method="inclusive")
 
 
 def compare(

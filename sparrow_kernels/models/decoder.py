@@ -75,8 +75,9 @@ class SparrowDecoder:
         The target's `generation_config` is honoured, and so are logits processors, stopping
         criteria, `stop_strings` with a `tokenizer`, and a `streamer`. A `generator` samples in
         place of torch's own, as `sparrow_generate` says. A `cache` of an earlier result is gone on
-        behind what the prompts share with it, such as the clip of a second question. Returns a
-        `SparrowOutput` with `sequences`, `stats` and `cache`.
+        behind what the prompts share with it, such as the clip of a second question. An `observer`
+        is called with each step, a `sparrow_kernels.decoding.StepTrace`. Returns a `SparrowOutput`
+        with `sequences`, `stats` and `cache`.
         """
         custom = partial(sparrow_generate, draft=self.draft, tree=self.tree)
         return self._run(custom, "speculative", kwargs)
@@ -101,8 +102,8 @@ class SparrowDecoder:
         _serve_stop_strings(configs, kwargs)
         kwargs.pop("return_dict_in_generate", None)
         configs[0].return_dict_in_generate = True
-        # transformers hands no streamer on to a custom decoding function.
-        ours = {name: kwargs.pop(name, None) for name in ("streamer", "generator")}
+        # transformers hands no streamer on to a custom decoding function, nor what it cannot know.
+        ours = {name: kwargs.pop(name, None) for name in ("streamer", "generator", "observer")}
         ours |= {"workspaces": self._workspaces[way]}
         ours |= {"cuda_graph": self._graphs, "recorded": self._recorded}
         ours |= {"compiled": self._compiled}

@@ -8,6 +8,7 @@ speedup has to be measured against.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +20,14 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from sparrow_kernels.decoding import Committed, Step, TreeConfig, decode, first_committed
+from sparrow_kernels.decoding import (
+    Committed,
+    Observer,
+    Step,
+    TreeConfig,
+    decode,
+    first_committed,
+)
 from sparrow_kernels.decoding.auto import AutoTree
 from sparrow_kernels.decoding.coins import Generators
 from sparrow_kernels.decoding.graphs import GraphedStep
@@ -32,6 +40,7 @@ from sparrow_kernels.models.bridge.names import cache_of
 from sparrow_kernels.models.draft import check_draft, draft_state, tree_for
 from sparrow_kernels.models.emission import NoToken, Streamer
 from sparrow_kernels.models.families import VidLLM
+from sparrow_kernels.models.observed import ObservedSteps
 from sparrow_kernels.models.outputs import SparrowOutput
 from sparrow_kernels.models.parallel import Agreement
 from sparrow_kernels.models.request import Request
@@ -43,10 +52,11 @@ ROOT_ALONE = TreeConfig(total=1, depth=1, width=1)
 
 
 class StepWays(NamedTuple):
-    """How steps are run, where it is not as they are."""
+    """How steps are run, where it is not as they are, and who looks on."""
 
     cuda_graph: bool
     recorded: bool
+    observer: Observer | None
 
 
 @torch.no_grad()
@@ -66,6 +76,7 @@ def sparrow_generate(
     recorded: bool = False,
     compiled: bool = False,
     earlier: Cache | None = None,
+    observer: Observer | None = None,
     **model_kwargs: Any,
 ) -> Tensor | SparrowOutput:
     """Decode with `draft`; the text is the target's own.
@@ -91,6 +102,9 @@ def sparrow_generate(
         recorded: on a CPU, make a step's calls again without the Python that led to them, where
             nobody watches: no hook, no forward in a module's place, no autocast, one process.
         earlier: an earlier call's cache, which may also come as the model's own keyword.
+        observer: called with a `StepTrace` of each step and request: the tree, what the draft and
+            the target gave its nodes, what was accepted and emitted, and the seconds it took. Its
+            own time is in no phase, and without one nothing is kept and nothing waits.
 
     Returns:
         `[B, prompt + new]` int64, or a `SparrowOutput` with `return_dict_in_generate=True`.
@@ -118,7 +132,7 @@ def sparrow_generate(
     with lent(workspaces or Workspaces(), len(input_ids), earlier) as buffers:
         request = Request(model, input_ids, *handed, *sizes, generator, *buffers, compiled)
         request.stats.tree = None if chosen is None else str(chosen)
-        ways = StepWays(cuda_graph, recorded)
+        ways = StepWays(cuda_graph, recorded, observer)
         output = _decode(request, draft if chosen is not None else None, shape, ways)
     if isinstance(asked, AutoTree):
         asked.learn(chosen, input_ids.shape[1], request.stats)
@@ -140,6 +154,7 @@ def plain_generate(
     recorded: bool = False,
     compiled: bool = False,
     earlier: Cache | None = None,
+    observer: Observer | None = None,
     **model_kwargs: Any,
 ) -> Tensor | SparrowOutput:
     """Decode one token a target call, over our cache and attention. See `sparrow_generate`."""
@@ -147,7 +162,7 @@ def plain_generate(
     earlier = earlier or cache_of(model_kwargs)
     with lent(workspaces or Workspaces(), len(input_ids), earlier) as buffers:
         request = Request(model, input_ids, *handed, 1, 1, generator, *buffers, compiled)
-        return _decode(request, None, ROOT_ALONE, StepWays(cuda_graph, recorded))
+        return _decode(request, None, ROOT_ALONE, StepWays(cuda_graph, recorded, observer))
 
 
 def _agreed(model: VidLLM, tree: AutoTree, input_ids: Tensor) -> TreeConfig | None:
@@ -196,8 +211,26 @@ def _decode_on(
         request.emission,
         request.timer,
         parts,
-        observe=request.recorder.observe if request.recorder.asked else None,
+        observe=_observe(request, state, ways.observer),
     )
+
+
+def _observe(
+    request: Request, state: DraftState | None, observer: Observer | None
+) -> Callable[[Step], None] | None:
+    """What is to be called after each step: who keeps its rows, and who looks on."""
+    wanted: list[Callable[[Step], None]] = []
+    if request.recorder.asked:
+        wanted.append(request.recorder.observe)
+    if observer is not None:
+        parts = (request.emission, request.target, state, request.timer)
+        wanted.append(ObservedSteps(observer, *parts))
+
+    def all_of_them(step: Step) -> None:
+        for each in wanted:
+            each(step)
+
+    return all_of_them if wanted else None
 
 
 def _step(
@@ -212,7 +245,8 @@ def _step(
     temperature = _draw_temperature(request, tree)
     drafts = state is not None
     is_recorded = ways.recorded and not ways.cuda_graph and request.can_be_recorded
-    asked = (ways.cuda_graph, is_recorded, current_backend())
+    is_observed = ways.observer is not None
+    asked = (ways.cuda_graph, is_recorded, is_observed, current_backend())
     made_for = (drafts, tree, chooser.settings, temperature, coins.are_torchs_own, asked)
     if workspace.made_for != made_for or chooser.settings is None:
         samples = bool(request.config.do_sample)
@@ -226,6 +260,7 @@ def _step(
             samples,
             temperature,
             request.agree,
+            scored=is_observed,
         )
         workspace.chooser, workspace.graphs = chooser, None
         if ways.cuda_graph or is_recorded:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
@@ -16,6 +17,8 @@ from transformers import (
 )
 
 from sparrow_kernels.drafting import SparrowDraft
+from sparrow_kernels.drafting.families import NEEDED
+from sparrow_kernels.drafting.requirements import check_served
 from sparrow_kernels.models.drafts.load import load_draft
 from sparrow_kernels.models.families import VidLLM
 from sparrow_kernels.models.plain_processor import PlainProcessor, serves
@@ -44,7 +47,8 @@ def load_target(
         dtype: also by name; "auto" for the one that the target was saved in.
 
     Raises:
-        ValueError: the directory holds no transformers model.
+        ValueError: the directory holds no transformers model, or one of a family that is not
+            served: said before its weights are read.
         ImportError: its processor needs a torchvision that cannot be imported.
     """
     path = EMBEDDED_WEIGHTS / "target" if directory is None else Path(directory)
@@ -53,10 +57,25 @@ def load_target(
             f"target must be a directory with config.json and safetensors, got {path} (train one"
             " with `sparrow train target`)"
         )
-    sees = type(AutoConfig.from_pretrained(path)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    config = AutoConfig.from_pretrained(path)
+    sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     model: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    if directory is not None:
+        _check_family(config, model)
     processor = _processor(path) if sees else AutoTokenizer.from_pretrained(path)
     return model.from_pretrained(path, dtype=dtype).eval(), processor
+
+
+def _check_family(config: Any, model: Any) -> None:
+    """Refuse a target that is not served before its weights are read, which may take minutes."""
+    generates = (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING)
+    if not any(type(config) in mapping for mapping in generates):
+        raise ValueError(
+            f"target must generate text with a decoder alone, got family {config.model_type!r}"
+            f" ({NEEDED})"
+        )
+    with torch.device("meta"):
+        check_served(model.from_config(config))
 
 
 def _processor(path: Path) -> Any:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from sparrow_kernels.embedded.captions import QUESTION_KINDS, Exchange, ask, content_accuracy
+from sparrow_kernels.embedded.captions import Exchange, ask, content_accuracy
 from sparrow_kernels.embedded.clips import ClipScript, make_clip, read_mp4, render, write_mp4
+from sparrow_kernels.embedded.questions import QUESTION_KINDS
 from sparrow_kernels.training.small_target import clip_inputs
 
 MAX_ANSWER_TOKENS = 240

@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 from torch import nn
 from transformers import PreTrainedConfig
 
+from sparrow_kernels.drafting.requirements import uncompiled
+
 _Module = TypeVar("_Module", bound=nn.Module)
 _MARK = "_sparrow_view"
 _BOUND = (types.MethodType, types.FunctionType, functools.partial)
@@ -73,11 +75,6 @@ def _viewed(
 def is_private(module: nn.Module) -> bool:
     """Whether a view has copied this module, so that nobody else sees what is set on it."""
     return _MARK in module.__dict__
-
-
-def uncompiled(module: Any) -> Any:
-    """What `torch.compile(module)` has wrapped: its graphs read their maker's configuration."""
-    return module._modules.get("_orig_mod", module)
 
 
 def _private_config(config: Any, attention: str, configs: dict[int, Any]) -> Any:

@@ -21,8 +21,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 
-from sparrow_kernels.embedded.captions import CONTENT_WORDS, QUESTION_KINDS, Exchange, ask
+from sparrow_kernels.embedded.captions import CONTENT_WORDS, Exchange, ask
 from sparrow_kernels.embedded.clips import TOKENS_PER_TILE, ClipScript, random_script
+from sparrow_kernels.embedded.questions import QUESTION_KINDS
 from sparrow_kernels.embedded.recipe import (
     QUIZ_LENGTHS,
     QUIZ_PARTS,
