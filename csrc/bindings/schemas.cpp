@@ -12,7 +12,9 @@
   "Tensor target_tokens, SymInt caches, Tensor[] states, Tensor(a!) prefix_lens, SymInt " \
   "max_path, "                                                                            \
   "Tensor? block_table, bool checked"
-#define TREE_ATTENTION_LATER "Tensor? block_table=None, Tensor? key_bias=None"
+#define TREE_ATTENTION_LATER                                                  \
+  "Tensor? block_table=None, Tensor? key_bias=None, Tensor? key_scale=None, " \
+  "Tensor? value_scale=None"
 #define ACCEPTANCE "(Tensor path, Tensor accept_length, Tensor tokens)"
 
 STABLE_TORCH_LIBRARY(SPARROW_NAMESPACE, library) {

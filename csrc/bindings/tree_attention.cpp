@@ -32,7 +32,9 @@ struct Inputs {
   const MaybeTensor& depth;
   double scale;
   std::optional<int64_t> num_splits;
-  const MaybeTensor &block_table, &key_bias;
+  const MaybeTensor &block_table, &key_bias, &key_scale, &value_scale;
+
+  bool is_float8() const { return key.scalar_type() == ScalarType::Float8_e4m3fn; }
 
   // N. A cache without a page has no slots, whatever a table says.
   int64_t capacity() const {
@@ -59,6 +61,28 @@ HeadRows<const T> bias_rows(const Tensor& bias) {
           bias.size(1) == 1 ? 0 : bias.stride(1), 0};
 }
 
+// One for each head and request, or for all of either.
+void check_scale(const Arguments& arguments, const char* name, const MaybeTensor& scale,
+                 const Inputs& in) {
+  if (!scale) return;
+  if (!in.is_float8()) {
+    arguments.refuse(name, "left out", "one for keys and values that are not float8_e4m3fn");
+  }
+  arguments.check(name, *scale, ScalarType::Float, {kAny, kAny});
+  const int64_t most[] = {in.query.size(0), in.key.size(1)};
+  for (const int dim : {0, 1}) {
+    if (scale->size(dim) != 1 && scale->size(dim) != most[dim]) {
+      arguments.refuse(name, text(most) + " or 1 in either", text(scale->sizes()));
+    }
+  }
+}
+
+HeadScales head_scales(const MaybeTensor& scale) {
+  if (!scale) return {};
+  return {data<const float>(*scale), scale->size(0) == 1 ? 0 : scale->stride(0),
+          scale->size(1) == 1 ? 0 : scale->stride(1)};
+}
+
 template <typename Element>
 KeyBias<Element> key_bias(const MaybeTensor& bias) {
   KeyBias<Element> found{};
@@ -78,9 +102,12 @@ void check_inputs(const Arguments& arguments, const Inputs& in) {
                         {ScalarType::Float, ScalarType::Half, ScalarType::BFloat16});
   arguments.check_layout("query", in.query, {kAny, kAny, kAny, kAny});
   const int64_t batch = in.query.size(0), rows = in.query.size(2), head_dim = in.query.size(3);
-  arguments.check("key", in.key, dtype, {in.block_table ? kAny : batch, kAny, kAny, head_dim});
+  arguments.check_dtype("key", in.key, {dtype, ScalarType::Float8_e4m3fn});
+  arguments.check_layout("key", in.key, {in.block_table ? kAny : batch, kAny, kAny, head_dim});
   const int64_t kv_heads = in.key.size(1);
-  arguments.check("value", in.value, dtype, in.key.sizes());
+  arguments.check("value", in.value, in.key.scalar_type(), in.key.sizes());
+  check_scale(arguments, "key_scale", in.key_scale, in);
+  check_scale(arguments, "value_scale", in.value_scale, in);
   if (in.block_table) {
     arguments.check("block_table", *in.block_table, ScalarType::Int, {batch, kAny});
   }
@@ -131,25 +158,33 @@ Visibility visibility(const Inputs& in) {
   return seen;
 }
 
+template <typename Element, typename Stored>
+void attend_to(const Inputs& in, const Tensor& out, const HeadRows<float>& lse) {
+  run(in.query, SPARROW_CPU_DRIVER(tree_attention<Element, Stored>),
+      TreeAttention<Element, Stored>{.batch = in.query.size(0),
+                                     .heads = in.query.size(1),
+                                     .kv_heads = in.key.size(1),
+                                     .num_rows = in.query.size(2),
+                                     .capacity = in.capacity(),
+                                     .head_dim = in.query.size(3),
+                                     .query = head_rows<const Element>(in.query),
+                                     .key = head_rows<const Stored>(in.key),
+                                     .value = head_rows<const Stored>(in.value),
+                                     .key_scale = head_scales(in.key_scale),
+                                     .value_scale = head_scales(in.value_scale),
+                                     .block_table = block_table(in),
+                                     .key_bias = key_bias<Element>(in.key_bias),
+                                     .out = head_rows<Element>(out),
+                                     .lse = lse,
+                                     .visibility = visibility(in),
+                                     .scale = static_cast<float>(in.scale),
+                                     .num_splits = in.num_splits.value_or(0)});
+}
+
 template <typename Element>
 void attend(const Inputs& in, const Tensor& out, const HeadRows<float>& lse) {
-  run(in.query, SPARROW_CPU_DRIVER(tree_attention<Element>),
-      TreeAttention<Element>{.batch = in.query.size(0),
-                             .heads = in.query.size(1),
-                             .kv_heads = in.key.size(1),
-                             .num_rows = in.query.size(2),
-                             .capacity = in.capacity(),
-                             .head_dim = in.query.size(3),
-                             .query = head_rows<const Element>(in.query),
-                             .key = head_rows<const Element>(in.key),
-                             .value = head_rows<const Element>(in.value),
-                             .block_table = block_table(in),
-                             .key_bias = key_bias<Element>(in.key_bias),
-                             .out = head_rows<Element>(out),
-                             .lse = lse,
-                             .visibility = visibility(in),
-                             .scale = static_cast<float>(in.scale),
-                             .num_splits = in.num_splits.value_or(0)});
+  if (in.is_float8()) return attend_to<Element, Float8>(in, out, lse);
+  attend_to<Element, Element>(in, out, lse);
 }
 
 void attend(const Inputs& in, const Tensor& out, const HeadRows<float>& lse) {
@@ -168,9 +203,11 @@ std::tuple<Tensor, Tensor> tree_attention(
     const Tensor& prefix_lens, const MaybeTensor& prefix_starts, const MaybeTensor& anchor_slots,
     const MaybeTensor& anchor_count, const MaybeTensor& anchor_rank, std::optional<int64_t> window,
     const MaybeTensor& depth, double scale, std::optional<int64_t> num_splits,
-    const MaybeTensor& block_table, const MaybeTensor& key_bias) {
-  const Inputs in{query,        key,    value, ancestors, prefix_lens, prefix_starts, anchor_slots,
-                  anchor_count, window, depth, scale,     num_splits,  block_table,   key_bias};
+    const MaybeTensor& block_table, const MaybeTensor& key_bias, const MaybeTensor& key_scale,
+    const MaybeTensor& value_scale) {
+  const Inputs in{query,        key,          value,     ancestors,  prefix_lens, prefix_starts,
+                  anchor_slots, anchor_count, window,    depth,      scale,       num_splits,
+                  block_table,  key_bias,     key_scale, value_scale};
   check_inputs(Arguments("tree_attention", query), in);
   const int64_t batch = query.size(0), heads = query.size(1), rows = query.size(2);
   const Tensor out = empty(query, query.scalar_type(), {batch, heads, rows, query.size(3)});
@@ -186,9 +223,11 @@ void tree_attention_out(const Tensor& query, const Tensor& key, const Tensor& va
                         std::optional<int64_t> window, const MaybeTensor& depth, double scale,
                         std::optional<int64_t> num_splits, const Tensor& out,
                         const MaybeTensor& lse, const MaybeTensor& block_table,
-                        const MaybeTensor& key_bias) {
-  const Inputs in{query,        key,    value, ancestors, prefix_lens, prefix_starts, anchor_slots,
-                  anchor_count, window, depth, scale,     num_splits,  block_table,   key_bias};
+                        const MaybeTensor& key_bias, const MaybeTensor& key_scale,
+                        const MaybeTensor& value_scale) {
+  const Inputs in{query,        key,          value,     ancestors,  prefix_lens, prefix_starts,
+                  anchor_slots, anchor_count, window,    depth,      scale,       num_splits,
+                  block_table,  key_bias,     key_scale, value_scale};
   const Arguments arguments("tree_attention", query);
   check_inputs(arguments, in);
   const int64_t batch = query.size(0), heads = query.size(1), rows = query.size(2);

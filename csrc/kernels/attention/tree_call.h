@@ -36,13 +36,25 @@ struct KeyBias {
   HeadRows<const Element> elements;
 };
 
-template <typename Element>
+// What stored elements are multiplied by, [B, Hkv]; data is null where that is 1.
+struct HeadScales {
+  const float* data;
+  int64_t batch_stride, head_stride;
+
+  float at(int64_t b, int64_t head) const {
+    return data == nullptr ? 1.0f : data[b * batch_stride + head * head_stride];
+  }
+};
+
+// Rows of `Element` to caches of `Stored`.
+template <typename Element, typename Stored = Element>
 struct TreeAttention {
   int64_t batch, heads, kv_heads, num_rows;
   int64_t capacity;  // slots of a request
   int64_t head_dim;
   HeadRows<const Element> query;
-  HeadRows<const Element> key, value;  // [B, Hkv, N, D], or [num_pages, Hkv, page_size, D]
+  HeadRows<const Stored> key, value;  // [B, Hkv, N, D], or [num_pages, Hkv, page_size, D]
+  HeadScales key_scale, value_scale;
   BlockTable block_table;
   KeyBias<Element> key_bias;
   HeadRows<Element> out;

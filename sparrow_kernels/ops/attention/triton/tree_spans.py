@@ -51,6 +51,9 @@ def _fold_slots(
         size = pages[4]
     keys = load_slots(key_ptr, slots, key_stride, found, key_page, size, seen, D, BLOCK_D)
     values = load_slots(value_ptr, slots, value_stride, found, value_page, size, seen, D, BLOCK_D)
+    if keys.dtype == tl.float8e4nv:
+        keys = keys.to(tl.float16).to(tl.float32).to(queries[0].dtype)
+        values = values.to(tl.float16)
     return fold(queries, keys, values, states, visible, bias, scale_log2)
 
 
