@@ -7,6 +7,7 @@
 #include "bindings/device.h"
 #include "bindings/head_rows.h"
 #include "bindings/library.h"
+#include "bindings/scales.h"
 #include "cpu/attention.h"
 #include "kernels/element.h"
 
@@ -34,8 +35,6 @@ struct Inputs {
   std::optional<int64_t> num_splits;
   const MaybeTensor &block_table, &key_bias, &key_scale, &value_scale;
 
-  bool is_float8() const { return key.scalar_type() == ScalarType::Float8_e4m3fn; }
-
   // N. A cache without a page has no slots, whatever a table says.
   int64_t capacity() const {
     if (!block_table) return key.size(2);
@@ -61,28 +60,6 @@ HeadRows<const T> bias_rows(const Tensor& bias) {
           bias.size(1) == 1 ? 0 : bias.stride(1), 0};
 }
 
-// One for each head and request, or for all of either.
-void check_scale(const Arguments& arguments, const char* name, const MaybeTensor& scale,
-                 const Inputs& in) {
-  if (!scale) return;
-  if (!in.is_float8()) {
-    arguments.refuse(name, "left out", "one for keys and values that are not float8_e4m3fn");
-  }
-  arguments.check(name, *scale, ScalarType::Float, {kAny, kAny});
-  const int64_t most[] = {in.query.size(0), in.key.size(1)};
-  for (const int dim : {0, 1}) {
-    if (scale->size(dim) != 1 && scale->size(dim) != most[dim]) {
-      arguments.refuse(name, text(most) + " or 1 in either", text(scale->sizes()));
-    }
-  }
-}
-
-HeadScales head_scales(const MaybeTensor& scale) {
-  if (!scale) return {};
-  return {data<const float>(*scale), scale->size(0) == 1 ? 0 : scale->stride(0),
-          scale->size(1) == 1 ? 0 : scale->stride(1)};
-}
-
 template <typename Element>
 KeyBias<Element> key_bias(const MaybeTensor& bias) {
   KeyBias<Element> found{};
@@ -106,8 +83,6 @@ void check_inputs(const Arguments& arguments, const Inputs& in) {
   arguments.check_layout("key", in.key, {in.block_table ? kAny : batch, kAny, kAny, head_dim});
   const int64_t kv_heads = in.key.size(1);
   arguments.check("value", in.value, in.key.scalar_type(), in.key.sizes());
-  check_scale(arguments, "key_scale", in.key_scale, in);
-  check_scale(arguments, "value_scale", in.value_scale, in);
   if (in.block_table) {
     arguments.check("block_table", *in.block_table, ScalarType::Int, {batch, kAny});
   }
@@ -160,6 +135,10 @@ Visibility visibility(const Inputs& in) {
 
 template <typename Element, typename Stored>
 void attend_to(const Inputs& in, const Tensor& out, const HeadRows<float>& lse) {
+  const auto scale_of = [&](const char* name, const MaybeTensor& scale) {
+    return head_scales(Arguments("tree_attention", in.query), name, scale, in.query.size(0),
+                       in.key);
+  };
   run(in.query, SPARROW_CPU_DRIVER(tree_attention<Element, Stored>),
       TreeAttention<Element, Stored>{.batch = in.query.size(0),
                                      .heads = in.query.size(1),
@@ -170,8 +149,8 @@ void attend_to(const Inputs& in, const Tensor& out, const HeadRows<float>& lse) 
                                      .query = head_rows<const Element>(in.query),
                                      .key = head_rows<const Stored>(in.key),
                                      .value = head_rows<const Stored>(in.value),
-                                     .key_scale = head_scales(in.key_scale),
-                                     .value_scale = head_scales(in.value_scale),
+                                     .key_scale = scale_of("key_scale", in.key_scale),
+                                     .value_scale = scale_of("value_scale", in.value_scale),
                                      .block_table = block_table(in),
                                      .key_bias = key_bias<Element>(in.key_bias),
                                      .out = head_rows<Element>(out),
@@ -183,7 +162,7 @@ void attend_to(const Inputs& in, const Tensor& out, const HeadRows<float>& lse) 
 
 template <typename Element>
 void attend(const Inputs& in, const Tensor& out, const HeadRows<float>& lse) {
-  if (in.is_float8()) return attend_to<Element, Float8>(in, out, lse);
+  if (is_float8(in.key)) return attend_to<Element, Float8>(in, out, lse);
   attend_to<Element, Element>(in, out, lse);
 }
 

@@ -57,7 +57,7 @@ SPARROW_HD inline float to_float(Float8 value) {
   // takes part, which would cost a trap in microcode, or be flushed.
   const float subnormal = normal + (normal - 0x1p-6f);
   const uint32_t finite = bits_of(normal < subnormal ? normal : subnormal);
-  return float_of((moved & 0x80000000u) | (magnitude == 0x07f00000u ? 0x7fc00000u : finite));
+  return float_of((moved & 0x80000000u) | (magnitude == 0x07f00000u ? 0x7ff00000u : finite));
 }
 
 SPARROW_HD inline void from_float(float value, float* element) { *element = value; }

@@ -36,16 +36,6 @@ struct KeyBias {
   HeadRows<const Element> elements;
 };
 
-// What stored elements are multiplied by, [B, Hkv]; data is null where that is 1.
-struct HeadScales {
-  const float* data;
-  int64_t batch_stride, head_stride;
-
-  float at(int64_t b, int64_t head) const {
-    return data == nullptr ? 1.0f : data[b * batch_stride + head * head_stride];
-  }
-};
-
 // Rows of `Element` to caches of `Stored`.
 template <typename Element, typename Stored = Element>
 struct TreeAttention {

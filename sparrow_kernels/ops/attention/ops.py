@@ -131,6 +131,13 @@ def _triton_takes(query: Tensor, *_: Any) -> registry.Reason:
     return availability.refuses(query)
 
 
+def _triton_attends(query: Tensor, key: Tensor, *_: Any) -> registry.Reason:
+    reason = _triton_takes(query)
+    if reason is None and key.dtype == FLOAT8:
+        return availability.refuses_float8(query.device)
+    return reason
+
+
 TREE_ATTENTION = registry.define(
     f"tree_attention({_TREE_ARGUMENTS}, {_LATER}) -> (Tensor out, Tensor lse)",
     fake=_fake_tree_attention,
@@ -151,10 +158,10 @@ for _name, _function, _takes in (
 native.implement(TREE_ATTENTION, takes=_attends_natively)
 native.implement(TREE_ATTENTION_OUT, takes=_attends_natively)
 TREE_ATTENTION.implement(
-    "triton", _triton_tree_attention, available=availability.unavailable, takes=_triton_takes
+    "triton", _triton_tree_attention, available=availability.unavailable, takes=_triton_attends
 )
 TREE_ATTENTION_OUT.implement(
-    "triton", _triton_tree_attention_out, available=availability.unavailable, takes=_triton_takes
+    "triton", _triton_tree_attention_out, available=availability.unavailable, takes=_triton_attends
 )
 
 for _op in (TREE_ATTENTION, TREE_ATTENTION_OUT):

@@ -40,6 +40,19 @@ def refuses(tensor: Tensor) -> Reason:
     return wrong_device(tensor)
 
 
+def refuses_float8(device: torch.device) -> Reason:
+    """Why caches in float8_e4m3fn cannot be read there, None if they can."""
+    if device.type != "cuda":
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    if major == 9:
+        return None
+    return (
+        f"its float8 caches are for GPUs of 9.x, whose conversions they were counted for, this is"
+        f" {major}.{minor}: pass key and value in the query's dtype, times their scales"
+    )
+
+
 def wrong_device(tensor: Tensor) -> Reason:
     """Why kernels cannot run where this tensor is, None if they can."""
     if tensor.device.type == "cuda":

@@ -193,11 +193,31 @@ def tree_kernel(
     rows = row_numbers(first_row + tl.program_id(2), BLOCK_M0, BLOCK_M1)
     out_steps, lse_steps = (out_stride_h, out_stride_t), (lse_stride_h, lse_stride_t)
     store_rows(
-        out_ptr, out_steps, lse_ptr, lse_steps, rows[0], states[0], value_scale, T, num_splits, G,
-        D, BLOCK_D,
+        out_ptr,
+        out_steps,
+        lse_ptr,
+        lse_steps,
+        rows[0],
+        states[0],
+        value_scale,
+        T,
+        num_splits,
+        G,
+        D,
+        BLOCK_D,
     )
     if BLOCK_M1 > 0:
         store_rows(
-            out_ptr, out_steps, lse_ptr, lse_steps, rows[1], states[1], value_scale, T, num_splits,
-            G, D, BLOCK_D,
+            out_ptr,
+            out_steps,
+            lse_ptr,
+            lse_steps,
+            rows[1],
+            states[1],
+            value_scale,
+            T,
+            num_splits,
+            G,
+            D,
+            BLOCK_D,
         )
