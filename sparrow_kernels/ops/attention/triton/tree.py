@@ -24,8 +24,8 @@ clamped, bits past the cache are ignored, what no row sees is not read.
 Pages: the block table is read before the keys, slot by slot, so that a tile may begin anywhere in a
 page: the tiles, and so the bits, are those of a cache of one piece. A bias is read there too: what
 it takes away (-inf) is loaded as zeros.
-Float8 caches, on 9.x: half the bytes; what is loaded becomes 16 bits on its way to the products, and
-scores and result are multiplied by the scales of the KV head.
+Float8 caches, on 9.x: half the bytes; what is loaded becomes 16 bits on its way to the products,
+and scores and result are multiplied by the scales of the KV head.
 Not handled: float64, another head dim for V, D above 256.
 """
 
