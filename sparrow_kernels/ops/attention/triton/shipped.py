@@ -88,11 +88,11 @@ def shipped(arch: int) -> list[Shipped]:
         found.append(_mass(dtype, head_dim, arch))
     found.append(_mass("bf16", 128, arch, paged=True))
     if arch >= 90:
-        for dtype, head_dim, anchored, more in _FLOAT8_CASES:
-            options = (more is not None, more == "bias")
+        for dtype, head_dim, anchored, extra in _FLOAT8_CASES:
+            options = (extra is not None, extra == "bias")
             table = configurations(arch, _DTYPES[dtype], head_dim, anchored, *options)
             for each in dict.fromkeys(table):
-                found.append(_tree(dtype, head_dim, anchored, each, arch, more, float8=True))
+                found.append(_tree(dtype, head_dim, anchored, each, arch, extra, float8=True))
         found += _unfenced(arch)
         found.append(
             _mass("bf16", 128, UNFENCED)._replace(name="attention_mass D128 bf16 unfenced")
