@@ -235,4 +235,4 @@ def test_what_is_not_handled_is_named():
         tree_attention(query, key.to(torch.float8_e5m2), value, words, lens)
     assert availability.refuses(torch.zeros(1, dtype=torch.float64)) == "it has no float64"
     takes = TREE_ATTENTION.implementations["triton"].takes
-    assert takes(torch.zeros(1, 1, 1, 257)) == "its tiles hold head dims up to 256, not 257"
+    assert takes(*torch.zeros(2, 1, 1, 1, 257)) == "its tiles hold head dims up to 256, not 257"

@@ -134,7 +134,7 @@ def _triton_takes(query: Tensor, *_: Any) -> registry.Reason:
 def _triton_attends(query: Tensor, key: Tensor, *_: Any) -> registry.Reason:
     reason = _triton_takes(query)
     if reason is None and key.dtype == FLOAT8:
-        return availability.refuses_float8(query.device)
+        return availability.refuses_float8(query.device, query.dtype)
     return reason
 
 

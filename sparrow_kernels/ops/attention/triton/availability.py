@@ -40,17 +40,17 @@ def refuses(tensor: Tensor) -> Reason:
     return wrong_device(tensor)
 
 
-def refuses_float8(device: torch.device) -> Reason:
-    """Why caches in float8_e4m3fn cannot be read there, None if they can."""
+def refuses_float8(device: torch.device, dtype: torch.dtype) -> Reason:
+    """Why rows of `dtype` cannot attend to float8_e4m3fn caches there, None if they can."""
     if device.type != "cuda":
         return None
     major, minor = torch.cuda.get_device_capability(device)
-    if major == 9:
-        return None
-    return (
-        f"its float8 caches are for GPUs of 9.x, whose conversions they were counted for, this is"
-        f" {major}.{minor}: pass key and value in the query's dtype, times their scales"
-    )
+    instead = "pass key and value in the query's dtype, times their scales"
+    if major != 9:
+        return f"its float8 caches are for GPUs of 9.x, this is {major}.{minor}: {instead}"
+    if dtype == torch.float32:
+        return f"its float8 caches are for rows of 16 bits, whose tiles do not spill: {instead}"
+    return None
 
 
 def wrong_device(tensor: Tensor) -> Reason:

@@ -62,7 +62,6 @@ _FLOAT8_CASES = (
     ("bf16", 128, False, "pages"),
     ("bf16", 128, False, "bias"),
     ("fp16", 128, False, None),
-    ("fp32", 128, False, None),
 )
 _GROUP = 7
 _PAGE = 16
@@ -110,10 +109,8 @@ def _unfenced(arch: int) -> list[Shipped]:
                 (*_, each) = configurations(
                     UNFENCED, torch.bfloat16, head_dim, anchored, more is not None, more == "bias"
                 )
-                entries = [_tree("bf16", head_dim, anchored, each, arch, more)]
-                if not anchored and more is None:
-                    entries.append(_tree("bf16", head_dim, anchored, each, arch, float8=True))
-                found += [entry._replace(name=f"{entry.name} unfenced") for entry in entries]
+                entry = _tree("bf16", head_dim, anchored, each, arch, more)
+                found.append(entry._replace(name=f"{entry.name} unfenced"))
     return found
 
 

@@ -86,6 +86,7 @@ def plan(shape: Shape) -> Plan:
         fixed=shape.num_splits is not None,
         indirect=shape.indirect,
         biased=shape.biased,
+        float8=shape.float8,
     )
     return with_splits(shape, chosen)
 
@@ -109,6 +110,7 @@ def plans(shape: Shape) -> list[Plan]:
         shape.anchored,
         shape.indirect,
         shape.biased,
+        shape.float8,
     )
     usual = plan(shape)
     ways = [usual, *(with_splits(shape, each) for each in found if each != usual.configuration)]
