@@ -29,12 +29,13 @@ def same(ours, wanted) -> bool:
     return all(torch.equal(one, other) for one, other in zip(ours, wanted, strict=True))
 
 
-def in_pages(kept: Stored, page_size: int, layout: str, **more: object):
+def in_pages(kept: Stored, page_size: int, layout: str, device: str = "cpu"):
     """The result on the same bytes in pages, NaN in every other page and row."""
     wide = replace(kept.case)
     wide.query, wide.key, wide.value = kept.case.query, kept.case.key, kept.case.value
     wide.dtype = FLOAT8  # of the pages
-    return Pages(wide, page_size, layout).run(**kept.scales, **more)
+    scales = {name: scale.to(device) for name, scale in kept.scales.items()}
+    return Pages(wide, page_size, layout).run(device, **scales)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -159,7 +159,7 @@ def configurations(
 ) -> tuple[Configuration, ...]:
     """What the table has, by rows, ascending. With `indirect`, keys in pages or with a bias: the
     same tiles and splits, so that a result has the same bits, with stages for one more load. With
-    `biased` the longest tiles, which would spill, are cut; so are rows of two warps with `float8`."""
+    `biased` the longest tiles, which would spill, are cut, with `float8` those of two warps."""
     if arch == INTERPRETER:
         return _INTERPRETED
     if arch == UNFENCED and dtype.itemsize == 4:
