@@ -1,7 +1,7 @@
-"""The other forms of the cache ops' arguments: lists that are bound, pages, lengths a layer.
+"""Other forms of the ops' arguments: lists that are bound, pages, lengths a layer, float8 caches.
 
-The same work as in `commit` and `cache`, beside the usual form as a peer: what a form costs or
-saves is their ratio.
+The same work as in `commit`, `cache` and `attention`, beside the usual form as a peer: what a form
+costs or saves is their ratio.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from torch import Tensor
 
 import sparrow_kernels
 from bench.case import Arguments, Call, Case, Way
+from bench.cases.attention import TreeAttention
 from bench.cases.cache import AppendCache, RotateAppend
 from bench.cases.commit import CommitPath, CommitTree, CompactCache, committed_rows
 from bench.selection import Selection
+from bench.shapes import MODELS
 from sparrow_kernels.ops.pages import gather_pages
 
 BOUND, PAGES, PER_LAYER = "bound", "pages-16", "lens-per-layer"
+FLOAT8 = "float8"
 _PAGE_SIZE = 16
 
 
@@ -159,9 +162,58 @@ class PagedRotateAppend(_Paged, RotateAppend):
         return _paged(RotateAppend.arguments(self, device, seed), seed)
 
 
+@dataclass(frozen=True)
+class Float8TreeAttention(TreeAttention):
+    """The same rows, tree and prefix; keys and values in float8, a scale a KV head.
+
+    Scales are powers of two, so that the usual form holds the same numbers in the rows' dtype.
+    """
+
+    nodes: int = 1
+    form: str = FLOAT8
+
+    def bytes(self) -> int:
+        model = MODELS[self.model]
+        cache = 2 * model.kv_heads * (self.prefix + self.nodes) * model.head_dim
+        saved = cache * (self.dtype.itemsize - 1)
+        return super().bytes() - self.batch * (saved - 8 * model.kv_heads)
+
+    def arguments(self, device: torch.device, seed: int) -> Arguments:
+        plain = super().arguments(device, seed)
+        kv_heads = MODELS[self.model].kv_heads
+        scale = 2.0 ** -(7 + torch.arange(self.batch * kv_heads, device=device) % 2).float()
+        scale = scale.view(self.batch, kv_heads)
+        for name in ("key", "value"):
+            rows = plain[name].float() / scale[:, :, None, None]
+            plain |= {name: rows.clamp(-448, 448).to(torch.float8_e4m3fn), f"{name}_scale": scale}
+        return plain
+
+    def exact(self, arguments: Arguments) -> Any:
+        return super().exact(_widened(arguments, torch.float64))
+
+    def ours(self, device: torch.device) -> list[Way]:
+        return [way for way in super().ours(device) if way.name != "torch"]  # it has no float8
+
+    def peers(self, device: torch.device) -> list[Way]:
+        def usual(arguments: Arguments) -> Call:
+            given = _widened(arguments, self.dtype)
+            return lambda: self.call(given)
+
+        return [Way("ours, usual form", False, usual)]
+
+
+def _widened(arguments: Arguments, dtype: torch.dtype) -> Arguments:
+    """Keys and values in `dtype`, times their scales."""
+    found = dict(arguments)
+    for name in ("key", "value"):
+        scale = found.pop(f"{name}_scale")
+        found[name] = (found[name].double() * scale.double()[:, :, None, None]).to(dtype)
+    return found
+
+
 KINDS = (
     *(FormedCommitTree, FormedCommitPath, FormedCompactCache),
-    *(PagedAppendCache, PagedRotateAppend),
+    *(PagedAppendCache, PagedRotateAppend, Float8TreeAttention),
 )
 
 
@@ -172,5 +224,11 @@ def cases(selection: Selection) -> Iterator[Case]:
         yield FormedCommitTree(dtype, form=form, **small)
     if not is_smoke:
         yield FormedCommitTree(dtype, form=BOUND, model="narrow")
-    for kind in KINDS[1:]:
+    for kind in KINDS[1:-1]:
         yield kind(dtype, **small)
+    if is_smoke:
+        yield Float8TreeAttention(dtype, model="tiny", prefix=300, nodes=8)
+        return
+    for model in ("qwen2.5-vl-7b", *(("embedded",) if selection.device == "cpu" else ())):
+        for nodes in (1, 8):
+            yield Float8TreeAttention(dtype, model=model, nodes=nodes)

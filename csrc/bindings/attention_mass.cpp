@@ -31,7 +31,7 @@ Tensor log_sum_exp(const Inputs& in) {
   const auto keys = head_rows<const Element>(in.key);
   Visibility seen{};  // no words: no tree
   seen.prefix_lens = data<const int32_t>(in.prefix_lens);
-  run(query, SPARROW_CPU_DRIVER(tree_attention<Element>),
+  run(query, SPARROW_CPU_DRIVER(tree_attention<Element, Element>),
       TreeAttention<Element>{.batch = batch,
                              .heads = heads,
                              .kv_heads = in.key.size(1),
@@ -41,6 +41,8 @@ Tensor log_sum_exp(const Inputs& in) {
                              .query = head_rows<const Element>(query),
                              .key = keys,
                              .value = keys,
+                             .key_scale = {},
+                             .value_scale = {},
                              .block_table = in.block_table,
                              .key_bias = {},
                              .out = head_rows<Element>(out),

@@ -12,7 +12,8 @@
   "Tensor target_tokens, SymInt caches, Tensor[] states, Tensor(a!) prefix_lens, SymInt " \
   "max_path, "                                                                            \
   "Tensor? block_table, bool checked"
-#define TREE_ATTENTION_LATER "Tensor? block_table=None, Tensor? key_bias=None"
+#define SCALES "Tensor? key_scale=None, Tensor? value_scale=None"
+#define TREE_ATTENTION_LATER "Tensor? block_table=None, Tensor? key_bias=None, " SCALES
 #define TREE_ATTENTION_LAST "Tensor? block_table, Tensor? key_bias, bool checked"
 #define ACCEPTANCE "(Tensor path, Tensor accept_length, Tensor tokens)"
 
@@ -77,11 +78,11 @@ STABLE_TORCH_LIBRARY(SPARROW_NAMESPACE, library) {
   library.def("anchors_ascend(Tensor slots, Tensor count, Tensor rank) -> bool");
   library.def(
       "append_cache_(Tensor key, Tensor value, Tensor(a!) key_cache, Tensor(b!) value_cache, "
-      "Tensor prefix_lens, Tensor? block_table=None) -> ()");
+      "Tensor prefix_lens, Tensor? block_table=None, " SCALES ") -> ()");
   library.def(
       "rotate_append_(Tensor query, Tensor key, Tensor value, Tensor cos, Tensor sin, "
       "Tensor(a!) key_cache, Tensor(b!) value_cache, Tensor prefix_lens, "
-      "Tensor? block_table=None) -> Tensor");
+      "Tensor? block_table=None, " SCALES ") -> Tensor");
   // Of this library alone: what the ops above cost less by, and their checks of values.
   library.def("bind_caches(Tensor[] keys, Tensor[] values) -> int");
   library.def("unbind_caches(Tensor any, SymInt caches) -> ()");

@@ -8,6 +8,7 @@
 #include "bindings/device.h"
 #include "bindings/head_rows.h"
 #include "bindings/library.h"
+#include "bindings/scales.h"
 #include "bindings/tree_attention_fits.h"
 #include "cpu/attention.h"
 #include "kernels/element.h"
@@ -17,6 +18,8 @@ namespace {
 
 using MaybeTensor = std::optional<Tensor>;
 
+const MaybeTensor kNoScale;
+
 // The arguments of one call, but for where its results go.
 struct Inputs {
   const Tensor &query, &key, &value, &ancestors, &prefix_lens;
@@ -25,7 +28,7 @@ struct Inputs {
   const MaybeTensor& depth;
   double scale;
   std::optional<int64_t> num_splits;
-  const MaybeTensor &block_table, &key_bias;
+  const MaybeTensor &block_table, &key_bias, &key_scale, &value_scale;
 
   // N. A cache without a page has no slots, whatever a table says.
   int64_t capacity() const {
@@ -71,9 +74,10 @@ void check_inputs(const Arguments& arguments, const Inputs& in) {
                         {ScalarType::Float, ScalarType::Half, ScalarType::BFloat16});
   arguments.check_layout("query", in.query, {kAny, kAny, kAny, kAny});
   const int64_t batch = in.query.size(0), rows = in.query.size(2), head_dim = in.query.size(3);
-  arguments.check("key", in.key, dtype, {in.block_table ? kAny : batch, kAny, kAny, head_dim});
+  arguments.check_dtype("key", in.key, {dtype, ScalarType::Float8_e4m3fn});
+  arguments.check_layout("key", in.key, {in.block_table ? kAny : batch, kAny, kAny, head_dim});
   const int64_t kv_heads = in.key.size(1);
-  arguments.check("value", in.value, dtype, in.key.sizes());
+  arguments.check("value", in.value, in.key.scalar_type(), in.key.sizes());
   if (in.block_table) {
     arguments.check("block_table", *in.block_table, ScalarType::Int, {batch, kAny});
   }
@@ -124,25 +128,37 @@ Visibility visibility(const Inputs& in) {
   return seen;
 }
 
+template <typename Element, typename Stored>
+void attend_to(const Inputs& in, const Tensor& out, const HeadRows<float>& lse) {
+  const auto scale_of = [&](const char* name, const MaybeTensor& scale) {
+    return head_scales(Arguments("tree_attention", in.query), name, scale, in.query.size(0),
+                       in.key);
+  };
+  run(in.query, SPARROW_CPU_DRIVER(tree_attention<Element, Stored>),
+      TreeAttention<Element, Stored>{.batch = in.query.size(0),
+                                     .heads = in.query.size(1),
+                                     .kv_heads = in.key.size(1),
+                                     .num_rows = in.query.size(2),
+                                     .capacity = in.capacity(),
+                                     .head_dim = in.query.size(3),
+                                     .query = head_rows<const Element>(in.query),
+                                     .key = head_rows<const Stored>(in.key),
+                                     .value = head_rows<const Stored>(in.value),
+                                     .key_scale = scale_of("key_scale", in.key_scale),
+                                     .value_scale = scale_of("value_scale", in.value_scale),
+                                     .block_table = block_table(in),
+                                     .key_bias = key_bias<Element>(in.key_bias),
+                                     .out = head_rows<Element>(out),
+                                     .lse = lse,
+                                     .visibility = visibility(in),
+                                     .scale = static_cast<float>(in.scale),
+                                     .num_splits = in.num_splits.value_or(0)});
+}
+
 template <typename Element>
 void attend(const Inputs& in, const Tensor& out, const HeadRows<float>& lse) {
-  run(in.query, SPARROW_CPU_DRIVER(tree_attention<Element>),
-      TreeAttention<Element>{.batch = in.query.size(0),
-                             .heads = in.query.size(1),
-                             .kv_heads = in.key.size(1),
-                             .num_rows = in.query.size(2),
-                             .capacity = in.capacity(),
-                             .head_dim = in.query.size(3),
-                             .query = head_rows<const Element>(in.query),
-                             .key = head_rows<const Element>(in.key),
-                             .value = head_rows<const Element>(in.value),
-                             .block_table = block_table(in),
-                             .key_bias = key_bias<Element>(in.key_bias),
-                             .out = head_rows<Element>(out),
-                             .lse = lse,
-                             .visibility = visibility(in),
-                             .scale = static_cast<float>(in.scale),
-                             .num_splits = in.num_splits.value_or(0)});
+  if (is_float8(in.key)) return attend_to<Element, Float8>(in, out, lse);
+  attend_to<Element, Element>(in, out, lse);
 }
 
 void attend(const Inputs& in, const Tensor& out, const HeadRows<float>& lse) {
@@ -161,10 +177,11 @@ std::tuple<Tensor, Tensor> tree_attention(
     const Tensor& prefix_lens, const MaybeTensor& prefix_starts, const MaybeTensor& anchor_slots,
     const MaybeTensor& anchor_count, const MaybeTensor& anchor_rank, std::optional<int64_t> window,
     const MaybeTensor& depth, double scale, std::optional<int64_t> num_splits,
-    const MaybeTensor& block_table, const MaybeTensor& key_bias) {
-  const Inputs in{query,         key,          value,        ancestors,   prefix_lens,
-                  prefix_starts, anchor_slots, anchor_count, anchor_rank, window,
-                  depth,         scale,        num_splits,   block_table, key_bias};
+    const MaybeTensor& block_table, const MaybeTensor& key_bias, const MaybeTensor& key_scale,
+    const MaybeTensor& value_scale) {
+  const Inputs in{query,        key,          value,       ancestors, prefix_lens, prefix_starts,
+                  anchor_slots, anchor_count, anchor_rank, window,    depth,       scale,
+                  num_splits,   block_table,  key_bias,    key_scale, value_scale};
   check_inputs(Arguments("tree_attention", query), in);
   const int64_t batch = query.size(0), heads = query.size(1), rows = query.size(2);
   const Tensor out = empty(query, query.scalar_type(), {batch, heads, rows, query.size(3)});
@@ -194,10 +211,11 @@ void tree_attention_out(const Tensor& query, const Tensor& key, const Tensor& va
                         std::optional<int64_t> window, const MaybeTensor& depth, double scale,
                         std::optional<int64_t> num_splits, const Tensor& out,
                         const MaybeTensor& lse, const MaybeTensor& block_table,
-                        const MaybeTensor& key_bias) {
-  const Inputs in{query,         key,          value,        ancestors,   prefix_lens,
-                  prefix_starts, anchor_slots, anchor_count, anchor_rank, window,
-                  depth,         scale,        num_splits,   block_table, key_bias};
+                        const MaybeTensor& key_bias, const MaybeTensor& key_scale,
+                        const MaybeTensor& value_scale) {
+  const Inputs in{query,        key,          value,       ancestors, prefix_lens, prefix_starts,
+                  anchor_slots, anchor_count, anchor_rank, window,    depth,       scale,
+                  num_splits,   block_table,  key_bias,    key_scale, value_scale};
   const Arguments arguments("tree_attention", query);
   check_inputs(arguments, in);
   attend_into(arguments, in, out, lse);
@@ -233,9 +251,9 @@ Tensor tree_attention_at_once(const Tensor& query, const Tensor& key, const Tens
                               std::optional<int64_t> window, const MaybeTensor& depth, double scale,
                               std::optional<int64_t> num_splits, const MaybeTensor& block_table,
                               const MaybeTensor& key_bias, bool checked) {
-  const Inputs in{query,         key,          value,        ancestors,   prefix_lens,
-                  prefix_starts, anchor_slots, anchor_count, anchor_rank, window,
-                  depth,         scale,        num_splits,   block_table, key_bias};
+  const Inputs in{query,        key,          value,       ancestors, prefix_lens, prefix_starts,
+                  anchor_slots, anchor_count, anchor_rank, window,    depth,       scale,
+                  num_splits,   block_table,  key_bias,    kNoScale,  kNoScale};
   check_at_once(Arguments("tree_attention", query), in, checked);
   const Tensor out = empty(query, query.scalar_type(), query.sizes());
   attend(in, out, {});
@@ -250,9 +268,9 @@ void tree_attention_out_at_once(const Tensor& query, const Tensor& key, const Te
                                 double scale, std::optional<int64_t> num_splits, const Tensor& out,
                                 const MaybeTensor& lse, const MaybeTensor& block_table,
                                 const MaybeTensor& key_bias, bool checked) {
-  const Inputs in{query,         key,          value,        ancestors,   prefix_lens,
-                  prefix_starts, anchor_slots, anchor_count, anchor_rank, window,
-                  depth,         scale,        num_splits,   block_table, key_bias};
+  const Inputs in{query,        key,          value,       ancestors, prefix_lens, prefix_starts,
+                  anchor_slots, anchor_count, anchor_rank, window,    depth,       scale,
+                  num_splits,   block_table,  key_bias,    kNoScale,  kNoScale};
   const Arguments arguments("tree_attention", query);
   check_at_once(arguments, in, checked);
   attend_into(arguments, in, out, lse);

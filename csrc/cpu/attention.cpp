@@ -50,9 +50,9 @@ SPARROW_INLINE void widen(const Element* from, int64_t count, int64_t width, flo
   for (int64_t d = count; d < width; ++d) to[d] = 0.0f;
 }
 
-template <typename Element>
-SPARROW_INLINE const Element* query_row(const TreeAttention<Element>& call, const Unit& unit,
-                                        int64_t row) {
+template <typename Element, typename Stored>
+SPARROW_INLINE const Element* query_row(const TreeAttention<Element, Stored>& call,
+                                        const Unit& unit, int64_t row) {
   const int64_t group = call.heads / call.kv_heads, at = unit.begin + row;
   return call.query.row(unit.b, unit.kv_head * group + at / call.num_rows, at % call.num_rows);
 }
@@ -76,9 +76,9 @@ SPARROW_INLINE uint64_t read_biases(const BiasRow<Element>& bias, const Tile& ti
 }
 
 // Asks for the rows of a tile that comes next: the processor foresees no jump to another page.
-template <typename Element>
-SPARROW_INLINE void foresee(const TreeAttention<Element>& call, const Tile& tile, int64_t kv_head,
-                            SlotWalk& walk) {
+template <typename Element, typename Stored>
+SPARROW_INLINE void foresee(const TreeAttention<Element, Stored>& call, const Tile& tile,
+                            int64_t kv_head, SlotWalk& walk) {
   for (int64_t lane = 0; lane < kTile; lane += 8) {
     if ((tile.seen >> lane & 1) == 0) continue;
     walk.go_to(tile.slot(lane));
@@ -87,12 +87,12 @@ SPARROW_INLINE void foresee(const TreeAttention<Element>& call, const Tile& tile
   }
 }
 
-template <typename V, typename Element>
-SPARROW_INLINE void attend(const TreeAttention<Element>& call, const Seen& seen, const Unit& unit,
-                           const Partial& partial) {
+template <typename V, typename Element, typename Stored>
+SPARROW_INLINE void attend(const TreeAttention<Element, Stored>& call, const Seen& seen,
+                           const Unit& unit, const Partial& partial) {
   const int64_t head_dim = call.head_dim, width = padded(head_dim), count = unit.count;
   // Values are read where they lie, if they are floats in whole panels.
-  constexpr bool kIsFloat = std::is_same_v<Element, float>;
+  constexpr bool kIsFloat = std::is_same_v<Stored, float>;
   const bool in_place = kIsFloat && width == head_dim;
   float* query =
       scratch(Purpose::kWork, count * (head_dim + kTile + 1) + 2 * kTile * width + width);
@@ -101,7 +101,7 @@ SPARROW_INLINE void attend(const TreeAttention<Element>& call, const Seen& seen,
   float* turned = factors + count;
   float* widened = turned + kTile * width;
   float* zeros = widened + kTile * width;
-  std::memset(zeros, 0, width * sizeof(float));  // as bytes: read as floats and as Elements
+  std::memset(zeros, 0, width * sizeof(float));  // as bytes: read as floats and as stored
   std::fill_n(partial.out, count * width, 0.0f);
   std::fill_n(partial.highest, count, -HUGE_VALF);
   std::fill_n(partial.total, count, 0.0f);
@@ -112,15 +112,16 @@ SPARROW_INLINE void attend(const TreeAttention<Element>& call, const Seen& seen,
                         partial.highest, partial.total, scores, factors};
   const bool turns_keys = call.num_splits > 0 || !are_few(count, head_dim);
   // A lane that no row sees stands in for its slot with zeros.
-  const Element* nothing = reinterpret_cast<const Element*>(zeros);
-  const Element* keys[kTile];
+  const Stored* nothing = reinterpret_cast<const Stored*>(zeros);
+  const Stored* keys[kTile];
   const float* values[kTile];
   SlotWalk walk(call.block_table, unit.b), ahead = walk;
   // Of the page at hand, or of the request: what is left to each lane is its row.
-  const Element* first_key = walk.is_paged() ? nullptr : walk.first_row(call.key, unit.kv_head);
-  const Element* first_value = walk.is_paged() ? nullptr : walk.first_row(call.value, unit.kv_head);
+  const Stored* first_key = walk.is_paged() ? nullptr : walk.first_row(call.key, unit.kv_head);
+  const Stored* first_value = walk.is_paged() ? nullptr : walk.first_row(call.value, unit.kv_head);
   const BiasRow<Element> bias(call.key_bias, unit.b, unit.kv_head);
   float biases[kTile] = {};
+  const float scale = call.scale * call.key_scale.at(unit.b, unit.kv_head);
   for (int64_t t = unit.first; t < unit.last; ++t) {
     const Tile& tile = seen.tiles()[t];
     uint64_t kept = tile.seen;
@@ -139,7 +140,7 @@ SPARROW_INLINE void attend(const TreeAttention<Element>& call, const Seen& seen,
         first_value = walk.first_row(call.value, unit.kv_head);
       }
       keys[lane] = first_key + walk.row() * call.key.row_stride;
-      const Element* value = first_value + walk.row() * call.value.row_stride;
+      const Stored* value = first_value + walk.row() * call.value.row_stride;
       if constexpr (kIsFloat) values[lane] = value;
       if (!in_place) {
         widen(value, head_dim, width, widened + lane * width);
@@ -149,44 +150,45 @@ SPARROW_INLINE void attend(const TreeAttention<Element>& call, const Seen& seen,
     const auto mask_of = [&](int64_t row) __attribute__((always_inline)) {
       return seen.lanes(tile, (unit.begin + row) % call.num_rows) & kept;
     };
-    attend_tile<V>(rows, keys, values, lanes, call.scale, turns_keys, mask_of, turned,
+    attend_tile<V>(rows, keys, values, lanes, scale, turns_keys, mask_of, turned,
                    bias.is_there() ? biases : nullptr);
   }
 }
 
 // The same for each vector unit.
-template <typename Element>
-void attend_baseline(const TreeAttention<Element>& call, const Seen& seen, const Unit& unit,
+template <typename Element, typename Stored>
+void attend_baseline(const TreeAttention<Element, Stored>& call, const Seen& seen, const Unit& unit,
                      const Partial& partial) {
   attend<Vector<4>>(call, seen, unit, partial);
 }
 #if defined(SPARROW_HAS_LEVELS)
-template <typename Element>
-SPARROW_AVX2 void attend_avx2(const TreeAttention<Element>& call, const Seen& seen,
+template <typename Element, typename Stored>
+SPARROW_AVX2 void attend_avx2(const TreeAttention<Element, Stored>& call, const Seen& seen,
                               const Unit& unit, const Partial& partial) {
   attend<Vector<8>>(call, seen, unit, partial);
 }
-template <typename Element>
-SPARROW_AVX512 void attend_avx512(const TreeAttention<Element>& call, const Seen& seen,
+template <typename Element, typename Stored>
+SPARROW_AVX512 void attend_avx512(const TreeAttention<Element, Stored>& call, const Seen& seen,
                                   const Unit& unit, const Partial& partial) {
   attend<Vector<16>>(call, seen, unit, partial);
 }
 #endif
 
-template <typename Element>
+template <typename Element, typename Stored>
 auto attend_here() {
 #if defined(SPARROW_HAS_LEVELS)
-  if (level() == Level::kAvx512) return &attend_avx512<Element>;
-  if (level() == Level::kAvx2) return &attend_avx2<Element>;
+  if (level() == Level::kAvx512) return &attend_avx512<Element, Stored>;
+  if (level() == Level::kAvx2) return &attend_avx2<Element, Stored>;
 #endif
-  return &attend_baseline<Element>;
+  return &attend_baseline<Element, Stored>;
 }
 
 // Joins the parts of a unit and writes its rows.
-template <typename Element>
-void finish(const TreeAttention<Element>& call, const Unit& unit,
+template <typename Element, typename Stored>
+void finish(const TreeAttention<Element, Stored>& call, const Unit& unit,
             const std::vector<Partial>& parts) {
   const int64_t width = padded(call.head_dim), group = call.heads / call.kv_heads;
+  const float value_scale = call.value_scale.at(unit.b, unit.kv_head);
   for (int64_t row = 0; row < unit.count; ++row) {
     float highest = -HUGE_VALF, total = 0.0f;
     for (const Partial& part : parts) highest = std::max(highest, part.highest[row]);
@@ -204,7 +206,7 @@ void finish(const TreeAttention<Element>& call, const Unit& unit,
     }
     const int64_t head = unit.kv_head * group + (unit.begin + row) / call.num_rows;
     const int64_t node = (unit.begin + row) % call.num_rows;
-    const float share = total == 0.0f ? 0.0f : 1.0f / total;
+    const float share = total == 0.0f ? 0.0f : value_scale / total;
     Element* out = call.out.row(unit.b, head, node);
     for (int64_t d = 0; d < call.head_dim; ++d) from_float(joined[d] * share, &out[d]);
     if (call.lse.data != nullptr) {
@@ -231,8 +233,8 @@ int64_t parts_for(int64_t units, int64_t tiles, int64_t threads) {
 
 }  // namespace
 
-template <typename Element>
-void tree_attention(const TreeAttention<Element>& call) {
+template <typename Element, typename Stored>
+void tree_attention(const TreeAttention<Element, Stored>& call) {
   const int64_t all_rows = call.num_rows * (call.heads / call.kv_heads);
   const int64_t passes = (all_rows + kMostRows - 1) / kMostRows;
   const int64_t width = padded(call.head_dim);
@@ -262,7 +264,7 @@ void tree_attention(const TreeAttention<Element>& call) {
     return Unit{b, kv_head, begin, end - begin, part * tiles / parts, (part + 1) * tiles / parts};
   };
   const int64_t floats = ((all_rows + passes - 1) / passes) * (width + 2);
-  const auto attend_unit = attend_here<Element>();
+  const auto attend_unit = attend_here<Element, Stored>();
   const auto part_in = [&](float* memory, const Unit& unit) {
     float* highest = memory + unit.count * width;
     return Partial{memory, highest, highest + unit.count};
@@ -294,5 +296,8 @@ void tree_attention(const TreeAttention<Element>& call) {
 template void tree_attention(const TreeAttention<float>&);
 template void tree_attention(const TreeAttention<Half>&);
 template void tree_attention(const TreeAttention<BFloat16>&);
+template void tree_attention(const TreeAttention<float, Float8>&);
+template void tree_attention(const TreeAttention<Half, Float8>&);
+template void tree_attention(const TreeAttention<BFloat16, Float8>&);
 
 }  // namespace sparrow::cpu

@@ -5,8 +5,8 @@
 
 namespace sparrow::cpu {
 
-template <typename Element>
-void tree_attention(const TreeAttention<Element>& call);
+template <typename Element, typename Stored>
+void tree_attention(const TreeAttention<Element, Stored>& call);
 
 template <typename Element>
 void merge_attention(const MergeAttention<Element>& call);

@@ -13,7 +13,10 @@ TREE = (
     "Tensor? prefix_starts, Tensor? anchor_slots, Tensor? anchor_count, Tensor? anchor_rank, "
     "SymInt? window, Tensor? depth, float scale, SymInt? num_splits"
 )
-LATER = "Tensor? block_table=None, Tensor? key_bias=None"
+LATER = (
+    "Tensor? block_table=None, Tensor? key_bias=None, Tensor? key_scale=None,"
+    " Tensor? value_scale=None"
+)
 FROZEN = {
     "tree_attention": f"({TREE}, {LATER}) -> (Tensor out, Tensor lse)",
     "tree_attention_out": f"({TREE}, Tensor(a!) out, Tensor(b!)? lse, {LATER}) -> ()",
@@ -25,7 +28,7 @@ FROZEN = {
 }
 PUBLIC = {
     "tree_attention": "query key value ancestors prefix_lens prefix_starts anchors window depth"
-    " scale return_lse num_splits out block_table key_bias",
+    " scale return_lse num_splits out block_table key_bias key_scale value_scale",
     "attention_mass": "query key prefix_lens scale block_table lse sum_heads",
     "merge_attention": "outs lses",
     "anchor_index": "anchor_mask max_anchors",

@@ -10,12 +10,15 @@ from sparrow_kernels.ops.gather.ops import COMMIT_PATH, COMMIT_TREE, COMPACT_CAC
 
 _LAYOUT = "Tensor parent, Tensor depth, Tensor ancestors, Tensor first_child, Tensor next_sibling"
 _LISTS = "Tensor(a!)[] keys, Tensor(b!)[] values"
+_SCALES = "Tensor? key_scale=None, Tensor? value_scale=None"
 _CACHES = "Tensor(a!) key_cache, Tensor(b!) value_cache, Tensor prefix_lens"
 SCHEMAS = {
-    APPEND_CACHE: f"(Tensor key, Tensor value, {_CACHES}, Tensor? block_table=None) -> ()",
+    APPEND_CACHE: (
+        f"(Tensor key, Tensor value, {_CACHES}, Tensor? block_table=None, {_SCALES}) -> ()"
+    ),
     ROTATE_APPEND: (
         f"(Tensor query, Tensor key, Tensor value, Tensor cos, Tensor sin, {_CACHES}, "
-        "Tensor? block_table=None) -> Tensor"
+        f"Tensor? block_table=None, {_SCALES}) -> Tensor"
     ),
     COMPACT_CACHE: (
         f"({_LISTS}, Tensor path, Tensor accept_length, Tensor prefix_lens, "

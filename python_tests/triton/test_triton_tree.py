@@ -231,8 +231,8 @@ def test_no_slots_at_all(device):
 def test_what_is_not_handled_is_named():
     case = TREE_CASES["chain"]
     query, key, value, words, lens = case.arguments()
-    with pytest.raises(TypeError, match="key must be float32, got float8_e4m3fn"):
-        tree_attention(query, key.to(torch.float8_e4m3fn), value, words, lens)
+    with pytest.raises(TypeError, match="key must be float32 or float8_e4m3fn, got float8_e5m2"):
+        tree_attention(query, key.to(torch.float8_e5m2), value, words, lens)
     assert availability.refuses(torch.zeros(1, dtype=torch.float64)) == "it has no float64"
     takes = TREE_ATTENTION.implementations["triton"].takes
-    assert takes(torch.zeros(1, 1, 1, 257)) == "its tiles hold head dims up to 256, not 257"
+    assert takes(*torch.zeros(2, 1, 1, 1, 257)) == "its tiles hold head dims up to 256, not 257"

@@ -11,9 +11,9 @@
 namespace sparrow {
 
 // Elements j and j + half of one rotated row.
-template <typename Element, typename Angle>
+template <typename Element, typename Angle, typename Out>
 SPARROW_HD inline void rotate_pair(const Element* row, const Angle* cos, const Angle* sin,
-                                   int64_t half, int64_t j, Element* out) {
+                                   int64_t half, int64_t j, Out* out) {
   const float low = to_float(row[j]), high = to_float(row[j + half]);
   from_float(low * to_float(cos[j]) - high * to_float(sin[j]), &out[j]);
   from_float(high * to_float(cos[j + half]) + low * to_float(sin[j + half]), &out[j + half]);

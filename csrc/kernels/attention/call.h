@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/common.h"
+#include "kernels/element.h"
 #include "kernels/pages.h"
 
 namespace sparrow {
@@ -14,6 +15,16 @@ struct HeadRows {
 
   SPARROW_HD T* row(int64_t b, int64_t head, int64_t i) const {
     return data + b * batch_stride + head * head_stride + i * row_stride;
+  }
+};
+
+// What the elements of a Float8 cache are multiplied by, [B, Hkv]; data is null where that is 1.
+struct HeadScales {
+  const float* data;
+  int64_t batch_stride, head_stride;
+
+  float at(int64_t b, int64_t head) const {
+    return data == nullptr ? 1.0f : data[b * batch_stride + head * head_stride];
   }
 };
 
@@ -47,6 +58,27 @@ struct RotateAppend {
   AngleRows<Angle> cos, sin;
   Pages pages;
   const int32_t* prefix_lens;
+};
+
+// Rows over their scale, rounded and saturated, to caches of Float8.
+template <typename Element>
+struct AppendFloat8 {
+  int64_t batch, heads, num_rows, head_dim;
+  HeadRows<const Element> key, value;
+  HeadRows<Float8> key_cache, value_cache;
+  HeadScales key_scale, value_scale;
+  Pages pages;
+  const int32_t* prefix_lens;
+};
+
+// The same of rotated keys, which are not rounded before, and rotated queries to `query_out`.
+template <typename Element, typename Angle>
+struct RotateAppendFloat8 {
+  AppendFloat8<Element> rows;
+  int64_t query_heads;
+  HeadRows<const Element> query;
+  HeadRows<Element> query_out;
+  AngleRows<Angle> cos, sin;
 };
 
 }  // namespace sparrow

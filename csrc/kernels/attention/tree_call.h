@@ -36,13 +36,15 @@ struct KeyBias {
   HeadRows<const Element> elements;
 };
 
-template <typename Element>
+// Rows of `Element` to caches of `Stored`.
+template <typename Element, typename Stored = Element>
 struct TreeAttention {
   int64_t batch, heads, kv_heads, num_rows;
   int64_t capacity;  // slots of a request
   int64_t head_dim;
   HeadRows<const Element> query;
-  HeadRows<const Element> key, value;  // [B, Hkv, N, D], or [num_pages, Hkv, page_size, D]
+  HeadRows<const Stored> key, value;  // [B, Hkv, N, D], or [num_pages, Hkv, page_size, D]
+  HeadScales key_scale, value_scale;
   BlockTable block_table;
   KeyBias<Element> key_bias;
   HeadRows<Element> out;

@@ -15,6 +15,7 @@ from sparrow_kernels.ops.attention.arguments import (
     check_integers,
     check_key_bias,
     check_results,
+    check_scale,
     check_tree_arguments,
     tree_arguments_fit,
 )
@@ -50,6 +51,8 @@ def tree_attention(
     out: Tensor | Attended | None = None,
     block_table: Tensor | None = None,
     key_bias: Tensor | None = None,
+    key_scale: Tensor | None = None,
+    value_scale: Tensor | None = None,
 ) -> Tensor: ...
 @overload
 def tree_attention(
@@ -69,6 +72,8 @@ def tree_attention(
     out: Tensor | Attended | None = None,
     block_table: Tensor | None = None,
     key_bias: Tensor | None = None,
+    key_scale: Tensor | None = None,
+    value_scale: Tensor | None = None,
 ) -> Attended: ...
 def tree_attention(
     query: Tensor,
@@ -87,6 +92,8 @@ def tree_attention(
     out: Tensor | Attended | None = None,
     block_table: Tensor | None = None,
     key_bias: Tensor | None = None,
+    key_scale: Tensor | None = None,
+    value_scale: Tensor | None = None,
 ) -> Tensor | Attended:
     """Attend from the rows of a draft tree to the committed prefix and to the tree's own slots.
 
@@ -96,11 +103,13 @@ def tree_attention(
     `ancestors` row is set. There may be more tree slots than rows. A row of zero words still sees
     the prefix; a row that sees nothing yields 0 and log-sum-exp -inf. A tree slot that no row of
     its request sees is not read. Not differentiable. Under autocast query, key and value are cast
-    as for `scaled_dot_product_attention`, the whole cache among them: keep it in that dtype.
+    as for `scaled_dot_product_attention`, the whole cache among them: keep it in that dtype, or in
+    float8, which is left alone.
 
     Args:
         query: `[B, Hq, T, D]` float32, float16, bfloat16 or float64.
-        key, value: `[B, Hkv, N, D]` caches, Hq a multiple of Hkv; views of a larger slab will do.
+        key, value: `[B, Hkv, N, D]` caches, Hq a multiple of Hkv, of the query's dtype or both
+            float8_e4m3fn; views of a larger slab will do.
         ancestors: `[B, T, W]` int64 words, such as `build_tree` makes.
         prefix_lens: `[B]` int32 in 0..N.
         prefix_starts: `[B]` int32 in 0..prefix_len, the left padding; 0 by default.
@@ -121,6 +130,8 @@ def tree_attention(
         key_bias: `[B | 1, Hkv | 1, N]`, of the query's dtype or float32, added to the scores of
             committed slots: log b counts a slot b times, -inf takes it away, unread. NaN and inf
             are not for it.
+        key_scale, value_scale: `[B | 1, Hkv | 1]` float32, positive, of float8 caches: a stored
+            element x means `x.float() * scale`. 1 where left out. Other caches have none.
 
     Returns:
         `[B, Hq, T, D]`, contiguous, or the pair with `[B, Hq, T]` float32; `out` if given.
@@ -147,12 +158,13 @@ def tree_attention(
     >>> torch.allclose(out, expected, atol=1e-5)
     True
     """
-    attended = at_once.attended(
-        *(query, key, value, ancestors, prefix_lens, prefix_starts, anchors, window, depth),
-        *(scale, num_splits, block_table, key_bias, return_lse, out),
-    )
-    if attended is not None:
-        return attended
+    if key_scale is None and value_scale is None:
+        attended = at_once.attended(
+            *(query, key, value, ancestors, prefix_lens, prefix_starts, anchors, window, depth),
+            *(scale, num_splits, block_table, key_bias, return_lse, out),
+        )
+        if attended is not None:
+            return attended
     op, paged = "tree_attention", block_table is not None
     if out is None:  # autocast leaves calls with out= alone
         query, key, value = cast_as_sdpa(query, key, value)
@@ -170,19 +182,19 @@ def tree_attention(
         )
     if key_bias is not None:
         check_key_bias(op, key_bias, query, key.shape[1], num_slots(key, block_table))
+    for name, given in (("key_scale", key_scale), ("value_scale", value_scale)):
+        if given is not None:
+            check_scale(op, name, given, query.shape[0], key)
     if num_splits is not None and num_splits < 1:
         refuse(op, "num_splits", "at least 1", num_splits)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     rest = (prefix_starts, slots, count, rank, window, depth, scale, num_splits)
+    later = (block_table, key_bias, key_scale, value_scale)
     if out is None:
-        attended = TREE_ATTENTION(
-            query, key, value, ancestors, prefix_lens, *rest, block_table, key_bias
-        )
+        attended = TREE_ATTENTION(query, key, value, ancestors, prefix_lens, *rest, *later)
         return attended if return_lse else attended[0]
     result, lse = check_results(query, out, return_lse)
-    TREE_ATTENTION_OUT(
-        query, key, value, ancestors, prefix_lens, *rest, result, lse, block_table, key_bias
-    )
+    TREE_ATTENTION_OUT(query, key, value, ancestors, prefix_lens, *rest, result, lse, *later)
     return result if lse is None or not return_lse else (result, lse)
 
 

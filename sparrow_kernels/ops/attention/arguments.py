@@ -20,6 +20,8 @@ from sparrow_kernels.ops.errors import (
 from sparrow_kernels.ops.types import AnchorIndex
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+FLOAT8 = torch.float8_e4m3fn
+"""What caches may also be in, beside the dtype of the rows that attend to them."""
 
 
 def tree_arguments_fit(
@@ -56,7 +58,8 @@ def tree_arguments_fit(
         and kv_heads >= 1
         and heads % kv_heads == 0
         and dtype in FLOATS
-        and dtype == key.dtype == value.dtype
+        and (dtype == key.dtype or key.dtype == FLOAT8)
+        and key.dtype == value.dtype
         and ancestors.dtype == torch.int64
         and prefix_lens.dtype == torch.int32
         and device == key.device == value.device == ancestors.device == prefix_lens.device
@@ -112,8 +115,9 @@ def check_tree_arguments(
     refuse_swapped_tree(op, query, key, ancestors)
     like = check_query(op, query, "B Hq T D", sizes)
     caches = "pages Hkv page_size D" if paged else "B Hkv N D"
-    check_floats(op, "key", key, caches, sizes, like)
-    check_floats(op, "value", value, caches, sizes, like)
+    stored = check_tensor(op, "key", key, caches, (like.dtype, FLOAT8), sizes, like.device)
+    check_rows_are_dense(op, "key", stored)
+    check_floats(op, "value", value, caches, sizes, stored)
     check_heads(op, sizes)
     words = check_tensor(op, "ancestors", ancestors, "B T W", torch.int64, sizes, like.device)
     check_rows_are_dense(op, "ancestors", words)
@@ -133,6 +137,21 @@ def check_key_bias(op: str, key_bias: object, query: Tensor, kv_heads: Size, slo
         refuse(op, "key_bias", wanted, list(bias.shape))
     check_rows_are_dense(op, "key_bias", bias)
     return bias
+
+
+def check_scale(op: str, argument: str, scale: object, batch: Size, cache: Tensor) -> Tensor:
+    """`[B | 1, Hkv | 1]` float32, of a float8 cache `[..., Hkv, ..., D]`."""
+    if cache.dtype != FLOAT8:
+        stored = str(cache.dtype).removeprefix("torch.")
+        hint = "a scale belongs to caches in float8_e4m3fn"
+        refuse(op, argument, f"left out beside a cache in {stored}", "a scale", hint)
+    given = check_tensor(op, argument, scale, "B|1 Hkv|1", torch.float32, None, cache.device)
+    heads = cache.shape[1]
+    if given.shape[0] not in (1, batch) or given.shape[1] not in (1, heads):
+        wanted = f"[B | 1, Hkv | 1] = [{batch} | 1, {heads} | 1]"
+        refuse(op, argument, wanted, list(given.shape))
+    check_rows_are_dense(op, argument, given)
+    return given
 
 
 def _anchoring_fits(

@@ -8,6 +8,7 @@ from torch import Tensor
 from sparrow_kernels.ops.attention.cache_arguments import (
     append_arguments_fit,
     check_append,
+    check_store_scales,
     rotation_arguments_fit,
 )
 from sparrow_kernels.ops.attention.cache_ops import APPEND_CACHE, ROTATE_APPEND
@@ -21,6 +22,8 @@ def append_cache_(
     prefix_lens: Tensor,
     *,
     block_table: Tensor | None = None,
+    key_scale: Tensor | None = None,
+    value_scale: Tensor | None = None,
 ) -> None:
     """Write new rows to slots `prefix_len + i` of the caches, in place.
 
@@ -28,16 +31,21 @@ def append_cache_(
 
     Args:
         key, value: `[B, Hkv, T, D]` of a float dtype.
-        key_cache, value_cache: `[B, Hkv, N, D]` of the same dtype; views of a slab will do.
+        key_cache, value_cache: `[B, Hkv, N, D]` of the same dtype, or both float8_e4m3fn; views of
+            a slab will do.
         prefix_lens: `[B]` int32 in 0..N - T.
         block_table: `[B, pages]` int32. Caches are then `[num_pages, Hkv, page_size, D]` with free
             strides, and slot s of request b is row s % page_size of page
             `block_table[b, s // page_size]`.
+        key_scale, value_scale: `[B | 1, Hkv | 1]` float32, positive, of float8 caches: row x is
+            stored as `(x.float() / scale).clamp(-448, 448)`, rounded to nearest even. 1 where left
+            out. Rows that are float8 themselves are stored as they are, without.
 
     Raises:
         ValueError: wrong shape; with value checks on also rows that do not fit (else: dropped), and
             a table that is too short, out of range or lets two requests write to one page.
         TypeError: wrong dtype or device.
+        NotImplementedError: no backend takes the case, such as rows to be made float8 on a GPU.
 
     Equivalent to:
 
@@ -52,7 +60,9 @@ def append_cache_(
     given = (key, value, key_cache, value_cache, prefix_lens, block_table)
     if not append_arguments_fit(*given):
         check_append("append_cache_", *given)
-    APPEND_CACHE(*given)
+    if key_scale is not None or value_scale is not None:
+        check_store_scales("append_cache_", key, key_cache, key_scale, value_scale)
+    APPEND_CACHE(*given, key_scale, value_scale)
 
 
 def rotate_append_(
@@ -66,6 +76,8 @@ def rotate_append_(
     prefix_lens: Tensor,
     *,
     block_table: Tensor | None = None,
+    key_scale: Tensor | None = None,
+    value_scale: Tensor | None = None,
 ) -> Tensor:
     """Rotary embedding of query and key, fused with the append of key and value.
 
@@ -75,9 +87,11 @@ def rotate_append_(
     Args:
         query: `[B, Hq, T, D]`, key, value: `[B, Hkv, T, D]`, of one float dtype, D even.
         cos, sin: `[B, T, D]` float32 or of that dtype.
-        key_cache, value_cache: `[B, Hkv, N, D]` of that dtype, written at `prefix_len + i`.
+        key_cache, value_cache: `[B, Hkv, N, D]` of that dtype or both float8_e4m3fn, written at
+            `prefix_len + i`.
         prefix_lens: `[B]` int32 in 0..N - T.
-        block_table: as in `append_cache_`.
+        block_table, key_scale, value_scale: as in `append_cache_`. Rotated keys are rounded once,
+            to float8 too.
 
     Returns:
         The rotated query `[B, Hq, T, D]`, contiguous.
@@ -106,5 +120,7 @@ def rotate_append_(
     appended = (key, value, key_cache, value_cache, prefix_lens, block_table)
     if not (append_arguments_fit(*appended) and rotation_arguments_fit(query, key, cos, sin)):
         check_append("rotate_append_", *appended, query, (cos, sin))
-    caches = (key_cache, value_cache, prefix_lens, block_table)
+    if key_scale is not None or value_scale is not None:
+        check_store_scales("rotate_append_", key, key_cache, key_scale, value_scale)
+    caches = (key_cache, value_cache, prefix_lens, block_table, key_scale, value_scale)
     return ROTATE_APPEND(query, key, value, cos, sin, *caches)

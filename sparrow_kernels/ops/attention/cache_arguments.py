@@ -6,7 +6,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparrow_kernels.ops.attention.arguments import FLOATS, check_floats, check_integers
+from sparrow_kernels.ops.attention.arguments import (
+    FLOAT8,
+    FLOATS,
+    check_floats,
+    check_integers,
+    check_scale,
+)
 from sparrow_kernels.ops.errors import Size, check_rows_are_dense, check_tensor, refuse
 from sparrow_kernels.ops.pages import check_block_table
 
@@ -24,12 +30,15 @@ def check_append(
 ) -> None:
     """New rows `[B, Hkv, T, D]` fit caches; so do `query`, cos and sin if any."""
     sizes: dict[str, Size] = {}
-    like = check_tensor(op, "key", key, "B Hkv T D", FLOATS, sizes)
+    stored = FLOATS if query is not None else (*FLOATS, FLOAT8)  # as they are, if they are float8
+    like = check_tensor(op, "key", key, "B Hkv T D", stored, sizes)
     check_rows_are_dense(op, "key", like)
     check_floats(op, "value", value, "B Hkv T D", sizes, like)
     letters = "B Hkv N D" if block_table is None else "num_pages Hkv page_size D"
-    check_floats(op, "key_cache", key_cache, letters, sizes, like)
-    check_floats(op, "value_cache", value_cache, letters, sizes, like)
+    dtypes = tuple({like.dtype: None, FLOAT8: None})
+    cache = check_tensor(op, "key_cache", key_cache, letters, dtypes, sizes, like.device)
+    check_rows_are_dense(op, "key_cache", cache)
+    check_floats(op, "value_cache", value_cache, letters, sizes, cache)
     if block_table is not None:
         check_block_table(op, block_table, sizes["B"], like)
     check_integers(op, "prefix_lens", prefix_lens, "B", sizes, like)
@@ -43,6 +52,19 @@ def check_append(
                 op, name, tensor, "B T D", (torch.float32, like.dtype), sizes, like.device
             )
             check_rows_are_dense(op, name, given)
+
+
+def check_store_scales(
+    op: str, key: Tensor, key_cache: Tensor, key_scale: object, value_scale: object
+) -> None:
+    """Scales come with rows that are yet to be made float8."""
+    for name, scale in (("key_scale", key_scale), ("value_scale", value_scale)):
+        if scale is None:
+            continue
+        if key.dtype == FLOAT8:
+            hint = "float8 rows are stored as they are"
+            refuse(op, name, "left out beside rows in float8_e4m3fn", "a scale", hint)
+        check_scale(op, name, scale, key.shape[0], key_cache)
 
 
 def append_arguments_fit(
@@ -75,7 +97,9 @@ def append_arguments_fit(
         and prefix_lens.shape[0] == batch
         and prefix_lens.dtype == torch.int32
         and dtype in FLOATS
-        and dtype == value.dtype == key_cache.dtype == value_cache.dtype
+        and dtype == value.dtype
+        and (dtype == key_cache.dtype or key_cache.dtype == FLOAT8)
+        and key_cache.dtype == value_cache.dtype
         and device == value.device == key_cache.device == value_cache.device == prefix_lens.device
         and prefix_lens.is_contiguous()
         and key.stride(3) == value.stride(3) == key_cache.stride(3) == value_cache.stride(3) == 1

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.ops import native
-from sparrow_kernels.ops.attention.checks import lengths_inside
+from sparrow_kernels.ops.attention.checks import lengths_inside, scales_are_any
 from sparrow_kernels.ops.errors import refuse
 from sparrow_kernels.ops.pages import check_pages
 
@@ -18,8 +18,11 @@ def append_cache_(
     value_cache: Tensor,
     prefix_lens: Tensor,
     block_table: Tensor | None = None,
+    key_scale: Tensor | None = None,
+    value_scale: Tensor | None = None,
 ) -> None:
-    """The new rows fit behind the prefix."""
+    """The new rows fit behind the prefix, and scales are any."""
+    scales_are_any("append_cache_", key_scale, value_scale)
     _check_rows("append_cache_", prefix_lens, key.shape[2], key_cache, block_table)
 
 
@@ -33,8 +36,11 @@ def rotate_append_(
     value_cache: Tensor,
     prefix_lens: Tensor,
     block_table: Tensor | None = None,
+    key_scale: Tensor | None = None,
+    value_scale: Tensor | None = None,
 ) -> None:
-    """The new rows fit behind the prefix."""
+    """The new rows fit behind the prefix, and scales are any."""
+    scales_are_any("rotate_append_", key_scale, value_scale)
     _check_rows("rotate_append_", prefix_lens, key.shape[2], key_cache, block_table)
 
 

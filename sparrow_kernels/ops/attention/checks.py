@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -35,10 +37,13 @@ def tree_attention(
     num_splits: int | None,
     block_table: Tensor | None = None,
     key_bias: Tensor | None = None,
+    key_scale: Tensor | None = None,
+    value_scale: Tensor | None = None,
 ) -> None:
-    """Lengths lie in the cache, starts before them, bits and anchors name slots that exist, and
-    the block table pages that do."""
+    """Lengths lie in the cache, starts before them, bits and anchors name slots that exist, the
+    block table pages that do, and scales are any."""
     op = "tree_attention"
+    scales_are_any(op, key_scale, value_scale)
     slots = num_slots(key, block_table)
     if block_table is not None:
         ends = prefix_lens + _tree_slots(ancestors)
@@ -53,6 +58,16 @@ def tree_attention(
             _bits_inside(op, ancestors[b], b, slots - length)
     if anchor_slots is not None and anchor_count is not None and anchor_rank is not None:
         _anchors_ascend(op, anchor_slots, anchor_count, anchor_rank, slots)
+
+
+def scales_are_any(op: str, key_scale: Tensor | None, value_scale: Tensor | None) -> None:
+    """Those given are positive and finite."""
+    for name, scale in (("key_scale", key_scale), ("value_scale", value_scale)):
+        if scale is None:
+            continue
+        for number in scale.flatten().tolist():
+            if not 0 < number < math.inf:
+                refuse(op, name, "positive and finite", number)
 
 
 def _tree_slots(ancestors: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from sparrow_kernels.ops import native, registry
 from sparrow_kernels.ops.attention import checks, flops, mass, merge_derivative, reference
 from sparrow_kernels.ops.attention import torch as cpu
+from sparrow_kernels.ops.attention.arguments import FLOAT8
 from sparrow_kernels.ops.attention.triton import availability
 from sparrow_kernels.ops.pages import num_slots
 
@@ -22,7 +23,10 @@ _TREE_ARGUMENTS = (
 _TREE_WITHOUT_GRAD = "call it under torch.no_grad(), or train with anchored_window_attention"
 
 # What came later is last, and may be left out.
-_LATER = "Tensor? block_table=None, Tensor? key_bias=None"
+_LATER = (
+    "Tensor? block_table=None, Tensor? key_bias=None,"
+    " Tensor? key_scale=None, Tensor? value_scale=None"
+)
 _INPUTS = 13
 """Those of `_TREE_ARGUMENTS`; behind them out and lse, where they are given."""
 
@@ -59,6 +63,10 @@ def _attends_natively(query: Tensor, *_: Any) -> registry.Reason:
     if query.dtype == torch.float64:
         return "it has no float64"
     return "there is nothing to attend from" if query.numel() == 0 else None
+
+
+def _attends_with_torch(query: Tensor, key: Tensor, *_: Any) -> registry.Reason:
+    return "PyTorch's kernels take no float8" if key.dtype == FLOAT8 else None
 
 
 def _merges_natively(outs: Sequence[Tensor], _: Any) -> registry.Reason:
@@ -123,6 +131,13 @@ def _triton_takes(query: Tensor, *_: Any) -> registry.Reason:
     return availability.refuses(query)
 
 
+def _triton_attends(query: Tensor, key: Tensor, *_: Any) -> registry.Reason:
+    reason = _triton_takes(query)
+    if reason is None and key.dtype == FLOAT8:
+        return availability.refuses_float8(query.device, query.dtype)
+    return reason
+
+
 TREE_ATTENTION = registry.define(
     f"tree_attention({_TREE_ARGUMENTS}, {_LATER}) -> (Tensor out, Tensor lse)",
     fake=_fake_tree_attention,
@@ -134,16 +149,19 @@ TREE_ATTENTION_OUT = registry.define(
     fake=_fake_nothing,
     check=lambda *args: checks.tree_attention(*_apart(args)[0]),
 )
-for _name, _function in (("reference", reference.tree_attention), ("torch", cpu.tree_attention)):
-    TREE_ATTENTION.implement(_name, _function)
-    TREE_ATTENTION_OUT.implement(_name, _into(_function))
+for _name, _function, _takes in (
+    ("reference", reference.tree_attention, None),
+    ("torch", cpu.tree_attention, _attends_with_torch),
+):
+    TREE_ATTENTION.implement(_name, _function, takes=_takes)
+    TREE_ATTENTION_OUT.implement(_name, _into(_function), takes=_takes)
 native.implement(TREE_ATTENTION, takes=_attends_natively)
 native.implement(TREE_ATTENTION_OUT, takes=_attends_natively)
 TREE_ATTENTION.implement(
-    "triton", _triton_tree_attention, available=availability.unavailable, takes=_triton_takes
+    "triton", _triton_tree_attention, available=availability.unavailable, takes=_triton_attends
 )
 TREE_ATTENTION_OUT.implement(
-    "triton", _triton_tree_attention_out, available=availability.unavailable, takes=_triton_takes
+    "triton", _triton_tree_attention_out, available=availability.unavailable, takes=_triton_attends
 )
 
 for _op in (TREE_ATTENTION, TREE_ATTENTION_OUT):

@@ -32,20 +32,42 @@ class Slots(NamedTuple):
     """`[pages]` int32; then key and value are `[num_pages, Hkv, page_size, D]`."""
     bias: Tensor | None
     """`[Hkv | 1, N]`, of the committed slots."""
+    scales: tuple[Tensor | None, Tensor | None] = (None, None)
+    """`[Hkv | 1]` of keys and of values: what is stored in float8 is multiplied by them."""
 
     @classmethod
     def of(
-        cls, b: int, key: Tensor, value: Tensor, table: Tensor | None, bias: Tensor | None
+        cls,
+        b: int,
+        key: Tensor,
+        value: Tensor,
+        table: Tensor | None,
+        bias: Tensor | None,
+        key_scale: Tensor | None = None,
+        value_scale: Tensor | None = None,
     ) -> Slots:
         """Those of request `b` in the tensors of a call."""
-        if bias is not None:
-            bias = bias[b if bias.shape[0] > 1 else 0]
+
+        def own(each: Tensor | None) -> Tensor | None:
+            return None if each is None else each[b if each.shape[0] > 1 else 0]
+
+        scales = own(key_scale), own(value_scale)
         if table is None:
-            return cls(key[b], value[b], None, bias)
-        return cls(key, value, table[b], bias)
+            return cls(key[b], value[b], None, own(bias), scales)
+        return cls(key, value, table[b], own(bias), scales)
 
     def rows(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Key and value of `slots` `[n]`, each `[Hkv, n, D]`."""
+        key, value = self._stored(slots)
+        if key.element_size() > 1:
+            return key, value
+        both = []
+        for stored, scale in zip((key, value), self.scales, strict=True):
+            rows = stored.float()
+            both.append(rows if scale is None else rows * scale[:, None, None])
+        return both[0], both[1]
+
+    def _stored(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         if self.table is None:
             return self.key[:, slots], self.value[:, slots]
         num_pages, _, page_size, _ = self.key.shape
@@ -102,6 +124,8 @@ def tree_attention(
     num_splits: int | None,
     block_table: Tensor | None = None,
     key_bias: Tensor | None = None,
+    key_scale: Tensor | None = None,
+    value_scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `sparrow_kernels.tree_attention`. Reads the lengths on the host; not for capture."""
     batch, heads, rows, _ = query.shape
@@ -124,7 +148,7 @@ def tree_attention(
             None if depth is None else depth[b],
             window or 0,
         )
-        own = Slots.of(b, key, value, block_table, key_bias)
+        own = Slots.of(b, key, value, block_table, key_bias, key_scale, value_scale)
         out[b], lse[b] = _attend(query[b], own, slots, request, scale)
     return out, lse
 

@@ -39,9 +39,11 @@ def tree_attention(
     num_splits: int | None,
     block_table: Tensor | None = None,
     key_bias: Tensor | None = None,
+    key_scale: Tensor | None = None,
+    value_scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `sparrow_kernels.tree_attention`. `num_splits` means nothing here. Pages are copied
-    together: PyTorch's kernels take no table."""
+    together: PyTorch's kernels take no table, and no float8 either, so that there are no scales."""
     batch, heads, rows, _ = query.shape
     if query.numel() == 0 or key.numel() == 0:
         empty_lse = query.new_full((batch, heads, rows), -torch.inf, dtype=torch.float32)

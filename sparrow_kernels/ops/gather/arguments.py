@@ -13,6 +13,7 @@ from sparrow_kernels.ops.pages import check_block_table
 from sparrow_kernels.ops.types import Acceptance
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_STORED = (*_DTYPES, torch.float8_e4m3fn)  # rows of a cache move as bytes, whatever scales them
 _EVERY_NODE = 2**31 - 1  # rows enough for any path: nodes are int32
 
 
@@ -49,7 +50,7 @@ def check_caches(
     if len(key_layers) != len(value_layers):
         refuse(op, "values", f"{len(key_layers)} layers, as keys", len(value_layers))
     letters = "B Hkv N D" if block_table is None else "num_pages Hkv page_size D"
-    first = check_tensor(op, "keys[0]", key_layers[0], letters, _DTYPES, sizes, device)
+    first = check_tensor(op, "keys[0]", key_layers[0], letters, _STORED, sizes, device)
     check_rows_are_dense(op, "keys[0]", first)
     _check_like(op, "keys", key_layers, first, strides_too=True)
     _check_like(op, "values", value_layers, first, strides_too=True)

@@ -40,6 +40,19 @@ def refuses(tensor: Tensor) -> Reason:
     return wrong_device(tensor)
 
 
+def refuses_float8(device: torch.device, dtype: torch.dtype) -> Reason:
+    """Why rows of `dtype` cannot attend to float8_e4m3fn caches there, None if they can."""
+    if device.type != "cuda":
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    instead = "pass key and value in the query's dtype, times their scales"
+    if major != 9:
+        return f"its float8 caches are for GPUs of 9.x, this is {major}.{minor}: {instead}"
+    if dtype == torch.float32:
+        return f"its float8 caches are for rows of 16 bits, whose tiles do not spill: {instead}"
+    return None
+
+
 def wrong_device(tensor: Tensor) -> Reason:
     """Why kernels cannot run where this tensor is, None if they can."""
     if tensor.device.type == "cuda":

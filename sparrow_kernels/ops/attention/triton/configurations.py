@@ -155,10 +155,11 @@ def configurations(
     anchored: bool,
     indirect: bool = False,
     biased: bool = False,
+    float8: bool = False,
 ) -> tuple[Configuration, ...]:
     """What the table has, by rows, ascending. With `indirect`, keys in pages or with a bias: the
     same tiles and splits, so that a result has the same bits, with stages for one more load. With
-    `biased` the longest tiles, which would spill, are cut."""
+    `biased` the longest tiles, which would spill, are cut, with `float8` those of two warps."""
     if arch == INTERPRETER:
         return _INTERPRETED
     if arch == UNFENCED and dtype.itemsize == 4:
@@ -170,6 +171,8 @@ def configurations(
         found = tuple(_indirect(each, n, anchored) for each, n in zip(found, longest, strict=True))
     if biased and arch == UNFENCED and head_dim > 64:
         found = found[:1]  # 32 rows of two warps have no register left for a bias
+    if float8 and arch == UNFENCED:
+        found = found[:1]  # nor for conversions
     return found
 
 
@@ -195,9 +198,10 @@ def choose(
     fixed: bool,
     indirect: bool = False,
     biased: bool = False,
+    float8: bool = False,
 ) -> Configuration:
     """The configuration for `rows` = T * G; with `fixed`, the one that does not depend on them."""
-    found = configurations(arch, dtype, head_dim, anchored, indirect, biased)
+    found = configurations(arch, dtype, head_dim, anchored, indirect, biased, float8)
     if fixed:
         return found[min(1, len(found) - 1)]
     # The fewest programs that read the same K and V, then the fewest rows of padding.

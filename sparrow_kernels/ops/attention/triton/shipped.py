@@ -2,7 +2,8 @@
 
 Every configuration of the table that its architecture uses, in bfloat16 (float16 has the same
 sizes) for a group of 7, a cache of usual strides and one word of ancestors; the ones with anchors;
-padded head dims; float32; keys in pages or with a bias; what runs where Triton leaves out a fence.
+padded head dims; float32; keys in pages or with a bias; what runs where Triton leaves out a fence;
+for 9.0 float8 caches.
 """
 
 from __future__ import annotations
@@ -52,6 +53,16 @@ _INDIRECT_CASES = (
     ("bf16", 128, True),
     ("fp32", 128, False),
 )
+# The same for rows of this dtype to caches in float8, and what is more of `_INDIRECT`.
+_FLOAT8_CASES = (
+    ("bf16", 64, False, None),
+    ("bf16", 128, False, None),
+    ("bf16", 256, False, None),
+    ("bf16", 128, True, None),
+    ("bf16", 128, False, "pages"),
+    ("bf16", 128, False, "bias"),
+    ("fp16", 128, False, None),
+)
 _GROUP = 7
 _PAGE = 16
 _INDIRECT = {"pages": {"block_table_ptr": "*i32"}, "bias": {"key_bias_ptr": "*fp32"}}
@@ -76,6 +87,11 @@ def shipped(arch: int) -> list[Shipped]:
         found.append(_mass(dtype, head_dim, arch))
     found.append(_mass("bf16", 128, arch, paged=True))
     if arch >= 90:
+        for dtype, head_dim, anchored, extra in _FLOAT8_CASES:
+            options = (extra is not None, extra == "bias")
+            table = configurations(arch, _DTYPES[dtype], head_dim, anchored, *options)
+            for each in dict.fromkeys(table):
+                found.append(_tree(dtype, head_dim, anchored, each, arch, extra, float8=True))
         found += _unfenced(arch)
         found.append(
             _mass("bf16", 128, UNFENCED)._replace(name="attention_mass D128 bf16 unfenced")
@@ -105,6 +121,7 @@ def _tree(
     configuration: Configuration,
     arch: int,
     more: str | None = None,
+    float8: bool = False,
 ) -> Shipped:
     """`more`: one of `_INDIRECT`."""
     second = f"+{configuration.block_m1}" if configuration.block_m1 else ""
@@ -117,6 +134,9 @@ def _tree(
         )
     if more is not None:
         tensors |= _INDIRECT[more]
+    if float8:
+        tensors |= dict.fromkeys(("key_ptr", "value_ptr"), "*fp8e4nv")
+        tensors |= dict.fromkeys(("key_scale_ptr", "value_scale_ptr"), "*fp32")
     constants = {
         "G": _GROUP,
         "SIGN": 1,
@@ -130,7 +150,10 @@ def _tree(
         "DEPENDENT": arch >= 90,
     }
     return Shipped(
-        name + (" anchors" if anchored else "") + (f" {more}" if more else ""),
+        name
+        + (" anchors" if anchored else "")
+        + (f" {more}" if more else "")
+        + (" float8" if float8 else ""),
         tree_kernel,
         *_arguments(
             tree_kernel,

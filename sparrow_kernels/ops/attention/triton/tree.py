@@ -24,7 +24,9 @@ clamped, bits past the cache are ignored, what no row sees is not read.
 Pages: the block table is read before the keys, slot by slot, so that a tile may begin anywhere in a
 page: the tiles, and so the bits, are those of a cache of one piece. A bias is read there too: what
 it takes away (-inf) is loaded as zeros.
-Not handled: float8 caches, float64, another head dim for V, D above 256.
+Float8 caches, on 9.x: half the bytes; what is loaded becomes 16 bits on its way to the products,
+and scores and result are multiplied by the scales of the KV head.
+Not handled: float64, another head dim for V, D above 256.
 """
 
 # A kernel's arguments have their types from the launch.
@@ -48,11 +50,13 @@ from sparrow_kernels.ops.attention.triton.tree_tiles import (
 # known to the compiler, and a graph may be captured of any.
 ANY_ALIGNMENT = [
     "ancestors_ptr", "prefix_lens_ptr", "prefix_starts_ptr", "anchor_slots_ptr", "anchor_count_ptr",
-    "anchor_rank_ptr", "depth_ptr", "block_table_ptr", "key_bias_ptr", "lse_ptr",
+    "anchor_rank_ptr", "depth_ptr", "block_table_ptr", "key_bias_ptr", "key_scale_ptr",
+    "value_scale_ptr", "lse_ptr",
 ]  # fmt: skip
 _ANY_VALUE = [
     "ancestors_stride_b", "ancestors_stride_t", "slots_stride_b", "rank_stride_b", "depth_stride_b",
     "table_stride_b", "bias_stride_b", "bias_stride_h",
+    "key_scale_stride_b", "key_scale_stride_h", "value_scale_stride_b", "value_scale_stride_h",
     "lse_stride_s", "lse_stride_b", "lse_stride_h", "lse_stride_t",
     "window", "T", "N", "W", "A", "num_pages", "num_splits", "row_tiles", "num_groups",
 ]  # fmt: skip
@@ -72,6 +76,8 @@ def tree_kernel(
     depth_ptr,  # [B, T] int32
     block_table_ptr,  # [B, N / PAGE] int32 or None
     key_bias_ptr,  # [B, Hkv, N] or None
+    key_scale_ptr,  # [B, Hkv] float32 or None
+    value_scale_ptr,  # the same
     out_ptr,  # [num_splits, B, Hq, T, D]
     lse_ptr,  # [num_splits, B, Hq, T] float32 or None
     query_stride_b, query_stride_h, query_stride_t,
@@ -80,6 +86,7 @@ def tree_kernel(
     ancestors_stride_b, ancestors_stride_t,
     slots_stride_b, rank_stride_b, depth_stride_b,
     table_stride_b, bias_stride_b, bias_stride_h,
+    key_scale_stride_b, key_scale_stride_h, value_scale_stride_b, value_scale_stride_h,
     out_stride_s, out_stride_b, out_stride_h, out_stride_t,
     lse_stride_s, lse_stride_b, lse_stride_h, lse_stride_t,
     scale_log2,  # |scale| * log2(e), above 0
@@ -116,6 +123,13 @@ def tree_kernel(
     biases = None
     if key_bias_ptr is not None:
         biases = key_bias_ptr + request * bias_stride_b + group * bias_stride_h
+    value_scale = None
+    if value_scale_ptr is not None:
+        at = request * value_scale_stride_b + group * value_scale_stride_h
+        value_scale = tl.load(value_scale_ptr + at)
+    if key_scale_ptr is not None:
+        at = request * key_scale_stride_b + group * key_scale_stride_h
+        scale_log2 *= tl.load(key_scale_ptr + at)
     query_ptr += request * query_stride_b + group * G * query_stride_h
     out_ptr += split.to(tl.int64) * out_stride_s + request * out_stride_b + group * G * out_stride_h
     if lse_ptr is not None:
@@ -181,9 +195,31 @@ def tree_kernel(
     rows = row_numbers(first_row + tl.program_id(2), BLOCK_M0, BLOCK_M1)
     out_steps, lse_steps = (out_stride_h, out_stride_t), (lse_stride_h, lse_stride_t)
     store_rows(
-        out_ptr, out_steps, lse_ptr, lse_steps, rows[0], states[0], T, num_splits, G, D, BLOCK_D
+        out_ptr,
+        out_steps,
+        lse_ptr,
+        lse_steps,
+        rows[0],
+        states[0],
+        value_scale,
+        T,
+        num_splits,
+        G,
+        D,
+        BLOCK_D,
     )
     if BLOCK_M1 > 0:
         store_rows(
-            out_ptr, out_steps, lse_ptr, lse_steps, rows[1], states[1], T, num_splits, G, D, BLOCK_D
+            out_ptr,
+            out_steps,
+            lse_ptr,
+            lse_steps,
+            rows[1],
+            states[1],
+            value_scale,
+            T,
+            num_splits,
+            G,
+            D,
+            BLOCK_D,
         )

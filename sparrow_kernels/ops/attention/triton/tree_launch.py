@@ -50,6 +50,8 @@ class Shape(NamedTuple):
     indirect: bool = False
     """Whether a tile's keys wait for another load: their pages, or a bias that takes some away."""
     biased: bool = False
+    float8: bool = False
+    """Whether keys and values are stored in it; the dtype above is that of the rows."""
 
 
 class Device(NamedTuple):
@@ -84,6 +86,7 @@ def plan(shape: Shape) -> Plan:
         fixed=shape.num_splits is not None,
         indirect=shape.indirect,
         biased=shape.biased,
+        float8=shape.float8,
     )
     return with_splits(shape, chosen)
 
@@ -107,6 +110,7 @@ def plans(shape: Shape) -> list[Plan]:
         shape.anchored,
         shape.indirect,
         shape.biased,
+        shape.float8,
     )
     usual = plan(shape)
     ways = [usual, *(with_splits(shape, each) for each in found if each != usual.configuration)]
@@ -145,6 +149,8 @@ def tree_attention_out(
     lse: Tensor | None,
     block_table: Tensor | None = None,
     key_bias: Tensor | None = None,
+    key_scale: Tensor | None = None,
+    value_scale: Tensor | None = None,
 ) -> None:
     """The same into `out` and `lse`, which the kernel writes itself."""
     batch, heads, nodes, head_dim = query.shape
@@ -160,11 +166,11 @@ def tree_attention_out(
     shape = Shape(
         query.device, query.dtype, batch, kv_heads, nodes * (heads // kv_heads), head_dim, slots,
         anchor_slots is not None, num_splits, block_table is not None or key_bias is not None,
-        key_bias is not None,
+        key_bias is not None, key.dtype != query.dtype,
     )  # fmt: skip
     arguments = (
         query, key, value, ancestors, prefix_lens, prefix_starts, anchor_slots, anchor_count,
-        anchor_rank, window, depth, scale, out, lse, block_table, key_bias,
+        anchor_rank, window, depth, scale, out, lse, block_table, key_bias, key_scale, value_scale,
     )  # fmt: skip
     chosen = plan(shape)
     if num_splits is None and tuning.asked_for(query.device):
@@ -191,6 +197,8 @@ def attend(
     lse: Tensor | None,
     block_table: Tensor | None,
     key_bias: Tensor | None,
+    key_scale: Tensor | None,
+    value_scale: Tensor | None,
     chosen: Plan,
 ) -> None:
     """Launch the kernel as `chosen`, and the merge if there are several splits."""
@@ -203,11 +211,12 @@ def attend(
         target = torch.empty(shape, dtype=out.dtype, device=out.device)
         target_lse = torch.empty(shape[:4], dtype=torch.float32, device=out.device)
     key_of_call = (
-        chosen, query.device, query.dtype, query.shape, key.shape, ancestors.shape,
+        chosen, query.device, query.dtype, key.dtype, query.shape, key.shape, ancestors.shape,
         query.stride(), key.stride(), value.stride(), ancestors.stride(), target.stride(),
         None if target_lse is None else target_lse.stride(),
         *(None if each is None else (each.shape, each.stride())
-          for each in (prefix_starts, anchor_slots, anchor_rank, depth, block_table, key_bias)),
+          for each in (prefix_starts, anchor_slots, anchor_rank, depth, block_table, key_bias,
+                       key_scale, value_scale)),
         key_bias is not None and key_bias.dtype,
         window, scale, aligned(query, key, value, target),
     )  # fmt: skip
@@ -215,20 +224,28 @@ def attend(
     def prepare() -> tuple[int, tuple[Any, ...], dict[str, Any]]:
         return _arguments(
             query, key, value, ancestors, anchor_slots, anchor_rank, depth, window, scale,
-            target, target_lse, block_table, key_bias, chosen,
+            target, target_lse, block_table, key_bias, key_scale, value_scale, chosen,
         )  # fmt: skip
 
     with current(query.device):
         pointers = (
             query, key, value, ancestors, prefix_lens, prefix_starts,
             anchor_slots, anchor_count, anchor_rank, depth, block_table, key_bias,
-            target, target_lse,
+            key_scale, value_scale, target, target_lse,
         )  # fmt: skip
         launch(tree_kernel, key_of_call, pointers, prepare)
         if num_splits > 1:
             assert target_lse is not None
             dependent = device_facts(query.device).dependent_launch
             merge_splits(target, target_lse, out, lse, dependent)
+
+
+def _repeated(tensor: Tensor | None) -> tuple[int, int]:
+    """The strides of its first two dims, 0 where one of size 1 stands for all."""
+    if tensor is None:
+        return 0, 0
+    of_batch, of_heads = (size > 1 for size in tensor.shape[:2])
+    return tensor.stride(0) * of_batch, tensor.stride(1) * of_heads
 
 
 def _arguments(
@@ -245,6 +262,8 @@ def _arguments(
     target_lse: Tensor | None,
     block_table: Tensor | None,
     key_bias: Tensor | None,
+    key_scale: Tensor | None,
+    value_scale: Tensor | None,
     chosen: Plan,
 ) -> tuple[int, tuple[Any, ...], dict[str, Any]]:
     """The number of programs, what follows the pointers, and how the kernel is compiled."""
@@ -254,10 +273,6 @@ def _arguments(
     group = heads // kv_heads
     row_tiles = -(-nodes * group // configuration.rows)
     lse_strides = (0, 0, 0) if target_lse is None else target_lse.stride()[-3:]
-    bias_strides = (0, 0)
-    if key_bias is not None:
-        of_batch, of_heads = (size > 1 for size in key_bias.shape[:2])
-        bias_strides = (key_bias.stride(0) * of_batch, key_bias.stride(1) * of_heads)
     split_strides = (0, 0)
     if num_splits > 1:
         assert target_lse is not None
@@ -266,7 +281,8 @@ def _arguments(
         *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *ancestors.stride()[:2],
         *(0 if each is None else each.stride(0)
           for each in (anchor_slots, anchor_rank, depth, block_table)),
-        *bias_strides, split_strides[0], *target.stride()[-4:-1], split_strides[1], *lse_strides,
+        *(stride for each in (key_bias, key_scale, value_scale) for stride in _repeated(each)),
+        split_strides[0], *target.stride()[-4:-1], split_strides[1], *lse_strides,
         abs(scale) * math.log2(math.e) if scale else 1.0,
         min(window or 0, _LARGEST_WINDOW), nodes, num_slots(key, block_table), ancestors.shape[2],
         0 if anchor_slots is None else anchor_slots.shape[1], key.shape[0], num_splits, row_tiles,

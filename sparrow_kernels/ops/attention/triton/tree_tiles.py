@@ -160,7 +160,7 @@ def tree_extent(words, exists, W):
 
 @triton.jit
 def store_rows(
-    out, out_steps, lse, lse_steps, rows, state, T, num_splits,
+    out, out_steps, lse, lse_steps, rows, state, value_scale, T, num_splits,
     G: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """The result of the subtile's `rows` `[M]`. A row that saw nothing: 0 and -inf, beside other
@@ -170,6 +170,8 @@ def store_rows(
     dims = tl.arange(0, BLOCK_D)
     head, node = (rows % G).to(tl.int64), (rows // G).to(tl.int64)
     exists = rows < T * G
+    if value_scale is not None:
+        acc *= value_scale
     result = (acc / tl.where(blind, 1.0, total)[:, None]).to(out.dtype.element_ty)
     ptrs = out + head * out_steps[0] + node * out_steps[1]
     kept = exists & (tl.where(num_splits == 1, 1, (total != 0.0).to(tl.int32)) != 0)
