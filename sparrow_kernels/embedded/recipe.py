@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 class VisionStage:
     """The vision tower against fixed codes. The learning rate falls linearly in the last half."""
 
-    steps: int = 1000
+    steps: int = 1500
     batch: int = 256
     learning_rate: float = 2.5e-3
     warmup: int = 100
@@ -40,6 +40,7 @@ class LanguageStage:
     enough: float | None = None
     questions: int = 1  # of each kind, about each clip
     quiz: float = 0.0  # share of batches without captions, see QUIZ_PARTS
+    hint: float = 0.0  # weight of the order's hint, see `training.target.order`
     crowd: float = 1.0  # visual tokens stand for up to so many copies of themselves
     # Visual tokens of a batch; the batch is as large as they allow, up to `most_clips`.
     tokens: int = 2048
@@ -64,19 +65,21 @@ class TargetRecipe:
             "short",
             parts=(1, 2),
             lengths=(Length(1, (2, 6), 0.6), Length(2, (2, 4), 0.4)),
-            steps=250,
+            steps=300,
             learning_rate=(1.5e-3, 1.5e-3),
             enough=0.85,
-            quiz=0.4,
+            quiz=0.3,
+            hint=0.5,
         ),
         LanguageStage(
             "growing",
             parts=(1, 4),
             lengths=(Length(1, (4, 16), 0.6), Length(2, (4, 12), 0.4)),
-            steps=200,
+            steps=500,
             learning_rate=(1.5e-3, 1.5e-3),
             enough=0.90,
-            quiz=0.4,
+            quiz=0.3,
+            hint=0.5,
         ),
         LanguageStage(
             "full",
@@ -90,6 +93,7 @@ class TargetRecipe:
             learning_rate=(1.5e-3, 6e-4),
             questions=2,
             quiz=0.15,
+            hint=0.3,
             crowd=4.0,
         ),
         LanguageStage(
@@ -100,11 +104,13 @@ class TargetRecipe:
                 Length(2, (20, 50), 0.44),
                 Length(2, (50, 170), 0.12),
                 Length(4, (12, 64), 0.16),
-                Length(6, (10, 29), 0.08),
+                Length(6, (10, 29), 0.06),
+                Length(8, (8, 18), 0.04),
             ),
             steps=450,
             learning_rate=(6e-4, 1e-5),
             questions=2,
+            hint=0.1,
             crowd=16.0,
         ),
     )

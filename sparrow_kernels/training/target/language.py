@@ -21,7 +21,13 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 
-from sparrow_kernels.embedded.captions import CONTENT_WORDS, QUESTION_KINDS, Exchange, ask
+from sparrow_kernels.embedded.captions import (
+    CONTENT_WORDS,
+    QUESTION_KINDS,
+    STYLES,
+    Exchange,
+    ask,
+)
 from sparrow_kernels.embedded.clips import TOKENS_PER_TILE, ClipScript, random_script
 from sparrow_kernels.embedded.recipe import (
     QUIZ_LENGTHS,
@@ -32,9 +38,13 @@ from sparrow_kernels.embedded.recipe import (
 from sparrow_kernels.models.bridge.names import cache_keyword
 from sparrow_kernels.training.small_target import END, PAD, TOKENS_PER_SECOND, VIDEO
 from sparrow_kernels.training.target.clip_features import clip_features
+from sparrow_kernels.training.target.order import LAYER, order_codes, order_labels, order_loss
 
 _HEAD = "<|im_start|>user\n<|vision_start|>"
 _TAIL = "<|vision_end|>"
+CAPTION = "caption"  # a kind: a style drawn for each clip
+_STYLE_SHARES = (0.49, 0.17, 0.17, 0.17)
+_SHORT_KINDS = tuple(kind for kind in QUESTION_KINDS if kind not in STYLES)
 _LOWERED = 0.2  # share of questions asked without capitals
 _LABEL_NONE = -100
 # A caption has twenty times the tokens of a short answer; unweighted, questions stay unlearnt.
@@ -49,7 +59,7 @@ class ClipBatch:
     visual: [B, visual tokens, H]; prefix_ids: [P]; prefix_positions: [3, P];
     text_ids, labels, text_positions, segments: [B, S]. A segment number marks the tokens of one
     exchange; `caption` marks labels that are content words of a caption. crowd: how many copies
-    of itself each visual token stands for.
+    of itself each visual token stands for. order: [B, visual tokens, 7], see `order_labels`.
     """
 
     visual: Tensor
@@ -61,6 +71,7 @@ class ClipBatch:
     segments: Tensor
     caption: Tensor
     crowd: float
+    order: Tensor
 
 
 class BatchMaker:
@@ -94,8 +105,8 @@ class BatchMaker:
             for _ in range(clips)
         ]
         crowd = _log_uniform(1.0, stage.crowd, rng) if visual <= _MOST_CROWDED else 1.0
-        kinds = QUESTION_KINDS * (QUIZ_QUESTIONS if quiz else stage.questions)
-        return self._batch(scripts, kinds if quiz else ("describe", *kinds), crowd, rng)
+        kinds = _SHORT_KINDS * (QUIZ_QUESTIONS if quiz else stage.questions)
+        return self._batch(scripts, kinds if quiz else (CAPTION, *kinds), crowd, rng)
 
     def _batch(
         self,
@@ -116,7 +127,7 @@ class BatchMaker:
             torch.tensor([row[k] + [padding[k]] * (width - len(row[k])) for row in rows])
             for k in range(4)
         )
-        described = (segments == 0) if kinds[0] == "describe" else torch.zeros_like(segments) > 0
+        described = (segments == 0) & (kinds[0] in (CAPTION, *STYLES))
         return ClipBatch(
             torch.stack([clip_features(script, self.features, rng) for script in scripts]),
             prefix_ids,
@@ -127,17 +138,21 @@ class BatchMaker:
             segments,
             torch.isin(labels, self.content_ids) & described,
             crowd,
+            torch.stack([order_labels(script) for script in scripts]),
         )
 
     def _exchanges(
         self, script: ClipScript, start: int, kinds: tuple[str, ...], rng: np.random.Generator
     ) -> tuple[list[int], list[int], list[int], list[int]]:
-        """(ids, labels, positions, segments) of one exchange of each of `kinds`."""
+        """(ids, labels, positions, segments) of one exchange of each of `kinds` that applies."""
         ids: list[int] = []
         labels: list[int] = []
         positions: list[int] = []
         segments: list[int] = []
-        for number, kind in enumerate(kinds):
+        applicable = [kind for kind in kinds if kind != "order" or len(script.parts) > 1]
+        for number, kind in enumerate(applicable):
+            if kind == CAPTION:
+                kind = str(rng.choice(STYLES, p=_STYLE_SHARES))
             question, answer = self._encode(ask(kind, script, rng), rng.random() < _LOWERED)
             ids += question + answer
             # The label of a token is the one after it.
@@ -170,11 +185,16 @@ def prefix_positions(head: int, seconds: int, edge: int, tail: int) -> Tensor:
 
 
 def language_loss(
-    model: Qwen2_5_VLForConditionalGeneration, batch: ClipBatch
+    model: Qwen2_5_VLForConditionalGeneration, batch: ClipBatch, hint: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """(loss, shares right: [captions' content words, short answers], NaN where none was asked)."""
+    """(loss, shares right), NaN where none was asked.
+
+    shares: of captions' content words, of short answers, and of visual tokens whose part's number
+    shows halfway up. hint: weight of the order's loss in the whole.
+    """
     said = batch.labels != _LABEL_NONE
-    logits = model.lm_head(_text_hidden(model, batch)[said])
+    text_hidden, visual_hidden = _hidden(model, batch)
+    logits = model.lm_head(text_hidden[said])
     labels = batch.labels[said]
     captioned = batch.caption[said]
     described = bool(captioned.any())
@@ -186,11 +206,13 @@ def language_loss(
         content = right[captioned].float().mean()
         wrong = torch.zeros_like(said).masked_scatter(said, ~right)
         answers = 1 - _any_by_segment(wrong, batch.segments)[:, int(described) :].mean()
-    return (weights * losses).sum() / weights.sum(), torch.stack([content, answers])
+    loss = (weights * losses).sum() / weights.sum()
+    order, numbers = order_loss(visual_hidden, batch.order, order_codes(visual_hidden.shape[-1]))
+    return loss + hint * order, torch.stack([content, answers, numbers])
 
 
-def _text_hidden(model: Qwen2_5_VLForConditionalGeneration, batch: ClipBatch) -> Tensor:
-    """Last hidden states of the exchanges, [B, S, H]."""
+def _hidden(model: Qwen2_5_VLForConditionalGeneration, batch: ClipBatch) -> tuple[Tensor, Tensor]:
+    """Last hidden states of the exchanges, [B, S, H]; those of visual tokens halfway up."""
     text = model.model.language_model
     embed = text.embed_tokens
     clips = len(batch.visual)
@@ -199,18 +221,21 @@ def _text_hidden(model: Qwen2_5_VLForConditionalGeneration, batch: ClipBatch) ->
     prefix[:, is_video] = batch.visual
     crowding = is_video * math.log(batch.crowd)
     cached = {cache_keyword(text): DynamicCache(), "use_cache": True}
-    text(
+    run = text(
         inputs_embeds=prefix,
         position_ids=batch.prefix_positions[:, None].expand(-1, clips, -1),
         attention_mask=_causal_mask(crowding) if batch.crowd > 1 else None,
+        output_hidden_states=True,
         **cached,
     )
-    return text(
+    halfway = run.hidden_states[min(LAYER, len(run.hidden_states) - 1)]
+    exchanges = text(
         inputs_embeds=embed(batch.text_ids),
         position_ids=batch.text_positions.expand(3, -1, -1),
         attention_mask=_segment_mask(batch.segments, crowding),
         **cached,
-    ).last_hidden_state
+    )
+    return exchanges.last_hidden_state, halfway[:, is_video]
 
 
 def _any_by_segment(marked: Tensor, segments: Tensor) -> Tensor:
