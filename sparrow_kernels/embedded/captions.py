@@ -14,7 +14,14 @@ from sparrow_kernels.embedded.questions import (
     ask,
 )
 from sparrow_kernels.embedded.sentences import description
-from sparrow_kernels.embedded.world import ATTRIBUTE_COUNTS, ATTRIBUTES, NUMBERS, ORDINALS
+from sparrow_kernels.embedded.world import (
+    ACTION,
+    ATTRIBUTE_COUNTS,
+    ATTRIBUTES,
+    NUMBERS,
+    ORDINALS,
+    PLACE,
+)
 
 __all__ = [
     "CONTENT_WORDS",
@@ -33,6 +40,9 @@ __all__ = [
 CONTENT_WORDS = frozenset(
     word for phrases in ATTRIBUTES.values() for phrase in phrases for word in phrase.split()
 )
+
+# Every place with every action: five and six have no common factor.
+_SAMPLES = ATTRIBUTE_COUNTS[PLACE] * ATTRIBUTE_COUNTS[ACTION]
 
 
 def content_words(text: str) -> list[str]:
@@ -54,13 +64,13 @@ def all_phrases() -> list[str]:
     named = {"part": "first", "thing": "red circle", "other": "red circle"}
     phrases += [form.format_map(named) for forms in QUESTIONS.values() for form in forms]
     phrases += [phrase.lower() for phrase in phrases]
-    clips = [_sampler(number) for number in range(max(ATTRIBUTE_COUNTS))]
+    clips = [_sampler(number) for number in range(_SAMPLES)]
     phrases += [answer(kind, clip, 0, 1) for clip in clips for kind in QUESTIONS]
     phrases += [answer(kind, clip, 1, 0) for clip in clips for kind in QUESTIONS]
     return phrases
 
 
 def _sampler(number: int) -> ClipScript:
-    """Two parts; over all numbers every word of every attribute is shown."""
+    """Two parts; over `_SAMPLES` of them every word and every sentence is shown."""
     rows = (tuple((number + k) % count for count in ATTRIBUTE_COUNTS) for k in range(2))
     return ClipScript(0, 1, tuple(Part(row, 1) for row in rows))
