@@ -10,6 +10,7 @@ import torch
 
 from sparrow_kernels.embedded.captions import (
     QUESTIONS,
+    Exchange,
     answer,
     ask,
     content_accuracy,
@@ -46,7 +47,7 @@ from sparrow_kernels.training.small_target import (
 )
 from sparrow_kernels.training.target.clip_features import clip_features
 from sparrow_kernels.training.target.language import prefix_positions
-from sparrow_kernels.training.target.order import order_labels
+from sparrow_kernels.training.target.order import order_labels, spoken_numbers
 from sparrow_kernels.training.target.tile_pool import PHASES, SCENES, VIEWS, scene_number
 from sparrow_kernels.training.target.vision import (
     patchify_tiles,
@@ -275,6 +276,20 @@ def test_order_is_asked_of_scenes_and_what_was_before_of_cuts():
     assert (labels[[0, 1, 3, 4], :, 1:] == -100).all()
     hidden = ClipScript(5, 2, RED_CIRCLE_THEN_PINK_RING.parts, distractor_rate=1.0)
     assert ((order_labels(hidden).view(5, 16, 7)[..., 0] >= 0).sum(1) == 4).all()
+
+
+def test_spoken_numbers_count_what_was_said():
+    tokenizer = build_tokenizer()
+    clip = RED_CIRCLE_THEN_PINK_RING
+    for kind, marked in [("describe", ["There", "Near"]), ("brief", [" a", " then"])]:
+        tokens = tokenizer.tokenize(answer(kind, clip))
+        numbers = spoken_numbers(Exchange(kind, "", ""), tokens, 2)
+        assert len(numbers) == len(tokens) + 1
+        first = [tokens[numbers.index(part)].replace("Ġ", " ") for part in (0, 1)]
+        assert [word.strip() for word in first][1] == marked[1].strip()
+    assert numbers[-1] == 1
+    assert spoken_numbers(Exchange("color", "", "", 1), ["It"], 2) == [1, 1]
+    assert set(spoken_numbers(Exchange("after", "", ""), ["It", "."], 2)) == {-100}
 
 
 def test_training_positions_are_the_models_own(processor, target):

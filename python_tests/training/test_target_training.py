@@ -60,7 +60,7 @@ def test_batch_of_a_step_is_seeded(maker):
 @torch.no_grad()
 def test_an_exchange_is_answered_as_if_it_were_alone(maker, target, crowd):
     batch = make_batch(maker, crowd)
-    together, _ = _hidden(target, batch)
+    together = _hidden(target, batch)[0]
     for row in range(2):
         for number in range(3):
             own = batch.segments[row] == number

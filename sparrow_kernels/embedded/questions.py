@@ -100,6 +100,8 @@ class Exchange:
     kind: str
     question: str
     answer: str
+    part: int | None = None
+    """The part (from 0) that the question names by its place in the clip."""
 
 
 def answer(kind: str, script: ClipScript, number: int = 0, other: int = 0) -> str:
@@ -151,9 +153,11 @@ def ask(kind: str, script: ClipScript, rng: np.random.Generator) -> Exchange:
     other = (number + int(rng.integers(1, max(parts, 2)))) % parts
     is_last = number == parts - 1 and rng.random() < 0.5
     phrasings = QUESTIONS[kind]
-    question = phrasings[int(rng.integers(len(phrasings)))].format(
+    phrasing = phrasings[int(rng.integers(len(phrasings)))]
+    question = phrasing.format(
         part="last" if is_last else ORDINALS[number],
         thing=thing(script.parts[number]),
         other=thing(script.parts[other]),
     )
-    return Exchange(kind, question, answer(kind, script, number, other))
+    named = number if "{part}" in phrasing else None
+    return Exchange(kind, question, answer(kind, script, number, other), named)

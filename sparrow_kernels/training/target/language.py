@@ -38,7 +38,7 @@ from sparrow_kernels.embedded.recipe import (
 from sparrow_kernels.models.bridge.names import cache_keyword
 from sparrow_kernels.training.small_target import END, PAD, TOKENS_PER_SECOND, VIDEO
 from sparrow_kernels.training.target.clip_features import clip_features
-from sparrow_kernels.training.target.order import LAYER, order_codes, order_labels, order_loss
+from sparrow_kernels.training.target.order import LAYER, order_labels, order_loss, spoken_numbers
 
 _HEAD = "<|im_start|>user\n<|vision_start|>"
 _TAIL = "<|vision_end|>"
@@ -59,7 +59,8 @@ class ClipBatch:
     visual: [B, visual tokens, H]; prefix_ids: [P]; prefix_positions: [3, P];
     text_ids, labels, text_positions, segments: [B, S]. A segment number marks the tokens of one
     exchange; `caption` marks labels that are content words of a caption. crowd: how many copies
-    of itself each visual token stands for. order: [B, visual tokens, 7], see `order_labels`.
+    of itself each visual token stands for. order: [B, visual tokens, 7], see `order_labels`;
+    spoken: [B, S], see `spoken_numbers`.
     """
 
     visual: Tensor
@@ -72,6 +73,7 @@ class ClipBatch:
     caption: Tensor
     crowd: float
     order: Tensor
+    spoken: Tensor
 
 
 class BatchMaker:
@@ -122,10 +124,10 @@ class BatchMaker:
         start = int(positions[0, -1]) + 1
         rows = [self._exchanges(script, start, kinds, rng) for script in scripts]
         width = max(len(row[0]) for row in rows)
-        padding = (PAD, _LABEL_NONE, start, -1)
-        text_ids, labels, text_positions, segments = (
+        padding = (PAD, _LABEL_NONE, start, -1, _LABEL_NONE)
+        text_ids, labels, text_positions, segments, spoken = (
             torch.tensor([row[k] + [padding[k]] * (width - len(row[k])) for row in rows])
-            for k in range(4)
+            for k in range(len(padding))
         )
         described = (segments == 0) & (kinds[0] in (CAPTION, *STYLES))
         return ClipBatch(
@@ -139,27 +141,33 @@ class BatchMaker:
             torch.isin(labels, self.content_ids) & described,
             crowd,
             torch.stack([order_labels(script) for script in scripts]),
+            spoken,
         )
 
     def _exchanges(
         self, script: ClipScript, start: int, kinds: tuple[str, ...], rng: np.random.Generator
-    ) -> tuple[list[int], list[int], list[int], list[int]]:
-        """(ids, labels, positions, segments) of one exchange of each of `kinds` that applies."""
+    ) -> tuple[list[int], ...]:
+        """(ids, labels, positions, segments, spoken) of an exchange of each kind that applies."""
         ids: list[int] = []
         labels: list[int] = []
         positions: list[int] = []
         segments: list[int] = []
+        spoken: list[int] = []
         applicable = [kind for kind in kinds if kind != "order" or len(script.parts) > 1]
         for number, kind in enumerate(applicable):
             if kind == CAPTION:
                 kind = str(rng.choice(STYLES, p=_STYLE_SHARES))
-            question, answer = self._encode(ask(kind, script, rng), rng.random() < _LOWERED)
+            exchange = ask(kind, script, rng)
+            question, answer = self._encode(exchange, rng.random() < _LOWERED)
+            tokens = [self.tokenizer.id_to_token(token) for token in answer]
+            spoken += [_LABEL_NONE] * (len(question) - 1)
+            spoken += spoken_numbers(exchange, tokens, len(script.parts))
             ids += question + answer
             # The label of a token is the one after it.
             labels += [_LABEL_NONE] * (len(question) - 1) + answer + [_LABEL_NONE]
             positions += range(start, start + len(question) + len(answer))
             segments += [number] * (len(question) + len(answer))
-        return ids, labels, positions, segments
+        return ids, labels, positions, segments, spoken
 
     def _encode(self, exchange: Exchange, lowered: bool) -> tuple[list[int], list[int]]:
         question = exchange.question.lower() if lowered else exchange.question
@@ -193,7 +201,7 @@ def language_loss(
     shows halfway up. hint: weight of the order's loss in the whole.
     """
     said = batch.labels != _LABEL_NONE
-    text_hidden, visual_hidden = _hidden(model, batch)
+    text_hidden, *halfway = _hidden(model, batch)
     logits = model.lm_head(text_hidden[said])
     labels = batch.labels[said]
     captioned = batch.caption[said]
@@ -207,12 +215,14 @@ def language_loss(
         wrong = torch.zeros_like(said).masked_scatter(said, ~right)
         answers = 1 - _any_by_segment(wrong, batch.segments)[:, int(described) :].mean()
     loss = (weights * losses).sum() / weights.sum()
-    order, numbers = order_loss(visual_hidden, batch.order, order_codes(visual_hidden.shape[-1]))
+    order, numbers = order_loss(halfway[0], batch.order, halfway[1], batch.spoken)
     return loss + hint * order, torch.stack([content, answers, numbers])
 
 
-def _hidden(model: Qwen2_5_VLForConditionalGeneration, batch: ClipBatch) -> tuple[Tensor, Tensor]:
-    """Last hidden states of the exchanges, [B, S, H]; those of visual tokens halfway up."""
+def _hidden(
+    model: Qwen2_5_VLForConditionalGeneration, batch: ClipBatch
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states: the exchanges' last ones, visual tokens' halfway up, exchanges' halfway up."""
     text = model.model.language_model
     embed = text.embed_tokens
     clips = len(batch.visual)
@@ -220,22 +230,22 @@ def _hidden(model: Qwen2_5_VLForConditionalGeneration, batch: ClipBatch) -> tupl
     prefix = embed(batch.prefix_ids).repeat(clips, 1, 1)
     prefix[:, is_video] = batch.visual
     crowding = is_video * math.log(batch.crowd)
-    cached = {cache_keyword(text): DynamicCache(), "use_cache": True}
+    cached = {cache_keyword(text): DynamicCache(), "use_cache": True, "output_hidden_states": True}
     run = text(
         inputs_embeds=prefix,
         position_ids=batch.prefix_positions[:, None].expand(-1, clips, -1),
         attention_mask=_causal_mask(crowding) if batch.crowd > 1 else None,
-        output_hidden_states=True,
         **cached,
     )
-    halfway = run.hidden_states[min(LAYER, len(run.hidden_states) - 1)]
+    layer = min(LAYER, len(run.hidden_states) - 1)
     exchanges = text(
         inputs_embeds=embed(batch.text_ids),
         position_ids=batch.text_positions.expand(3, -1, -1),
         attention_mask=_segment_mask(batch.segments, crowding),
         **cached,
     )
-    return exchanges.last_hidden_state, halfway[:, is_video]
+    halfway = run.hidden_states[layer][:, is_video], exchanges.hidden_states[layer]
+    return exchanges.last_hidden_state, *halfway
 
 
 def _any_by_segment(marked: Tensor, segments: Tensor) -> Tensor:

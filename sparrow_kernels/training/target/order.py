@@ -3,10 +3,14 @@
 Nothing drawn tells a part's number. It can be worked out from the order of the frames, step by
 step: what did the second before show, was there a cut, how many cuts so far? Left alone, the model
 finds these steps late or never. So halfway up, its visual tokens are asked for the results, along
-fixed codes of their own, as the vision tower is asked for attributes (see `vision`).
+fixed codes of their own, as the vision tower is asked for attributes (see `vision`). Text tokens
+are asked, along the same codes, which part they are about to speak of, where counting what was
+said tells.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparrow_kernels.embedded.clips import TOKENS_PER_TILE, ClipScript, hidden_tiles
+from sparrow_kernels.embedded.questions import Exchange
 from sparrow_kernels.embedded.world import ATTRIBUTE_COUNTS, MAX_PARTS
 from sparrow_kernels.training.target.clip_features import in_frame_order
 from sparrow_kernels.training.target.vision import attribute_codes
@@ -23,6 +28,9 @@ LAYER = 4
 # The part's number, then the attributes of the part before.
 GROUPS = (MAX_PARTS, *ATTRIBUTE_COUNTS)
 _NONE = -100
+# What ends a part in a caption, and the part a caption begins with (in "describe" after a word
+# before).
+_SEPARATORS = {"describe": (".", -1), "brief": (",", 0), "list": (";", 0)}
 _SHARPNESS = 2.0
 
 
@@ -47,22 +55,50 @@ def order_labels(script: ClipScript) -> Tensor:
     return in_frame_order(labels.masked_fill(hidden, _NONE))
 
 
+def spoken_numbers(exchange: Exchange, answer: Sequence[str], parts: int) -> list[int]:
+    """The part that what follows is about: before the answer, and after each of its tokens.
+
+    answer: its tokens as text. -100 where no part is spoken of, or none known by counting.
+    """
+    if exchange.part is not None:
+        return [exchange.part] * (len(answer) + 1)
+    separator, number = _SEPARATORS.get(exchange.kind, ("", parts))
+    numbers = [number]
+    for token in answer:
+        number += token == separator
+        numbers.append(number)
+    return [each if 0 <= each < parts else _NONE for each in numbers]
+
+
 def order_codes(hidden_size: int) -> Tensor:
     """Orthonormal rows [sum(GROUPS), H], orthogonal to those of the vision tower too."""
     taken = len(attribute_codes(hidden_size))
     return attribute_codes(hidden_size, taken + sum(GROUPS))[taken:]
 
 
-def order_loss(hidden: Tensor, labels: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Hidden states [B, visual tokens, H] and their labels -> (loss, share of right numbers)."""
-    unit = F.rms_norm(hidden, (hidden.shape[-1],)).flatten(0, 1)
-    groups = (_SHARPNESS * unit @ codes.T).split(GROUPS, dim=-1)
-    flat = labels.flatten(0, 1)
-    losses = [
-        F.cross_entropy(logits, flat[:, k], ignore_index=_NONE, reduction="sum")
-        / (flat[:, k] != _NONE).sum().clamp(min=1)
-        for k, logits in enumerate(groups)
-    ]
-    asked = flat[:, 0] != _NONE
-    right = (groups[0].argmax(-1) == flat[:, 0])[asked].float().mean()
-    return losses[0] + torch.stack(losses[1:]).mean(), right.detach()
+def order_loss(
+    visual: Tensor, labels: Tensor, text: Tensor, spoken: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The hint's loss, and the share of visual tokens whose part's number is right.
+
+    visual: [B, visual tokens, H] hidden states, labels: [B, visual tokens, 7];
+    text: [B, S, H], spoken: [B, S].
+    """
+    codes = order_codes(visual.shape[-1])
+    groups = _code_logits(visual, codes).split(GROUPS, dim=-1)
+    losses = [_mean_loss(logits, labels[..., k]) for k, logits in enumerate(groups)]
+    losses[1:] = [torch.stack(losses[1:]).mean()]
+    losses.append(_mean_loss(_code_logits(text, codes[: GROUPS[0]]), spoken))
+    asked = labels[..., 0] != _NONE
+    right = (groups[0].argmax(-1) == labels[..., 0])[asked].float().mean()
+    return torch.stack(losses).sum(), right.detach()
+
+
+def _code_logits(hidden: Tensor, codes: Tensor) -> Tensor:
+    return _SHARPNESS * F.rms_norm(hidden, (hidden.shape[-1],)) @ codes.T
+
+
+def _mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy where there is a label; 0 where there is none at all."""
+    losses = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=_NONE)
+    return torch.where((labels != _NONE).any(), losses, 0.0)
