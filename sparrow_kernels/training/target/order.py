@@ -100,5 +100,6 @@ def _code_logits(hidden: Tensor, codes: Tensor) -> Tensor:
 
 def _mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy where there is a label; 0 where there is none at all."""
-    losses = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=_NONE)
-    return torch.where((labels != _NONE).any(), losses, 0.0)
+    flat = logits.flatten(0, -2), labels.flatten()
+    summed = F.cross_entropy(*flat, ignore_index=_NONE, reduction="sum")
+    return summed / (labels != _NONE).sum().clamp(min=1)
