@@ -47,7 +47,14 @@ from sparrow_kernels.training.small_target import (
 )
 from sparrow_kernels.training.target.clip_features import clip_features
 from sparrow_kernels.training.target.language import prefix_positions
-from sparrow_kernels.training.target.order import order_labels, spoken_numbers
+from sparrow_kernels.training.target.order import order_labels
+from sparrow_kernels.training.target.spoken import (
+    COUNTED,
+    NAMED,
+    RELATED,
+    SILENT,
+    spoken_numbers,
+)
 from sparrow_kernels.training.target.tile_pool import PHASES, SCENES, VIEWS, scene_number
 from sparrow_kernels.training.target.vision import (
     patchify_tiles,
@@ -278,18 +285,37 @@ def test_order_is_asked_of_scenes_and_what_was_before_of_cuts():
     assert ((order_labels(hidden).view(5, 16, 7)[..., 0] >= 0).sum(1) == 4).all()
 
 
-def test_spoken_numbers_count_what_was_said():
-    tokenizer = build_tokenizer()
+@pytest.mark.parametrize(
+    ("kind", "step", "starts"),
+    [
+        ("describe", COUNTED, ["There", "ĠNear"]),
+        ("brief", COUNTED, ["We", "Ġthen"]),
+        ("list", COUNTED, ["one", "Ġtwo"]),
+        ("backwards", RELATED, ["ĠBefore", "At"]),
+    ],
+)
+def test_captions_speak_of_parts_in_their_order(kind, step, starts):
     clip = RED_CIRCLE_THEN_PINK_RING
-    for kind, marked in [("describe", ["There", "Near"]), ("brief", [" a", " then"])]:
-        tokens = tokenizer.tokenize(answer(kind, clip))
-        numbers = spoken_numbers(Exchange(kind, "", ""), tokens, 2)
-        assert len(numbers) == len(tokens) + 1
-        first = [tokens[numbers.index(part)].replace("Ġ", " ") for part in (0, 1)]
-        assert [word.strip() for word in first][1] == marked[1].strip()
-    assert numbers[-1] == 1
-    assert spoken_numbers(Exchange("color", "", "", 1), ["It"], 2) == [1, 1]
-    assert set(spoken_numbers(Exchange("after", "", ""), ["It", "."], 2)) == {-100}
+    tokens = build_tokenizer().tokenize(answer(kind, clip))
+    numbers = spoken_numbers(Exchange(kind, "", ""), ["?", "\n"], tokens, clip)
+    assert len(numbers) == 1 + len(tokens) + 1
+    spoken = [row[step] for row in numbers[1:]]
+    for part, start in enumerate(starts):
+        assert tokens[spoken.index(part)].lstrip("Ġ") == start.lstrip("Ġ")
+
+
+def test_questions_speak_of_what_they_name():
+    clip = RED_CIRCLE_THEN_PINK_RING
+    tokens = build_tokenizer().tokenize
+    question = tokens("What comes right after the red circle?")
+    numbers = spoken_numbers(Exchange("after", "", ""), question, ["It"], clip)
+    assert [row[NAMED] for row in numbers][question.index("Ġcircle")] == 0
+    assert [row[RELATED] for row in numbers[-2:]] == [1, 1]
+    last = spoken_numbers(Exchange("after", "", ""), tokens("the pink ring?"), ["It"], clip)
+    assert last[-1] == SILENT
+    assert (
+        spoken_numbers(Exchange("color", "", "", 1), ["?"], ["It"], clip) == [(1, -100, -100)] * 2
+    )
 
 
 def test_training_positions_are_the_models_own(processor, target):

@@ -91,8 +91,8 @@ class TargetRecipe:
             ),
             steps=800,
             learning_rate=(1.5e-3, 6e-4),
-            quiz=0.15,
-            hint=0.3,
+            quiz=0.2,
+            hint=0.5,
             crowd=4.0,
         ),
         LanguageStage(

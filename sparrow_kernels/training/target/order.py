@@ -4,8 +4,7 @@ Nothing drawn tells a part's number. It can be worked out from the order of the 
 step: what did the second before show, was there a cut, how many cuts so far? Left alone, the model
 finds these steps late or never. So halfway up, its visual tokens are asked for the results, along
 fixed codes of their own, as the vision tower is asked for attributes (see `vision`). Text tokens
-are asked, along the same codes, which part they are about to speak of, where counting what was
-said tells.
+are asked, along the same codes, which part they are about (see `spoken`).
 """
 
 from __future__ import annotations
@@ -18,19 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparrow_kernels.embedded.clips import TOKENS_PER_TILE, ClipScript, hidden_tiles
-from sparrow_kernels.embedded.questions import Exchange
 from sparrow_kernels.embedded.world import ATTRIBUTE_COUNTS, MAX_PARTS
 from sparrow_kernels.training.target.clip_features import in_frame_order
+from sparrow_kernels.training.target.spoken import NONE, STEPS
 from sparrow_kernels.training.target.vision import attribute_codes
 
 LAYER = 4
-"""The hint is given to what enters this layer (from 0)."""
+"""What enters this layer (from 0) is asked; text at its k-th step of knowing k layers later."""
 # The part's number, then the attributes of the part before.
 GROUPS = (MAX_PARTS, *ATTRIBUTE_COUNTS)
-_NONE = -100
-# What ends a part in a caption, and the part a caption begins with (in "describe" after a word
-# before).
-_SEPARATORS = {"describe": (".", -1), "brief": (",", 0), "list": (";", 0)}
 _SHARPNESS = 2.0
 
 
@@ -41,9 +36,9 @@ def order_labels(script: ClipScript) -> Tensor:
     also for the attributes of the part before. Distractors are asked nothing.
     """
     rows = []
-    before = np.full(len(ATTRIBUTE_COUNTS), _NONE)
+    before = np.full(len(ATTRIBUTE_COUNTS), NONE)
     for number, part in enumerate(script.parts):
-        asked = np.full((part.seconds, len(GROUPS)), _NONE)
+        asked = np.full((part.seconds, len(GROUPS)), NONE)
         asked[:, 0] = number
         asked[0, 1:] = before
         rows.append(asked)
@@ -52,22 +47,7 @@ def order_labels(script: ClipScript) -> Tensor:
     shape = (script.seconds, script.tiles, script.tiles, TOKENS_PER_TILE, len(GROUPS))
     labels = seconds[:, None, None, None].expand(shape)
     hidden = torch.from_numpy(hidden_tiles(script))[None, :, :, None, None]
-    return in_frame_order(labels.masked_fill(hidden, _NONE))
-
-
-def spoken_numbers(exchange: Exchange, answer: Sequence[str], parts: int) -> list[int]:
-    """The part that what follows is about: before the answer, and after each of its tokens.
-
-    answer: its tokens as text. -100 where no part is spoken of, or none known by counting.
-    """
-    if exchange.part is not None:
-        return [exchange.part] * (len(answer) + 1)
-    separator, number = _SEPARATORS.get(exchange.kind, ("", parts))
-    numbers = [number]
-    for token in answer:
-        number += token == separator
-        numbers.append(number)
-    return [each if 0 <= each < parts else _NONE for each in numbers]
+    return in_frame_order(labels.masked_fill(hidden, NONE))
 
 
 def order_codes(hidden_size: int) -> Tensor:
@@ -77,19 +57,20 @@ def order_codes(hidden_size: int) -> Tensor:
 
 
 def order_loss(
-    visual: Tensor, labels: Tensor, text: Tensor, spoken: Tensor
+    visual: Tensor, labels: Tensor, text: Sequence[Tensor], spoken: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The hint's loss, and the share of visual tokens whose part's number is right.
 
     visual: [B, visual tokens, H] hidden states, labels: [B, visual tokens, 7];
-    text: [B, S, H], spoken: [B, S].
+    text: [B, S, H] at each step, spoken: [B, S, steps].
     """
     codes = order_codes(visual.shape[-1])
     groups = _code_logits(visual, codes).split(GROUPS, dim=-1)
     losses = [_mean_loss(logits, labels[..., k]) for k, logits in enumerate(groups)]
     losses[1:] = [torch.stack(losses[1:]).mean()]
-    losses.append(_mean_loss(_code_logits(text, codes[: GROUPS[0]]), spoken))
-    asked = labels[..., 0] != _NONE
+    numbers = codes[: GROUPS[0]]
+    losses += [_mean_loss(_code_logits(text[k], numbers), spoken[..., k]) for k in range(STEPS)]
+    asked = labels[..., 0] != NONE
     right = (groups[0].argmax(-1) == labels[..., 0])[asked].float().mean()
     return torch.stack(losses).sum(), right.detach()
 
@@ -101,5 +82,5 @@ def _code_logits(hidden: Tensor, codes: Tensor) -> Tensor:
 def _mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy where there is a label; 0 where there is none at all."""
     flat = logits.flatten(0, -2), labels.flatten()
-    summed = F.cross_entropy(*flat, ignore_index=_NONE, reduction="sum")
-    return summed / (labels != _NONE).sum().clamp(min=1)
+    summed = F.cross_entropy(*flat, ignore_index=NONE, reduction="sum")
+    return summed / (labels != NONE).sum().clamp(min=1)
