@@ -83,7 +83,7 @@ class TargetRecipe:
         ),
         LanguageStage(
             "full",
-            parts=(2, 7),
+            parts=(3, 7),
             lengths=(
                 Length(1, (7, 60), 0.4),
                 Length(2, (8, 40), 0.5),
@@ -92,7 +92,7 @@ class TargetRecipe:
             steps=800,
             learning_rate=(1.5e-3, 6e-4),
             quiz=0.2,
-            hint=0.5,
+            hint=1.0,
             crowd=4.0,
         ),
         LanguageStage(
@@ -109,7 +109,7 @@ class TargetRecipe:
             steps=600,
             learning_rate=(6e-4, 1e-5),
             questions=2,
-            hint=0.1,
+            hint=0.5,
             crowd=16.0,
         ),
     )

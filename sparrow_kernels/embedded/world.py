@@ -153,11 +153,10 @@ def random_sequence(parts: int, rng: np.random.Generator) -> np.ndarray:
     """Attributes of the parts of a clip, [parts, 6] int64.
 
     Consecutive parts differ in background, so that each cut is visible, and no two parts of a clip
-    share both colour and shape, so that "the red circle" names one part.
+    share a colour, so that "the red circle" names one part.
     """
     chosen = random_attributes(parts, rng)
-    things = rng.permutation(ATTRIBUTE_COUNTS[COLOR] * ATTRIBUTE_COUNTS[SHAPE])[:parts]
-    chosen[:, COLOR], chosen[:, SHAPE] = np.divmod(things, ATTRIBUTE_COUNTS[SHAPE])
+    chosen[:, COLOR] = rng.permutation(ATTRIBUTE_COUNTS[COLOR])[:parts]
     # A step of one to three around the circle of four backgrounds never comes back to its start.
     backgrounds = ATTRIBUTE_COUNTS[BACKGROUND]
     steps = rng.integers(1, backgrounds, parts)

@@ -161,8 +161,11 @@ class BatchMaker:
                 kind = str(rng.choice(STYLES, p=_STYLE_SHARES))
             exchange = ask(kind, script, rng)
             question, answer = self._encode(exchange, rng.random() < _LOWERED)
-            words = [[self.tokenizer.id_to_token(t) for t in ids] for ids in (question, answer)]
-            spoken += spoken_numbers(exchange, *words, script)
+            asked, said = (
+                [self.tokenizer.id_to_token(token) or "" for token in ids]
+                for ids in (question, answer)
+            )
+            spoken += spoken_numbers(exchange, asked, said, script)
             ids += question + answer
             # The label of a token is the one after it.
             labels += [_LABEL_NONE] * (len(question) - 1) + answer + [_LABEL_NONE]

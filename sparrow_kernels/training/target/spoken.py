@@ -11,7 +11,8 @@ from itertools import pairwise
 
 from sparrow_kernels.embedded.clips import ClipScript
 from sparrow_kernels.embedded.questions import Exchange
-from sparrow_kernels.embedded.sentences import thing
+from sparrow_kernels.embedded.sentences import word
+from sparrow_kernels.embedded.world import COLOR
 
 NONE = -100
 COUNTED, NAMED, RELATED = range(3)
@@ -30,16 +31,17 @@ def spoken_numbers(
 ) -> list[Numbers]:
     """The part that each token of a question and its answer is about, -100 where none.
 
-    A shape that completes a name in the question is about the part named. From the question's last
-    token on, each token is about the part that the token after it belongs to.
+    A name in the question, as "red circle", is about the part named. From the question's last token
+    on, each token is about the part that the token after it belongs to.
 
     question, answer: tokens as text.
     """
-    names = {thing(part): number for number, part in enumerate(script.parts)}
-    plain = [token.lstrip("Ġ ") for token in ("", *question)]
-    named = [names.get(" ".join(pair), NONE) for pair in pairwise(plain)]
-    step, said = _said(exchange, answer, len(script.parts), [n for n in named if n != NONE])
-    asked = [_at(NAMED, number) for number in named]
+    colors = {word(part, COLOR): number for number, part in enumerate(script.parts)}
+    plain = [colors.get(token.lstrip("Ġ "), NONE) for token in ("", *question)]
+    named = [number for number in plain if number != NONE]
+    step, said = _said(exchange, answer, len(script.parts), named)
+    # The word after a colour is the shape, and of the same part.
+    asked = [_at(NAMED, max(pair)) for pair in pairwise(plain)]
     spoken = [_at(step, number if 0 <= number < len(script.parts) else NONE) for number in said]
     return asked[:-1] + spoken
 
