@@ -40,7 +40,7 @@ from sparrow_kernels.models.bridge.names import cache_keyword
 from sparrow_kernels.training.small_target import END, PAD, TOKENS_PER_SECOND, VIDEO
 from sparrow_kernels.training.target.clip_features import clip_features
 from sparrow_kernels.training.target.order import LAYER, order_labels, order_loss
-from sparrow_kernels.training.target.spoken import SILENT, STEPS, Numbers, spoken_numbers
+from sparrow_kernels.training.target.spoken import SILENT, Spoken, spoken_parts
 
 _HEAD = "<|im_start|>user\n<|vision_start|>"
 _TAIL = "<|vision_end|>"
@@ -62,7 +62,7 @@ class ClipBatch:
     text_ids, labels, text_positions, segments: [B, S]. A segment number marks the tokens of one
     exchange; `caption` marks labels that are content words of a caption. crowd: how many copies
     of itself each visual token stands for. order: [B, visual tokens, 7], see `order_labels`;
-    spoken: [B, S, 3], see `spoken_numbers`.
+    spoken: [B, S, 4], see `spoken_parts`.
     """
 
     visual: Tensor
@@ -154,7 +154,7 @@ class BatchMaker:
         labels: list[int] = []
         positions: list[int] = []
         segments: list[int] = []
-        spoken: list[Numbers] = []
+        spoken: list[Spoken] = []
         applicable = [kind for kind in kinds if kind != "order" or len(script.parts) > 1]
         for number, kind in enumerate(applicable):
             if kind == CAPTION:
@@ -165,7 +165,7 @@ class BatchMaker:
                 [self.tokenizer.id_to_token(token) or "" for token in ids]
                 for ids in (question, answer)
             )
-            spoken += spoken_numbers(exchange, asked, said, script)
+            spoken += spoken_parts(exchange, asked, said, script)
             ids += question + answer
             # The label of a token is the one after it.
             labels += [_LABEL_NONE] * (len(question) - 1) + answer + [_LABEL_NONE]
@@ -241,7 +241,7 @@ def _hidden(
         attention_mask=_causal_mask(crowding) if batch.crowd > 1 else None,
         **cached,
     )
-    layers = [min(LAYER + k, len(run.hidden_states) - 1) for k in range(STEPS)]
+    layers = [min(LAYER + k, len(run.hidden_states) - 1) for k in (0, 1)]
     exchanges = text(
         inputs_embeds=embed(batch.text_ids),
         position_ids=batch.text_positions.expand(3, -1, -1),

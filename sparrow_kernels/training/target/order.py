@@ -17,13 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparrow_kernels.embedded.clips import TOKENS_PER_TILE, ClipScript, hidden_tiles
-from sparrow_kernels.embedded.world import ATTRIBUTE_COUNTS, MAX_PARTS
+from sparrow_kernels.embedded.world import ATTRIBUTE_COUNTS, COLOR, MAX_PARTS
 from sparrow_kernels.training.target.clip_features import in_frame_order
-from sparrow_kernels.training.target.spoken import NONE, STEPS
+from sparrow_kernels.training.target.spoken import NONE
+from sparrow_kernels.training.target.vision import GROUPS as VISION_GROUPS
 from sparrow_kernels.training.target.vision import attribute_codes
 
 LAYER = 4
-"""What enters this layer (from 0) is asked; text at its k-th step of knowing k layers later."""
+"""What enters this layer (from 0) is asked; text about the part it names one layer later."""
 # The part's number, then the attributes of the part before.
 GROUPS = (MAX_PARTS, *ATTRIBUTE_COUNTS)
 _SHARPNESS = 2.0
@@ -62,14 +63,26 @@ def order_loss(
     """The hint's loss, and the share of visual tokens whose part's number is right.
 
     visual: [B, visual tokens, H] hidden states, labels: [B, visual tokens, 7];
-    text: [B, S, H] at each step, spoken: [B, S, steps].
+    text: [B, S, H] halfway up and one layer later, spoken: [B, S, 4].
     """
     codes = order_codes(visual.shape[-1])
     groups = _code_logits(visual, codes).split(GROUPS, dim=-1)
     losses = [_mean_loss(logits, labels[..., k]) for k, logits in enumerate(groups)]
     losses[1:] = [torch.stack(losses[1:]).mean()]
-    numbers = codes[: GROUPS[0]]
-    losses += [_mean_loss(_code_logits(text[k], numbers), spoken[..., k]) for k in range(STEPS)]
+    # The text's question is to look like the clip's answer.
+    numbers, *before = codes.split(GROUPS)
+    own = attribute_codes(visual.shape[-1]).split(VISION_GROUPS)
+    halfway, later = text
+    asked_text = (
+        (halfway, numbers),
+        (halfway, before[COLOR]),
+        (halfway, own[COLOR]),
+        (later, numbers),
+    )
+    losses += [
+        _mean_loss(_code_logits(states, rows), spoken[..., k])
+        for k, (states, rows) in enumerate(asked_text)
+    ]
     asked = labels[..., 0] != NONE
     right = (groups[0].argmax(-1) == labels[..., 0])[asked].float().mean()
     return torch.stack(losses).sum(), right.detach()

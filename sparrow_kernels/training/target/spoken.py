@@ -1,7 +1,7 @@
 """Which part a text token is about: what the hint (see `order`) asks of text.
 
-A number is asked for where the model can have it: counting what was said takes no look at the
-clip, finding "the red circle" takes one, and what comes after it one step more.
+A part can be looked up by its number, by the colour of the part before it, or by the colour of the
+part itself, since colours do not repeat. What was said, or the question, tells one of them.
 """
 
 from __future__ import annotations
@@ -15,58 +15,61 @@ from sparrow_kernels.embedded.sentences import word
 from sparrow_kernels.embedded.world import COLOR
 
 NONE = -100
-COUNTED, NAMED, RELATED = range(3)
-STEPS = 3
+# What is asked: the number of the part spoken of, the colour of the part before it, the colour of
+# the part to be found (whose neighbour may be meant), and the number of a part named.
+NUMBER, BEFORE, FOUND, NAMED = range(4)
+Spoken = tuple[int, int, int, int]
+SILENT: Spoken = (NONE, NONE, NONE, NONE)
 # What ends a part in a caption.
 _SEPARATORS = {"describe": ".", "brief": ",", "list": ";", "backwards": "."}
-_BESIDE = {"before": -1, "action": 0, "after": 1}
-
-Numbers = tuple[int, int, int]
-"""The part's number (from 0) at each step of knowing it: COUNTED, NAMED, RELATED."""
-SILENT: Numbers = (NONE, NONE, NONE)
 
 
-def spoken_numbers(
+def spoken_parts(
     exchange: Exchange, question: Sequence[str], answer: Sequence[str], script: ClipScript
-) -> list[Numbers]:
-    """The part that each token of a question and its answer is about, -100 where none.
+) -> list[Spoken]:
+    """What each token of a question and its answer is asked, -100 where nothing.
 
     A name in the question, as "red circle", is about the part named. From the question's last token
     on, each token is about the part that the token after it belongs to.
 
     question, answer: tokens as text.
     """
-    colors = {word(part, COLOR): number for number, part in enumerate(script.parts)}
-    plain = [colors.get(token.lstrip("Ġ "), NONE) for token in ("", *question)]
-    named = [number for number in plain if number != NONE]
-    step, said = _said(exchange, answer, len(script.parts), named)
+    numbers = {word(part, COLOR): number for number, part in enumerate(script.parts)}
+    plain = [numbers.get(token.lstrip("Ġ "), NONE) for token in ("", *question)]
     # The word after a colour is the shape, and of the same part.
-    asked = [_at(NAMED, max(pair)) for pair in pairwise(plain)]
-    spoken = [_at(step, number if 0 <= number < len(script.parts) else NONE) for number in said]
-    return asked[:-1] + spoken
+    named = [max(pair) for pair in pairwise(plain)]
+    asked = [(NONE, NONE, NONE, number) for number in named]
+    colors = [part.attributes[COLOR] for part in script.parts]
+    if exchange.kind in _SEPARATORS:
+        said = _captioned(exchange.kind, answer, colors)
+    else:
+        one = _answered(exchange, [colors[n] for n in plain if n != NONE])
+        said = [one] * (len(answer) + 1)
+    return asked[:-1] + said
 
 
-def _said(
-    exchange: Exchange, answer: Sequence[str], parts: int, named: Sequence[int]
-) -> tuple[int, list[int]]:
-    """A step, and the numbers before the answer and after each of its tokens; any integers."""
-    kind, tokens = exchange.kind, len(answer) + 1
+def _answered(exchange: Exchange, named: Sequence[int]) -> Spoken:
     if exchange.part is not None:
-        return COUNTED, [exchange.part] * tokens
-    if kind in _BESIDE:
-        return RELATED, [named[0] + _BESIDE[kind]] * tokens
-    if kind not in _SEPARATORS:
-        return COUNTED, [NONE] * tokens
+        return exchange.part, NONE, NONE, NONE
+    if exchange.kind == "after":
+        return NONE, named[0], NONE, NONE
+    if exchange.kind in ("before", "action"):
+        return NONE, NONE, named[0], NONE
+    return SILENT
+
+
+def _captioned(kind: str, answer: Sequence[str], colors: Sequence[int]) -> list[Spoken]:
+    """Before a caption, and after each of its tokens."""
     back = kind == "backwards"
     # The detailed caption begins with a sentence about no part.
-    number = parts - 1 if back else -1 if kind == "describe" else 0
-    numbers = [number]
-    for token in answer:
+    number = len(colors) - 1 if back else -1 if kind == "describe" else 0
+    said = []
+    for token in ("", *answer):
         number += (-1 if back else 1) * (token == _SEPARATORS[kind])
-        numbers.append(number)
-    return RELATED if back else COUNTED, numbers
-
-
-def _at(step: int, number: int) -> Numbers:
-    counted, named, related = (number if step == k else NONE for k in range(STEPS))
-    return counted, named, related
+        if not 0 <= number < len(colors):
+            said.append(SILENT)
+        elif back:
+            said.append((NONE, NONE, (*colors, NONE)[number + 1], NONE))
+        else:
+            said.append((number, (NONE, *colors)[number], NONE, NONE))
+    return said
