@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +39,7 @@ from sparrow_kernels.models.bridge.names import cache_keyword
 from sparrow_kernels.training.small_target import END, PAD, TOKENS_PER_SECOND, VIDEO
 from sparrow_kernels.training.target.clip_features import clip_features
 from sparrow_kernels.training.target.order import LAYER, order_labels, order_loss
-from sparrow_kernels.training.target.spoken import SILENT, Spoken, spoken_parts
+from sparrow_kernels.training.target.spoken import spoken_numbers
 
 _HEAD = "<|im_start|>user\n<|vision_start|>"
 _TAIL = "<|vision_end|>"
@@ -62,7 +61,7 @@ class ClipBatch:
     text_ids, labels, text_positions, segments: [B, S]. A segment number marks the tokens of one
     exchange; `caption` marks labels that are content words of a caption. crowd: how many copies
     of itself each visual token stands for. order: [B, visual tokens, 7], see `order_labels`;
-    spoken: [B, S, 4], see `spoken_parts`.
+    spoken: [B, S], see `spoken_numbers`.
     """
 
     visual: Tensor
@@ -126,7 +125,7 @@ class BatchMaker:
         start = int(positions[0, -1]) + 1
         rows = [self._exchanges(script, start, kinds, rng) for script in scripts]
         width = max(len(row[0]) for row in rows)
-        padding = (PAD, _LABEL_NONE, start, -1, SILENT)
+        padding = (PAD, _LABEL_NONE, start, -1, _LABEL_NONE)
         text_ids, labels, text_positions, segments, spoken = (
             torch.tensor([row[k] + [padding[k]] * (width - len(row[k])) for row in rows])
             for k in range(len(padding))
@@ -148,24 +147,22 @@ class BatchMaker:
 
     def _exchanges(
         self, script: ClipScript, start: int, kinds: tuple[str, ...], rng: np.random.Generator
-    ) -> tuple[list[Any], ...]:
+    ) -> tuple[list[int], ...]:
         """(ids, labels, positions, segments, spoken) of an exchange of each kind that applies."""
         ids: list[int] = []
         labels: list[int] = []
         positions: list[int] = []
         segments: list[int] = []
-        spoken: list[Spoken] = []
+        spoken: list[int] = []
         applicable = [kind for kind in kinds if kind != "order" or len(script.parts) > 1]
         for number, kind in enumerate(applicable):
             if kind == CAPTION:
                 kind = str(rng.choice(STYLES, p=_STYLE_SHARES))
             exchange = ask(kind, script, rng)
             question, answer = self._encode(exchange, rng.random() < _LOWERED)
-            asked, said = (
-                [self.tokenizer.id_to_token(token) or "" for token in ids]
-                for ids in (question, answer)
-            )
-            spoken += spoken_parts(exchange, asked, said, script)
+            words = [self.tokenizer.id_to_token(token) or "" for token in answer]
+            spoken += [_LABEL_NONE] * (len(question) - 1)
+            spoken += spoken_numbers(exchange, words, len(script.parts))
             ids += question + answer
             # The label of a token is the one after it.
             labels += [_LABEL_NONE] * (len(question) - 1) + answer + [_LABEL_NONE]
@@ -205,7 +202,7 @@ def language_loss(
     shows halfway up. hint: weight of the order's loss in the whole.
     """
     said = batch.labels != _LABEL_NONE
-    text_hidden, halfway, steps = _hidden(model, batch)
+    text_hidden, *halfway = _hidden(model, batch)
     logits = model.lm_head(text_hidden[said])
     labels = batch.labels[said]
     captioned = batch.caption[said]
@@ -219,14 +216,14 @@ def language_loss(
         wrong = torch.zeros_like(said).masked_scatter(said, ~right)
         answers = 1 - _any_by_segment(wrong, batch.segments)[:, int(described) :].mean()
     loss = (weights * losses).sum() / weights.sum()
-    order, numbers = order_loss(halfway, batch.order, steps, batch.spoken)
+    order, numbers = order_loss(halfway[0], batch.order, halfway[1], batch.spoken)
     return loss + hint * order, torch.stack([content, answers, numbers])
 
 
 def _hidden(
     model: Qwen2_5_VLForConditionalGeneration, batch: ClipBatch
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Hidden states: the exchanges' last, the clips' halfway up, the exchanges' from there on."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states: the exchanges' last, the clips' halfway up, the exchanges' halfway up."""
     text = model.model.language_model
     embed = text.embed_tokens
     clips = len(batch.visual)
@@ -241,15 +238,15 @@ def _hidden(
         attention_mask=_causal_mask(crowding) if batch.crowd > 1 else None,
         **cached,
     )
-    layers = [min(LAYER + k, len(run.hidden_states) - 1) for k in (0, 1)]
+    layer = min(LAYER, len(run.hidden_states) - 1)
     exchanges = text(
         inputs_embeds=embed(batch.text_ids),
         position_ids=batch.text_positions.expand(3, -1, -1),
         attention_mask=_segment_mask(batch.segments, crowding),
         **cached,
     )
-    halfway = run.hidden_states[layers[0]][:, is_video]
-    return exchanges.last_hidden_state, halfway, [exchanges.hidden_states[k] for k in layers]
+    halfway = run.hidden_states[layer][:, is_video], exchanges.hidden_states[layer]
+    return exchanges.last_hidden_state, *halfway
 
 
 def _any_by_segment(marked: Tensor, segments: Tensor) -> Tensor:

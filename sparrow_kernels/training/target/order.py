@@ -4,12 +4,10 @@ Nothing drawn tells a part's number. It can be worked out from the order of the 
 step: what did the second before show, was there a cut, how many cuts so far? Left alone, the model
 finds these steps late or never. So halfway up, its visual tokens are asked for the results, along
 fixed codes of their own, as the vision tower is asked for attributes (see `vision`). Text tokens
-are asked, along the same codes, which part they are about (see `spoken`).
+are asked, along the same codes, which part they are about to speak of (see `spoken`).
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,11 +17,11 @@ from torch import Tensor
 from sparrow_kernels.embedded.clips import TOKENS_PER_TILE, ClipScript, hidden_tiles
 from sparrow_kernels.embedded.world import ATTRIBUTE_COUNTS, MAX_PARTS
 from sparrow_kernels.training.target.clip_features import in_frame_order
-from sparrow_kernels.training.target.spoken import NONE, NUMBER
+from sparrow_kernels.training.target.spoken import NONE
 from sparrow_kernels.training.target.vision import attribute_codes
 
 LAYER = 4
-"""What enters this layer (from 0) is asked; text about the part it names one layer later."""
+"""What enters this layer (from 0) is asked."""
 # The part's number, then the attributes of the part before.
 GROUPS = (MAX_PARTS, *ATTRIBUTE_COUNTS)
 _SHARPNESS = 2.0
@@ -57,20 +55,18 @@ def order_codes(hidden_size: int) -> Tensor:
 
 
 def order_loss(
-    visual: Tensor, labels: Tensor, text: Sequence[Tensor], spoken: Tensor
+    visual: Tensor, labels: Tensor, text: Tensor, spoken: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The hint's loss, and the share of visual tokens whose part's number is right.
 
     visual: [B, visual tokens, H] hidden states, labels: [B, visual tokens, 7];
-    text: [B, S, H] halfway up and one layer later, spoken: [B, S, 4].
+    text: [B, S, H], spoken: [B, S].
     """
     codes = order_codes(visual.shape[-1])
     groups = _code_logits(visual, codes).split(GROUPS, dim=-1)
     losses = [_mean_loss(logits, labels[..., k]) for k, logits in enumerate(groups)]
     losses[1:] = [torch.stack(losses[1:]).mean()]
-    # The text's question is to look like the clip's answer. Only for numbers: asked for colours
-    # it has named too, and for the numbers of parts named, the text learnt neither in 500 steps.
-    losses.append(_mean_loss(_code_logits(text[0], codes[: GROUPS[0]]), spoken[..., NUMBER]))
+    losses.append(_mean_loss(_code_logits(text, codes[: GROUPS[0]]), spoken))
     asked = labels[..., 0] != NONE
     right = (groups[0].argmax(-1) == labels[..., 0])[asked].float().mean()
     return torch.stack(losses).sum(), right.detach()
