@@ -14,7 +14,7 @@ from sparrow_kernels.embedded.world import (
     TILE,
     draw_distractors,
     draw_tiles,
-    random_attributes,
+    random_sequence,
 )
 
 MIN_PARTS = 4
@@ -22,7 +22,8 @@ TOKENS_PER_TILE = 4  # 4x4 patches of 14 pixels, merged 2x2, for every two frame
 MAX_SECONDS = 256
 
 # Tiles along an edge, and the most seconds a clip of that size is given before frames grow.
-_WALLS = ((1, 40), (2, 64), (4, 128), (6, 220))
+_WALLS = ((1, 40), (2, 64), (4, 96), (6, 80), (8, 120))
+_LONGEST_DISTRACTION = 6  # seconds one distractor fills a tile before another does
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def random_script(tiles: int, seconds: int, parts: int, seed: int) -> ClipScript
         raise ValueError(f"parts must be 1..{MAX_PARTS}, got {parts}")
     rng = np.random.default_rng([seed, tiles, seconds, parts])
     durations = split_seconds(seconds, parts, rng)
-    attributes = random_attributes(parts, rng)
+    attributes = random_sequence(parts, rng)
     rate = 0.0 if tiles == 1 else float(rng.uniform(0.0, 0.3))
     shown = tuple(
         Part(tuple(int(a) for a in row), int(s))
@@ -102,29 +103,59 @@ def make_clip(visual_tokens: int, seed: int) -> ClipScript:
     return random_script(tiles, seconds, parts, seed)
 
 
+def hidden_tiles(script: ClipScript) -> np.ndarray:
+    """Which tiles of the wall show distractors all through the clip, bool [tiles, tiles]."""
+    rng = np.random.default_rng([script.seed, script.tiles, 2])
+    hidden = rng.random((script.tiles, script.tiles)) < script.distractor_rate
+    hidden[tuple(rng.integers(0, script.tiles, 2))] = False  # one tile at least shows the scene
+    return hidden
+
+
+def distraction_seconds(seconds: int, rng: np.random.Generator) -> list[int]:
+    """How long each distractor is shown, summing to `seconds`. They heed no part's end."""
+    held: list[int] = []
+    while sum(held) < seconds:
+        most = min(_LONGEST_DISTRACTION, seconds - sum(held))
+        held.append(int(rng.integers(1, most + 1)))
+    return held
+
+
 def render(script: ClipScript) -> np.ndarray:
     """Frames, uint8 [T, H, W, 3] with H = W = TILE * tiles, at FRAMES_PER_SECOND."""
     rng = np.random.default_rng([script.seed, script.tiles, 1])
-    return np.concatenate([_render_part(script, k, rng) for k in range(len(script.parts))])
-
-
-def _render_part(script: ClipScript, number: int, rng: np.random.Generator) -> np.ndarray:
-    """The frames of one part. Every tile shows the scene with its own jitter, or a distractor."""
-    part, tiles = script.parts[number], script.tiles
-    frames, wall = part.seconds * FRAMES_PER_SECOND, tiles * tiles
-    count = frames * wall
-    drawn = draw_tiles(
-        np.tile(np.array(part.attributes), (count, 1)),
-        np.full(count, number),
-        np.arange(frames).repeat(wall),
-        rng.integers(-1, 2, (count, 2)),
-    ).reshape(frames, wall, TILE, TILE, 3)
-    hidden = rng.random(wall) < script.distractor_rate
-    hidden[rng.integers(wall)] = False  # one tile at least shows the scene
+    tiles, wall = script.tiles, script.tiles**2
+    drawn = np.empty((script.frames, wall, TILE, TILE, 3), np.uint8)
+    start = 0
+    for part in script.parts:
+        end = start + part.seconds * FRAMES_PER_SECOND
+        drawn[start:end] = _scene_tiles(part.attributes, np.arange(start, end), wall, rng)
+        start = end
+    hidden = hidden_tiles(script).ravel()
     if hidden.any():
-        drawn[:, hidden] = draw_distractors(int(hidden.sum()), frames, rng).swapaxes(0, 1)
-    grid = drawn.reshape(frames, tiles, tiles, TILE, TILE, 3).swapaxes(2, 3)
-    return grid.reshape(frames, tiles * TILE, tiles * TILE, 3)
+        drawn[:, hidden] = np.concatenate(
+            [
+                draw_distractors(int(hidden.sum()), held * FRAMES_PER_SECOND, rng).swapaxes(0, 1)
+                for held in distraction_seconds(script.seconds, rng)
+            ]
+        )
+    grid = drawn.reshape(-1, tiles, tiles, TILE, TILE, 3).swapaxes(2, 3)
+    return grid.reshape(-1, tiles * TILE, tiles * TILE, 3)
+
+
+def _scene_tiles(
+    attributes: tuple[int, ...], frames: np.ndarray, wall: int, rng: np.random.Generator
+) -> np.ndarray:
+    """One part on every tile of a wall, [frames, wall, TILE, TILE, 3].
+
+    Every tile has its own jitter, another one each second: within a second what moves, moves.
+    """
+    count = len(frames) * wall
+    jitter = rng.integers(-1, 2, (len(frames) // FRAMES_PER_SECOND, wall, 2))
+    return draw_tiles(
+        np.tile(np.array(attributes), (count, 1)),
+        frames.repeat(wall),
+        jitter.repeat(FRAMES_PER_SECOND, axis=0).reshape(count, 2),
+    ).reshape(len(frames), wall, TILE, TILE, 3)
 
 
 def write_mp4(path: str | Path, frames: np.ndarray, fps: int = FRAMES_PER_SECOND) -> None:

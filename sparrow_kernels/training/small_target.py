@@ -41,7 +41,7 @@ PAD, _, END, VISION_START, VISION_END, IMAGE, VIDEO = range(len(SPECIAL_TOKENS))
 TOKENS_PER_SECOND = 2
 MAX_POSITIONS = 32768
 HIDDEN = 128
-_MAX_FRAME_PIXELS = 336 * 336
+_MAX_FRAME_PIXELS = 448 * 448
 _MAX_VIDEO_TOKENS = 28000  # leaves room for a question and an answer in the context
 _HALF = [0.5, 0.5, 0.5]  # mean and deviation: pixels from -1 to 1
 _WORD_PATTERN = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\s"
@@ -91,7 +91,7 @@ def build_tokenizer() -> PreTrainedTokenizerBase:
 def build_processor() -> Qwen2_5_VLProcessor:
     """A processor that leaves the embedded clips' frames alone and bounds all others.
 
-    Frames of up to 336x336 pixels keep their size; larger ones shrink. A clip of a thousand
+    Frames of up to 448x448 pixels keep their size; larger ones shrink. A clip of a thousand
     frames still fits the context, since the frames also share a total of visual tokens.
     """
     # They need torchvision; what else is in this file is used without one.

@@ -6,13 +6,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparrow_kernels.embedded.clips import ClipScript
-from sparrow_kernels.embedded.world import ATTRIBUTE_COUNTS, MAX_PARTS
-from sparrow_kernels.training.target.tile_pool import VIEWS, TilePool, scene_number
+from sparrow_kernels.embedded.clips import ClipScript, distraction_seconds, hidden_tiles
+from sparrow_kernels.training.target.tile_pool import (
+    PHASES,
+    SCENES,
+    VIEWS,
+    TilePool,
+    scene_number,
+)
 from sparrow_kernels.training.target.vision import patchify_tiles, tile_features
 
 _CHUNK = 2048
-_SCENES = int(np.prod(ATTRIBUTE_COUNTS)) * MAX_PARTS
 
 
 @torch.no_grad()
@@ -28,17 +32,18 @@ def clip_features(script: ClipScript, features: Tensor, rng: np.random.Generator
     Every tile of every second shows the scene in a specimen of its own, or a distractor: as
     `render` draws it, without the pixels.
     """
-    tiles = script.tiles
-    specimens = []
-    for number, part in enumerate(script.parts):
-        shape = (part.seconds, tiles, tiles)
-        scene = int(scene_number(np.array(part.attributes), np.array(number)))
-        chosen = scene * VIEWS + rng.integers(0, VIEWS, shape)
-        hidden = rng.random((tiles, tiles)) < script.distractor_rate
-        hidden[tuple(rng.integers(0, tiles, 2))] = False
-        distractors = rng.integers(_SCENES * VIEWS, len(features), shape)
-        specimens.append(np.where(hidden, distractors, chosen))
-    chosen = np.concatenate(specimens)
-    # [T, row, column, 2 x 2 tokens, H] -> rows of tokens across the whole frame
-    tokens = features[torch.from_numpy(chosen)].unflatten(3, (2, 2)).transpose(2, 3)
-    return tokens.reshape(script.visual_tokens, -1).float()
+    shape = (script.seconds, script.tiles, script.tiles)
+    scenes = scene_number(np.array([part.attributes for part in script.parts]))
+    durations = [part.seconds for part in script.parts]
+    shown = np.broadcast_to(scenes.repeat(durations)[:, None, None], shape)
+    held = distraction_seconds(script.seconds, rng)
+    distractors = rng.integers(SCENES, len(features) // VIEWS, (len(held), *shape[1:]))
+    chosen = np.where(hidden_tiles(script), distractors.repeat(held, axis=0), shown)
+    phase = np.arange(script.seconds)[:, None, None] % PHASES
+    view = phase + PHASES * rng.integers(0, VIEWS // PHASES, shape)
+    return in_frame_order(features[torch.from_numpy(chosen * VIEWS + view)]).float()
+
+
+def in_frame_order(tokens: Tensor) -> Tensor:
+    """Tokens of tiles, [T, row, column, 4, ...], to rows of tokens across whole frames, [n, ...]"""
+    return tokens.unflatten(3, (2, 2)).transpose(2, 3).flatten(0, 4)

@@ -21,7 +21,13 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 
-from sparrow_kernels.embedded.captions import CONTENT_WORDS, QUESTION_KINDS, Exchange, ask
+from sparrow_kernels.embedded.captions import (
+    CONTENT_WORDS,
+    QUESTION_KINDS,
+    STYLES,
+    Exchange,
+    ask,
+)
 from sparrow_kernels.embedded.clips import TOKENS_PER_TILE, ClipScript, random_script
 from sparrow_kernels.embedded.recipe import (
     QUIZ_LENGTHS,
@@ -32,9 +38,14 @@ from sparrow_kernels.embedded.recipe import (
 from sparrow_kernels.models.bridge.names import cache_keyword
 from sparrow_kernels.training.small_target import END, PAD, TOKENS_PER_SECOND, VIDEO
 from sparrow_kernels.training.target.clip_features import clip_features
+from sparrow_kernels.training.target.order import LAYER, order_labels, order_loss
+from sparrow_kernels.training.target.spoken import spoken_numbers
 
 _HEAD = "<|im_start|>user\n<|vision_start|>"
 _TAIL = "<|vision_end|>"
+CAPTION = "caption"  # a kind: a style drawn for each clip
+_STYLE_SHARES = (0.49, 0.17, 0.17, 0.17)
+_SHORT_KINDS = tuple(kind for kind in QUESTION_KINDS if kind not in STYLES)
 _LOWERED = 0.2  # share of questions asked without capitals
 _LABEL_NONE = -100
 # A caption has twenty times the tokens of a short answer; unweighted, questions stay unlearnt.
@@ -49,7 +60,8 @@ class ClipBatch:
     visual: [B, visual tokens, H]; prefix_ids: [P]; prefix_positions: [3, P];
     text_ids, labels, text_positions, segments: [B, S]. A segment number marks the tokens of one
     exchange; `caption` marks labels that are content words of a caption. crowd: how many copies
-    of itself each visual token stands for.
+    of itself each visual token stands for. order: [B, visual tokens, 7], see `order_labels`;
+    spoken: [B, S], see `spoken_numbers`.
     """
 
     visual: Tensor
@@ -61,6 +73,8 @@ class ClipBatch:
     segments: Tensor
     caption: Tensor
     crowd: float
+    order: Tensor
+    spoken: Tensor
 
 
 class BatchMaker:
@@ -94,8 +108,8 @@ class BatchMaker:
             for _ in range(clips)
         ]
         crowd = _log_uniform(1.0, stage.crowd, rng) if visual <= _MOST_CROWDED else 1.0
-        kinds = QUESTION_KINDS * (QUIZ_QUESTIONS if quiz else stage.questions)
-        return self._batch(scripts, kinds if quiz else ("describe", *kinds), crowd, rng)
+        kinds = _SHORT_KINDS * (QUIZ_QUESTIONS if quiz else stage.questions)
+        return self._batch(scripts, kinds if quiz else (CAPTION, *kinds), crowd, rng)
 
     def _batch(
         self,
@@ -111,12 +125,12 @@ class BatchMaker:
         start = int(positions[0, -1]) + 1
         rows = [self._exchanges(script, start, kinds, rng) for script in scripts]
         width = max(len(row[0]) for row in rows)
-        padding = (PAD, _LABEL_NONE, start, -1)
-        text_ids, labels, text_positions, segments = (
+        padding = (PAD, _LABEL_NONE, start, -1, _LABEL_NONE)
+        text_ids, labels, text_positions, segments, spoken = (
             torch.tensor([row[k] + [padding[k]] * (width - len(row[k])) for row in rows])
-            for k in range(4)
+            for k in range(len(padding))
         )
-        described = (segments == 0) if kinds[0] == "describe" else torch.zeros_like(segments) > 0
+        described = (segments == 0) & (kinds[0] in (CAPTION, *STYLES))
         return ClipBatch(
             torch.stack([clip_features(script, self.features, rng) for script in scripts]),
             prefix_ids,
@@ -127,24 +141,34 @@ class BatchMaker:
             segments,
             torch.isin(labels, self.content_ids) & described,
             crowd,
+            torch.stack([order_labels(script) for script in scripts]),
+            spoken,
         )
 
     def _exchanges(
         self, script: ClipScript, start: int, kinds: tuple[str, ...], rng: np.random.Generator
-    ) -> tuple[list[int], list[int], list[int], list[int]]:
-        """(ids, labels, positions, segments) of one exchange of each of `kinds`."""
+    ) -> tuple[list[int], ...]:
+        """(ids, labels, positions, segments, spoken) of an exchange of each kind that applies."""
         ids: list[int] = []
         labels: list[int] = []
         positions: list[int] = []
         segments: list[int] = []
-        for number, kind in enumerate(kinds):
-            question, answer = self._encode(ask(kind, script, rng), rng.random() < _LOWERED)
+        spoken: list[int] = []
+        applicable = [kind for kind in kinds if kind != "order" or len(script.parts) > 1]
+        for number, kind in enumerate(applicable):
+            if kind == CAPTION:
+                kind = str(rng.choice(STYLES, p=_STYLE_SHARES))
+            exchange = ask(kind, script, rng)
+            question, answer = self._encode(exchange, rng.random() < _LOWERED)
+            words = [self.tokenizer.id_to_token(token) or "" for token in answer]
+            spoken += [_LABEL_NONE] * (len(question) - 1)
+            spoken += spoken_numbers(exchange, words, len(script.parts))
             ids += question + answer
             # The label of a token is the one after it.
             labels += [_LABEL_NONE] * (len(question) - 1) + answer + [_LABEL_NONE]
             positions += range(start, start + len(question) + len(answer))
             segments += [number] * (len(question) + len(answer))
-        return ids, labels, positions, segments
+        return ids, labels, positions, segments, spoken
 
     def _encode(self, exchange: Exchange, lowered: bool) -> tuple[list[int], list[int]]:
         question = exchange.question.lower() if lowered else exchange.question
@@ -170,11 +194,16 @@ def prefix_positions(head: int, seconds: int, edge: int, tail: int) -> Tensor:
 
 
 def language_loss(
-    model: Qwen2_5_VLForConditionalGeneration, batch: ClipBatch
+    model: Qwen2_5_VLForConditionalGeneration, batch: ClipBatch, hint: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """(loss, shares right: [captions' content words, short answers], NaN where none was asked)."""
+    """(loss, shares right), NaN where none was asked.
+
+    shares: of captions' content words, of short answers, and of visual tokens whose part's number
+    shows halfway up. hint: weight of the order's loss in the whole.
+    """
     said = batch.labels != _LABEL_NONE
-    logits = model.lm_head(_text_hidden(model, batch)[said])
+    text_hidden, *halfway = _hidden(model, batch)
+    logits = model.lm_head(text_hidden[said])
     labels = batch.labels[said]
     captioned = batch.caption[said]
     described = bool(captioned.any())
@@ -186,11 +215,15 @@ def language_loss(
         content = right[captioned].float().mean()
         wrong = torch.zeros_like(said).masked_scatter(said, ~right)
         answers = 1 - _any_by_segment(wrong, batch.segments)[:, int(described) :].mean()
-    return (weights * losses).sum() / weights.sum(), torch.stack([content, answers])
+    loss = (weights * losses).sum() / weights.sum()
+    order, numbers = order_loss(halfway[0], batch.order, halfway[1], batch.spoken)
+    return loss + hint * order, torch.stack([content, answers, numbers])
 
 
-def _text_hidden(model: Qwen2_5_VLForConditionalGeneration, batch: ClipBatch) -> Tensor:
-    """Last hidden states of the exchanges, [B, S, H]."""
+def _hidden(
+    model: Qwen2_5_VLForConditionalGeneration, batch: ClipBatch
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states: the exchanges' last, the clips' halfway up, the exchanges' halfway up."""
     text = model.model.language_model
     embed = text.embed_tokens
     clips = len(batch.visual)
@@ -198,19 +231,22 @@ def _text_hidden(model: Qwen2_5_VLForConditionalGeneration, batch: ClipBatch) ->
     prefix = embed(batch.prefix_ids).repeat(clips, 1, 1)
     prefix[:, is_video] = batch.visual
     crowding = is_video * math.log(batch.crowd)
-    cached = {cache_keyword(text): DynamicCache(), "use_cache": True}
-    text(
+    cached = {cache_keyword(text): DynamicCache(), "use_cache": True, "output_hidden_states": True}
+    run = text(
         inputs_embeds=prefix,
         position_ids=batch.prefix_positions[:, None].expand(-1, clips, -1),
         attention_mask=_causal_mask(crowding) if batch.crowd > 1 else None,
         **cached,
     )
-    return text(
+    layer = min(LAYER, len(run.hidden_states) - 1)
+    exchanges = text(
         inputs_embeds=embed(batch.text_ids),
         position_ids=batch.text_positions.expand(3, -1, -1),
         attention_mask=_segment_mask(batch.segments, crowding),
         **cached,
-    ).last_hidden_state
+    )
+    halfway = run.hidden_states[layer][:, is_video], exchanges.hidden_states[layer]
+    return exchanges.last_hidden_state, *halfway
 
 
 def _any_by_segment(marked: Tensor, segments: Tensor) -> Tensor:

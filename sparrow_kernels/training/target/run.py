@@ -152,7 +152,7 @@ class TargetTraining:
     def _train_language(self, stage: LanguageStage, maker: BatchMaker) -> None:
         first, last = stage.learning_rate
         for step, bar in self._steps(stage.steps):
-            loss, shares = language_loss(self.model, maker(stage, step))
+            loss, shares = language_loss(self.model, maker(stage, step), stage.hint)
             warmup = min(1.0, (step + 1) / 50)
             self._update(loss, warmup * (first + (last - first) * step / stage.steps))
             self.progress.record(*shares.tolist())
@@ -161,9 +161,9 @@ class TargetTraining:
                     loss=f"{loss.item():.3f}",
                     content=f"{self.progress.content:.3f}",
                     answers=f"{self.progress.answers:.3f}",
+                    numbers=f"{self.progress.numbers:.3f}",
                 )
-            worst = min(self.progress.content, self.progress.answers)
-            if stage.enough is not None and step > 50 and worst > stage.enough:
+            if stage.enough is not None and step > 50 and self.progress.content > stage.enough:
                 break
         self._finish_stage(keep_optimizer=True)
 

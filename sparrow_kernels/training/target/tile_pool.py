@@ -21,7 +21,6 @@ from sparrow_kernels.embedded.clips import read_mp4, write_mp4
 from sparrow_kernels.embedded.world import (
     ATTRIBUTE_COUNTS,
     FRAMES_PER_SECOND,
-    MAX_PARTS,
     TILE,
     draw_distractors,
     draw_tiles,
@@ -30,7 +29,10 @@ from sparrow_kernels.embedded.world import (
 _EDGE = 6  # tiles along an edge of a wall
 _WALL = _EDGE * _EDGE
 _WALLS_A_FILE = 64
-VIEWS = 2  # seconds each scene is held, one specimen each
+PHASES = 2  # seconds until a motion starts again
+VIEWS = 2 * PHASES  # seconds each scene is held, one specimen each; view v is in phase v % PHASES
+SCENES = int(np.prod(ATTRIBUTE_COUNTS))
+SCENE, NO_SCENE = 0, 1  # the last label
 
 
 @dataclass(frozen=True)
@@ -38,29 +40,27 @@ class TilePool:
     """Specimens in order of scene. Distractors come last.
 
     tiles: uint8 [N, 2, TILE, TILE, 3], N = (scenes + distractors) * VIEWS;
-    labels: int64 [N, 7], -100 where undefined.
+    labels: int64 [N, 7], the attributes (-100 where undefined) and SCENE or NO_SCENE.
     """
 
     tiles: Tensor
     labels: Tensor
 
 
-def scene_number(attributes: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """[..., 6] and [...] -> the number of the scene in the pool, [...]."""
-    columns = [*np.moveaxis(attributes, -1, 0), part]
-    return np.ravel_multi_index(columns, (*ATTRIBUTE_COUNTS, MAX_PARTS))
+def scene_number(attributes: np.ndarray) -> np.ndarray:
+    """[..., 6] -> the number of the scene in the pool, [...]."""
+    return np.ravel_multi_index(tuple(np.moveaxis(attributes, -1, 0)), ATTRIBUTE_COUNTS)
 
 
 def _scenes(distractors: int) -> np.ndarray:
     """Labels of every scene, [scenes + distractors, 7]."""
-    counts = (*ATTRIBUTE_COUNTS, MAX_PARTS)
-    scenes = np.array(list(product(*(range(n) for n in counts))))
-    hidden = np.full((distractors, len(counts)), -100)
-    hidden[:, -1] = MAX_PARTS
+    scenes = np.array(list(product(*(range(n) for n in ATTRIBUTE_COUNTS), [SCENE])))
+    hidden = np.full((distractors, scenes.shape[1]), -100)
+    hidden[:, -1] = NO_SCENE
     return np.concatenate([scenes, hidden])
 
 
-def build_tile_pool(seed: int = 0, distractors: int = 2592) -> TilePool:
+def build_tile_pool(seed: int = 0, distractors: int = 1872) -> TilePool:
     """Draw every scene, write walls of them to mp4 files, and cut the decoded walls up again."""
     rng = np.random.default_rng([seed, 23])
     labels = _scenes(distractors)
@@ -80,14 +80,13 @@ def build_tile_pool(seed: int = 0, distractors: int = 2592) -> TilePool:
 def _through_codec(labels: np.ndarray, path: Path, rng: np.random.Generator) -> Tensor:
     """Specimens [N, VIEWS, 2, TILE, TILE, 3] of N scenes (a multiple of a wall), decoded."""
     count, frames = len(labels), VIEWS * FRAMES_PER_SECOND
-    shown = labels[:, -1] < MAX_PARTS
+    shown = labels[:, -1] == SCENE
     drawn = np.empty((count, frames, TILE, TILE, 3), np.uint8)
-    scenes = labels[shown].repeat(frames, axis=0)
+    scenes = int(shown.sum())
     drawn[shown] = draw_tiles(
-        scenes[:, :-1],
-        scenes[:, -1],
-        np.tile(np.arange(frames), int(shown.sum())),
-        rng.integers(-1, 2, (len(scenes), 2)),
+        labels[shown, :-1].repeat(frames, axis=0),
+        np.tile(np.arange(frames), scenes),
+        rng.integers(-1, 2, (scenes * VIEWS, 2)).repeat(FRAMES_PER_SECOND, axis=0),
     ).reshape(-1, frames, TILE, TILE, 3)
     drawn[~shown] = draw_distractors(int((~shown).sum()), frames, rng)
 

@@ -13,16 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparrow_kernels.embedded.world import (
-    ATTRIBUTE_COUNTS,
-    MAX_PARTS,
-    TILE,
-)
+from sparrow_kernels.embedded.world import ATTRIBUTE_COUNTS, TILE
 
 PATCH, MERGE = 14, 2
 PATCHES = (TILE // PATCH) ** 2
-# The last group is the part's number; its last class is "no scene here".
-GROUPS = (*ATTRIBUTE_COUNTS, MAX_PARTS + 1)
+# The last group tells scenes from distractors.
+GROUPS = (*ATTRIBUTE_COUNTS, 2)
 
 
 def patchify_tiles(tiles: Tensor) -> Tensor:
@@ -70,10 +66,13 @@ def _rotate_half(x: Tensor) -> Tensor:
     return torch.cat([-x[..., half:], x[..., :half]], dim=-1)
 
 
-def attribute_codes(hidden_size: int, seed: int = 11) -> Tensor:
-    """Orthonormal rows [sum(GROUPS), H], one for each word of each attribute."""
+def attribute_codes(hidden_size: int, count: int = sum(GROUPS), seed: int = 11) -> Tensor:
+    """Orthonormal rows [count, H], one for each word of each attribute; more are for other uses.
+
+    The first ones are the same whatever the count.
+    """
     generator = torch.Generator().manual_seed(seed)
-    basis, _ = torch.linalg.qr(torch.randn(hidden_size, sum(GROUPS), generator=generator))
+    basis, _ = torch.linalg.qr(torch.randn(count, hidden_size, generator=generator).T)
     return basis.T.contiguous()
 
 
