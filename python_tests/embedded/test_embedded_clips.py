@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
 import torch
 
 from sparrow_kernels.embedded.captions import (
     QUESTIONS,
-    Exchange,
     answer,
     ask,
     content_accuracy,
@@ -28,13 +25,7 @@ from sparrow_kernels.embedded.clips import (
     split_seconds,
     write_mp4,
 )
-from sparrow_kernels.embedded.world import (
-    BACKGROUND,
-    COLOR,
-    MAX_PARTS,
-    TILE,
-    draw_distractors,
-)
+from sparrow_kernels.embedded.world import ATTRIBUTE_COUNTS, MAX_PARTS, TILE
 
 pytest.importorskip("transformers")
 from sparrow_kernels.training.small_target import (
@@ -46,9 +37,7 @@ from sparrow_kernels.training.small_target import (
 )
 from sparrow_kernels.training.target.clip_features import clip_features
 from sparrow_kernels.training.target.language import prefix_positions
-from sparrow_kernels.training.target.order import order_labels
-from sparrow_kernels.training.target.spoken import spoken_numbers
-from sparrow_kernels.training.target.tile_pool import PHASES, SCENES, VIEWS, scene_number
+from sparrow_kernels.training.target.tile_pool import VIEWS, scene_number
 from sparrow_kernels.training.target.vision import (
     patchify_tiles,
     tile_features,
@@ -57,7 +46,7 @@ from sparrow_kernels.training.target.vision import (
 RED_CIRCLE_THEN_PINK_RING = ClipScript(
     seed=5,
     tiles=2,
-    parts=(Part((1, 0, 0, 0, 0, 0), seconds=2), Part((0, 7, 4, 2, 2, 3), seconds=3)),
+    parts=(Part((1, 0, 0, 0, 0, 0), seconds=2), Part((0, 7, 4, 2, 2, 1), seconds=3)),
 )
 
 
@@ -79,7 +68,7 @@ def test_rendering_is_seeded():
     assert not np.array_equal(render(script), render(make_clip(500, seed=4)))
 
 
-@pytest.mark.parametrize("budget", [64, 300, 500, 1024, 2048, 4096, 8192, 12000, 24000])
+@pytest.mark.parametrize("budget", [64, 300, 500, 1024, 2048, 4096, 8192, 24000])
 def test_budget_is_met_within_a_second_of_clip(budget):
     script = make_clip(budget, seed=1)
     assert abs(script.visual_tokens - budget) <= TOKENS_PER_TILE * script.tiles**2 / 2
@@ -124,45 +113,7 @@ def test_mp4_gives_the_frames_back(tmp_path):
     assert np.median(error) <= 2.0
 
 
-def test_every_cut_shows_and_every_object_has_a_name_of_its_own():
-    for seed in range(200):
-        parts = [part.attributes for part in random_script(1, 20, MAX_PARTS, seed).parts]
-        backgrounds = [attributes[BACKGROUND] for attributes in parts]
-        assert all(a != b for a, b in zip(backgrounds, backgrounds[1:], strict=False))
-        assert len({attributes[COLOR] for attributes in parts}) == MAX_PARTS
-
-
-def test_nothing_drawn_tells_the_time():
-    """The same part at another place of a clip is drawn with the same pixels."""
-    first, second = (Part((1, 0, 0, 4, b, 2), seconds=2) for b in (0, 2))
-    ahead, behind = (
-        render(ClipScript(1, 1, parts)) for parts in ((first, second), (second, first))
-    )
-    nearest = [
-        min(np.abs(frame.astype(int) - other).mean() for other in behind[4:]) for frame in ahead[:4]
-    ]
-    assert max(nearest) < 15.0  # the jitter of a pixel or two
-
-
-@pytest.mark.parametrize(
-    ("action", "step"),
-    [(0, (0, 0)), (2, (-3, 0)), (3, (3, 0)), (4, (0, -3)), (5, (0, 3))],
-)
-def test_two_frames_of_any_second_show_the_direction(action, step):
-    frames = render(ClipScript(1, 1, (Part((1, 0, 0, 4, 0, action), seconds=4),))).max(-1)
-    centers = np.array([np.argwhere(frame > 0).mean(0)[::-1] for frame in frames])
-    moved = (centers[1::2] - centers[::2]).round().astype(int)
-    assert (moved == step).all()
-
-
-def test_distractors_are_gray():
-    drawn = draw_distractors(40, 4, np.random.default_rng(0))
-    assert (drawn == drawn[..., :1]).all()
-    levels = [len(np.unique(tile)) for tile in drawn[:, 0, :, :, 0]]
-    assert {1, 2} < set(levels) and max(levels) > 20
-
-
-def test_distractors_spare_one_tile():
+def test_parts_differ_and_distractors_spare_one_tile():
     script = random_script(tiles=4, seconds=9, parts=3, seed=11)
     hidden = ClipScript(script.seed, script.tiles, script.parts, distractor_rate=1.0)
     shown = render(ClipScript(script.seed, script.tiles, script.parts, distractor_rate=0.0))
@@ -181,29 +132,13 @@ def test_split_seconds_sums_and_leaves_no_part_out():
 
 
 def test_caption_says_what_is_shown():
-    clip = RED_CIRCLE_THEN_PINK_RING
-    assert description(clip) == (
-        "The video shows this. There is a large red circle resting on the left side over a black "
-        "background. Near the top, a small pink ring is moving right while behind it lies a white "
-        "background. Then the video ends."
+    assert description(RED_CIRCLE_THEN_PINK_RING) == (
+        "This is a video made of two parts. In part one, a large red circle can be seen resting "
+        "on the left side over a black background. Then, in part two, we see a white background "
+        "with a small pink ring blinking near the top. That is where the video comes to its end."
     )
-    assert answer("brief", clip) == "We see a red circle, then a pink ring."
-    assert answer("list", clip) == (
-        "one: red circle, black background, resting; "
-        "two: pink ring, white background, moving right."
-    )
-    assert answer("backwards", clip) == (
-        "At the end comes a small pink ring, moving right. "
-        "Before that comes a large red circle, resting. With that the video begins."
-    )
-    assert answer("color", clip, 1) == "It is pink."
-    assert answer("action", clip, 1) == "It is moving right."
-    assert answer("count", clip) == "It has two parts."
-    assert answer("after", clip, 0) == "It is a pink ring."
-    assert answer("after", clip, 1) == "It is nothing."
-    assert answer("before", clip, 1) == "It is a red circle."
-    assert answer("order", clip, 0, 1) == "Yes, it does."
-    assert answer("order", clip, 1, 0) == "No, it does not."
+    assert answer("color", RED_CIRCLE_THEN_PINK_RING, 1) == "The object in part two is pink."
+    assert answer("count", RED_CIRCLE_THEN_PINK_RING) == "The video has two parts."
     with pytest.raises(ValueError, match="kind must be one of"):
         answer("smell", RED_CIRCLE_THEN_PINK_RING)
 
@@ -219,7 +154,7 @@ def test_content_accuracy_counts_words_at_their_place():
 def test_texts_are_one_token_a_word_and_stream():
     tokenizer = build_tokenizer()
     rng = np.random.default_rng(0)
-    for seed in range(60):
+    for seed in range(40):
         script = make_clip(500, seed)
         for kind in QUESTIONS:
             exchange = ask(kind, script, rng)
@@ -227,9 +162,9 @@ def test_texts_are_one_token_a_word_and_stream():
                 ids = tokenizer(text).input_ids
                 assert tokenizer.decode(ids) == text
                 assert "".join(tokenizer.decode([i]) for i in ids) == text
-                words = re.sub(r"([.,?:;])", r" \1", text).split()
+                words = text.replace(".", " .").replace(",", " ,").replace("?", " ?").split()
                 assert len(ids) == len(words)
-        assert 70 <= len(tokenizer(description(script)).input_ids) <= 160
+        assert 100 <= len(tokenizer(description(script)).input_ids) <= 200
 
 
 @pytest.mark.parametrize("text", ["Größe 12 x\n\ty", "what about unheard words?", "  two  spaces "])
@@ -256,42 +191,17 @@ def test_a_tile_looks_the_same_alone_and_in_a_wall(processor, target):
 
 def test_clip_features_follow_the_order_of_visual_tokens():
     script = RED_CIRCLE_THEN_PINK_RING
-    scenes = scene_number(np.array([part.attributes for part in script.parts]))
-    features = torch.zeros((SCENES + 1) * VIEWS, 4, 3)
+    attributes = np.array([part.attributes for part in script.parts])
+    scenes = scene_number(attributes, np.arange(2))
+    every_scene = int(np.prod(ATTRIBUTE_COUNTS)) * MAX_PARTS
+    features = torch.zeros((every_scene + 1) * VIEWS, 4, 2)
     for part, scene in enumerate(scenes):
         features[scene * VIEWS : (scene + 1) * VIEWS, :, 0] = part + 1
         features[scene * VIEWS : (scene + 1) * VIEWS, :, 1] = torch.arange(4)
-        features[scene * VIEWS : (scene + 1) * VIEWS, :, 2] = torch.arange(VIEWS)[:, None] % PHASES
     tokens = clip_features(script, features, np.random.default_rng(0))
-    grid = tokens.view(script.seconds, 4, 4, 3)
+    grid = tokens.view(script.seconds, 4, 4, 2)
     assert grid[:, 0, 0, 0].tolist() == [1, 1, 2, 2, 2]
-    assert grid[:, 0, 0, 2].tolist() == [0, 1, 0, 1, 0]
     assert grid[0, :, :, 1].tolist() == [[0, 1, 0, 1], [2, 3, 2, 3]] * 2
-
-
-def test_order_is_asked_of_scenes_and_what_was_before_of_cuts():
-    labels = order_labels(RED_CIRCLE_THEN_PINK_RING).view(5, 16, 7)
-    assert labels[:, 0, 0].tolist() == [0, 0, 1, 1, 1]
-    assert labels[2, 5, 1:].tolist() == [1, 0, 0, 0, 0, 0]
-    assert (labels[[0, 1, 3, 4], :, 1:] == -100).all()
-    hidden = ClipScript(5, 2, RED_CIRCLE_THEN_PINK_RING.parts, distractor_rate=1.0)
-    assert ((order_labels(hidden).view(5, 16, 7)[..., 0] >= 0).sum(1) == 4).all()
-
-
-@pytest.mark.parametrize(
-    ("kind", "start"), [("describe", "Near"), ("brief", "then"), ("list", "two")]
-)
-def test_captions_speak_of_parts_in_their_order(kind, start):
-    clip = RED_CIRCLE_THEN_PINK_RING
-    tokens = build_tokenizer().tokenize(answer(kind, clip))
-    numbers = spoken_numbers(Exchange(kind, "", ""), tokens, 2)
-    assert len(numbers) == len(tokens) + 1
-    assert tokens[numbers.index(1)].lstrip("Ġ") == start
-
-
-def test_answers_speak_of_the_part_asked_for():
-    assert spoken_numbers(Exchange("color", "", "", 1), ["It"], 2) == [1, 1]
-    assert spoken_numbers(Exchange("after", "", ""), ["It"], 2) == [-100, -100]
 
 
 def test_training_positions_are_the_models_own(processor, target):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from sparrow_kernels.embedded.captions import content_words, description
 from sparrow_kernels.embedded.clips import random_script
 from sparrow_kernels.embedded.recipe import Length, TargetRecipe
+from sparrow_kernels.embedded.world import ATTRIBUTE_COUNTS, MAX_PARTS
 
 pytest.importorskip("transformers")
 from sparrow_kernels.training.small_target import HIDDEN, build_target, build_tokenizer
@@ -18,13 +18,13 @@ from sparrow_kernels.training.target import run as target_run
 from sparrow_kernels.training.target.language import (
     BatchMaker,
     ClipBatch,
-    _hidden,
+    _text_hidden,
     language_loss,
 )
 from sparrow_kernels.training.target.progress import Progress
-from sparrow_kernels.training.target.tile_pool import SCENES, VIEWS
+from sparrow_kernels.training.target.tile_pool import VIEWS
 
-SPECIMENS = (SCENES + 5) * VIEWS
+SPECIMENS = (int(np.prod(ATTRIBUTE_COUNTS)) * MAX_PARTS + 5) * VIEWS
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_batch_of_a_step_is_seeded(maker):
 @torch.no_grad()
 def test_an_exchange_is_answered_as_if_it_were_alone(maker, target, crowd):
     batch = make_batch(maker, crowd)
-    together = _hidden(target, batch)[0]
+    together = _text_hidden(target, batch)
     for row in range(2):
         for number in range(3):
             own = batch.segments[row] == number
@@ -72,7 +72,7 @@ def test_an_exchange_is_answered_as_if_it_were_alone(maker, target, crowd):
                 segments=batch.segments[row : row + 1, own],
             )
             torch.testing.assert_close(
-                _hidden(target, alone)[0][0], together[row, own], atol=1e-4, rtol=1e-4
+                _text_hidden(target, alone)[0], together[row, own], atol=1e-4, rtol=1e-4
             )
 
 
@@ -89,12 +89,12 @@ def test_two_passes_equal_the_models_own_forward(maker, target):
         position_ids=torch.cat([batch.prefix_positions, text], dim=1)[:, None],
     ).last_hidden_state
     expected = whole[0, len(batch.prefix_ids) :]
-    torch.testing.assert_close(_hidden(target, batch)[0][0, own], expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(_text_hidden(target, batch)[0, own], expected, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
 def test_a_crowd_draws_attention_to_the_clip(maker, target):
-    quiet, crowded = (_hidden(target, make_batch(maker, crowd))[0] for crowd in (1.0, 1e6))
+    quiet, crowded = (_text_hidden(target, make_batch(maker, crowd)) for crowd in (1.0, 1e6))
     assert not torch.allclose(quiet, crowded, atol=1e-3)
 
 
@@ -102,10 +102,8 @@ def test_labels_are_the_answers(maker):
     batch = make_batch(maker)
     tokenizer = build_tokenizer()
     said = batch.labels[0][(batch.labels[0] >= 0) & (batch.segments[0] == 2)]
-    assert tokenizer.decode(said) == "It has three parts.<|im_end|>"
-    captions = [description(random_script(2, 6, 3, seed)) for seed in (1, 2)]
-    expected = sum(len(content_words(caption)) for caption in captions)
-    assert int(batch.caption.sum()) == expected
+    assert tokenizer.decode(said) == "The video has three parts.<|im_end|>"
+    assert int(batch.caption.sum()) == 2 * 3 * 6  # clips, parts, attributes
 
 
 def test_loss_falls_and_shares_are_shares(maker):
@@ -115,7 +113,7 @@ def test_loss_falls_and_shares_are_shares(maker):
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     losses = []
     for _ in range(8):
-        loss, shares = language_loss(model, batch, hint=0.3)
+        loss, shares = language_loss(model, batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

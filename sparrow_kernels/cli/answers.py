@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 CLIPS = 50
-_COUNTS = ("visual_tokens", "clips")  # all else that is measured is a share
+_KINDS = ("content", "exact", "color", "count", "shape", "action")
 _MEANINGLESS = ("question", "repeats", "csv", "plot", "json", "temperature")
 
 
@@ -39,12 +39,10 @@ def run(arguments: argparse.Namespace, clips: int, lengths: Sequence[int]) -> in
             decoder, processor = load_decoder(arguments, bar)
         target = decoder.target
         print(f"answers of the target, share right of {clips} unseen clips through mp4 files")
-        for number, length in enumerate(lengths):
+        _print_row("visual tokens", _KINDS)
+        for length in lengths:
             row = evaluate_budget(target, processor, length, seeds)
-            kinds = [name for name in row if name not in _COUNTS]
-            if number == 0:
-                _print_row("visual tokens", kinds)
-            _print_row(row["visual_tokens"], [f"{row[kind]:.3f}" for kind in kinds])
+            _print_row(row["visual_tokens"], [f"{row[kind]:.3f}" for kind in _KINDS])
         print("\ntokens a target call emits on captions, with the draft")
         _print_row("visual tokens", ["tree", "mean", "other clip"])
         for length in lengths:

@@ -1,76 +1,148 @@
-"""What is said about a clip: captions in four styles, and how they are scored."""
+"""What is said about a clip: the caption, questions with their true answers, and their scoring."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
 
-from sparrow_kernels.embedded.clips import ClipScript, Part
-from sparrow_kernels.embedded.questions import (
-    QUESTION_KINDS,
-    QUESTIONS,
-    STYLES,
-    Exchange,
-    answer,
-    ask,
-)
-from sparrow_kernels.embedded.sentences import description
+import numpy as np
+
+from sparrow_kernels.embedded.clips import ClipScript
 from sparrow_kernels.embedded.world import (
     ACTION,
-    ATTRIBUTE_COUNTS,
     ATTRIBUTES,
+    BACKGROUND,
+    COLOR,
     NUMBERS,
-    ORDINALS,
     PLACE,
+    SHAPE,
+    SIZE,
 )
 
-__all__ = [
-    "CONTENT_WORDS",
-    "QUESTIONS",
-    "QUESTION_KINDS",
-    "STYLES",
-    "Exchange",
-    "all_phrases",
-    "answer",
-    "ask",
-    "content_accuracy",
-    "content_words",
-    "description",
-]
+WORDS = tuple(ATTRIBUTES.values())
+CONTENT_WORDS = frozenset(word for words in WORDS for word in words)
 
-CONTENT_WORDS = frozenset(
-    word for phrases in ATTRIBUTES.values() for phrase in phrases for word in phrase.split()
+PLACE_PHRASES = (
+    "on the left side",
+    "on the right side",
+    "near the top",
+    "near the bottom",
+    "in the center",
 )
 
-# Every place with every action: five and six have no common factor.
-_SAMPLES = ATTRIBUTE_COUNTS[PLACE] * ATTRIBUTE_COUNTS[ACTION]
+# The part, where a question names one, is {part}.
+QUESTIONS: dict[str, tuple[str, ...]] = {
+    "describe": (
+        "Describe the video in detail.",
+        "Describe this video.",
+        "What happens in the video?",
+        "What do you see in this clip?",
+        "Please give a detailed description of the clip.",
+    ),
+    "color": (
+        "What color is the object in part {part}?",
+        "Which color does the object in part {part} have?",
+        "Tell me the color of the object in part {part}.",
+        "In part {part}, what is the color of the object?",
+    ),
+    "count": (
+        "How many parts does the video have?",
+        "How many parts are there?",
+        "Count the parts of this video.",
+        "What is the number of parts in the clip?",
+    ),
+    "shape": (
+        "What shape is the object in part {part}?",
+        "Which shape does the object in part {part} have?",
+        "Tell me the shape of the object in part {part}.",
+        "In part {part}, what is the shape of the object?",
+    ),
+    "action": (
+        "What is the object in part {part} doing?",
+        "What does the object do in part {part}?",
+        "Tell me what the object in part {part} is doing.",
+        "In part {part}, what is the object doing?",
+    ),
+}
+QUESTION_KINDS = ("color", "count", "shape", "action")
 
 
-def content_words(text: str) -> list[str]:
+@dataclass(frozen=True)
+class Exchange:
+    """A question about a clip and its true answer."""
+
+    kind: str
+    question: str
+    answer: str
+    part: int | None = None
+    """The part (from 0) that the question asks about, where the world's hint is to know it."""
+
+
+def description(script: ClipScript) -> str:
+    """The caption: one sentence a part, in two forms that alternate."""
+    count = NUMBERS[len(script.parts) - 1]
+    sentences = [f"This is a video made of {count} parts."]
+    for number, part in enumerate(script.parts):
+        sentences.append(_sentence(number, part.attributes))
+    sentences.append("That is where the video comes to its end.")
+    return " ".join(sentences)
+
+
+def _sentence(number: int, attributes: Sequence[int]) -> str:
+    word = [words[a] for words, a in zip(WORDS, attributes, strict=True)]
+    thing = f"a {word[SIZE]} {word[COLOR]} {word[SHAPE]}"
+    where = PLACE_PHRASES[attributes[PLACE]]
+    part, background = f"part {NUMBERS[number]}", f"a {word[BACKGROUND]} background"
+    if number % 2 == 0:
+        return f"In {part}, {thing} can be seen {word[ACTION]} {where} over {background}."
+    return f"Then, in {part}, we see {background} with {thing} {word[ACTION]} {where}."
+
+
+def answer(kind: str, script: ClipScript, number: int = 0) -> str:
+    """The true answer to a question of a kind, about part `number` (from 0) where it names one."""
+    if kind == "describe":
+        return description(script)
+    if kind == "count":
+        return f"The video has {NUMBERS[len(script.parts) - 1]} parts."
+    attributes = script.parts[number].attributes
+    subject = f"The object in part {NUMBERS[number]} is"
+    if kind == "color":
+        return f"{subject} {WORDS[COLOR][attributes[COLOR]]}."
+    if kind == "shape":
+        return f"{subject} a {WORDS[SHAPE][attributes[SHAPE]]}."
+    if kind == "action":
+        return f"{subject} {WORDS[ACTION][attributes[ACTION]]}."
+    raise ValueError(f"kind must be one of {', '.join(QUESTIONS)}, got {kind!r}")
+
+
+def ask(kind: str, script: ClipScript, rng: np.random.Generator) -> Exchange:
+    """A question of a kind in a random phrasing, about a random part, with its true answer."""
+    number = int(rng.integers(len(script.parts)))
+    phrasings = QUESTIONS[kind]
+    question = phrasings[int(rng.integers(len(phrasings)))].format(part=NUMBERS[number])
+    return Exchange(kind, question, answer(kind, script, number))
+
+
+def content_words(text: str, known: Set[str] = CONTENT_WORDS) -> list[str]:
     """The words of a text that name an attribute, in order."""
-    return [word for word in re.findall(r"[a-z]+", text.lower()) if word in CONTENT_WORDS]
+    return [word for word in re.findall(r"[a-z]+", text.lower()) if word in known]
 
 
-def content_accuracy(text: str, truth: str) -> float:
+def content_accuracy(text: str, truth: str, known: Set[str] = CONTENT_WORDS) -> float:
     """The share of the truth's content words that stand at their place in the text."""
-    expected, found = content_words(truth), content_words(text)
+    expected, found = content_words(truth, known), content_words(text, known)
     right = sum(a == b for a, b in zip(expected, found, strict=False))
     return right / len(expected)
 
 
 def all_phrases() -> list[str]:
     """Texts that together hold every word of every question and answer: the tokenizer's corpus."""
-    phrases = [f"a {word} a" for word in sorted(CONTENT_WORDS)]
-    phrases += [f"part {number} parts" for number in (*NUMBERS, *ORDINALS, "last")]
-    named = {"part": "first", "thing": "red circle", "other": "red circle"}
-    phrases += [form.format_map(named) for forms in QUESTIONS.values() for form in forms]
+    phrases = list(PLACE_PHRASES) + [f"a {word} a" for word in sorted(CONTENT_WORDS)]
+    phrases += [f"part {number} parts" for number in NUMBERS]
+    phrases += [question.format(part="one") for forms in QUESTIONS.values() for question in forms]
     phrases += [phrase.lower() for phrase in phrases]
-    clips = [_sampler(number) for number in range(_SAMPLES)]
-    phrases += [answer(kind, clip, 0, 1) for clip in clips for kind in QUESTIONS]
-    phrases += [answer(kind, clip, 1, 0) for clip in clips for kind in QUESTIONS]
+    phrases += [_sentence(number, (0,) * len(WORDS)) for number in (0, 1)]
+    phrases += ["This is a video made of", "That is where the video comes to its end."]
+    phrases += ["The video has one parts.", "The object in part one is a"]
     return phrases
-
-
-def _sampler(number: int) -> ClipScript:
-    """Two parts; over `_SAMPLES` of them every word and every sentence is shown."""
-    rows = (tuple((number + k) % count for count in ATTRIBUTE_COUNTS) for k in range(2))
-    return ClipScript(0, 1, tuple(Part(row, 1) for row in rows))

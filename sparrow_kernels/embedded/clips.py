@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +15,7 @@ from sparrow_kernels.embedded.world import (
     TILE,
     draw_distractors,
     draw_tiles,
-    random_sequence,
+    random_attributes,
 )
 
 MIN_PARTS = 4
@@ -22,8 +23,7 @@ TOKENS_PER_TILE = 4  # 4x4 patches of 14 pixels, merged 2x2, for every two frame
 MAX_SECONDS = 256
 
 # Tiles along an edge, and the most seconds a clip of that size is given before frames grow.
-_WALLS = ((1, 40), (2, 64), (4, 96), (6, 80), (8, 120))
-_LONGEST_DISTRACTION = 6  # seconds one distractor fills a tile before another does
+WALLS = ((1, 40), (2, 64), (4, 128), (6, 220))
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,21 @@ def split_seconds(seconds: int, parts: int, rng: np.random.Generator) -> np.ndar
     return floor + np.diff(cuts, prepend=0, append=spare)
 
 
-def random_script(tiles: int, seconds: int, parts: int, seed: int) -> ClipScript:
-    """A clip of the given shape with random content."""
-    if not 1 <= parts <= MAX_PARTS:
-        raise ValueError(f"parts must be 1..{MAX_PARTS}, got {parts}")
+def random_script(
+    tiles: int,
+    seconds: int,
+    parts: int,
+    seed: int,
+    *,
+    most_parts: int = MAX_PARTS,
+    draw: Callable[[int, np.random.Generator], np.ndarray] = random_attributes,
+) -> ClipScript:
+    """A clip of the given shape with random content; `draw` gives its parts' attributes."""
+    if not 1 <= parts <= most_parts:
+        raise ValueError(f"parts must be 1..{most_parts}, got {parts}")
     rng = np.random.default_rng([seed, tiles, seconds, parts])
     durations = split_seconds(seconds, parts, rng)
-    attributes = random_sequence(parts, rng)
+    attributes = draw(parts, rng)
     rate = 0.0 if tiles == 1 else float(rng.uniform(0.0, 0.3))
     shown = tuple(
         Part(tuple(int(a) for a in row), int(s))
@@ -81,17 +89,19 @@ def random_script(tiles: int, seconds: int, parts: int, seed: int) -> ClipScript
     return ClipScript(seed, tiles, shown, rate)
 
 
-def clip_shape(visual_tokens: int) -> tuple[int, int]:
+def clip_shape(
+    visual_tokens: int, walls: Sequence[tuple[int, int]] = WALLS, most_parts: int = MAX_PARTS
+) -> tuple[int, int]:
     """(tiles, seconds) for about `visual_tokens` tokens: more seconds first, then larger frames."""
-    if visual_tokens < TOKENS_PER_TILE * MAX_PARTS:
+    if visual_tokens < TOKENS_PER_TILE * most_parts:
         raise ValueError(
-            f"visual_tokens must be {TOKENS_PER_TILE * MAX_PARTS} or more, got {visual_tokens}"
+            f"visual_tokens must be {TOKENS_PER_TILE * most_parts} or more, got {visual_tokens}"
         )
-    for tiles, most_seconds in _WALLS:
+    for tiles, most_seconds in walls:
         seconds = round(visual_tokens / (TOKENS_PER_TILE * tiles**2))
         if seconds <= most_seconds:
             return tiles, seconds
-    tiles, most_seconds = _WALLS[-1]
+    tiles, most_seconds = walls[-1]
     most = TOKENS_PER_TILE * tiles**2 * most_seconds
     raise ValueError(f"visual_tokens must be at most {most}, got {visual_tokens}")
 
@@ -103,59 +113,34 @@ def make_clip(visual_tokens: int, seed: int) -> ClipScript:
     return random_script(tiles, seconds, parts, seed)
 
 
-def hidden_tiles(script: ClipScript) -> np.ndarray:
-    """Which tiles of the wall show distractors all through the clip, bool [tiles, tiles]."""
-    rng = np.random.default_rng([script.seed, script.tiles, 2])
-    hidden = rng.random((script.tiles, script.tiles)) < script.distractor_rate
-    hidden[tuple(rng.integers(0, script.tiles, 2))] = False  # one tile at least shows the scene
-    return hidden
-
-
-def distraction_seconds(seconds: int, rng: np.random.Generator) -> list[int]:
-    """How long each distractor is shown, summing to `seconds`. They heed no part's end."""
-    held: list[int] = []
-    while sum(held) < seconds:
-        most = min(_LONGEST_DISTRACTION, seconds - sum(held))
-        held.append(int(rng.integers(1, most + 1)))
-    return held
-
-
 def render(script: ClipScript) -> np.ndarray:
     """Frames, uint8 [T, H, W, 3] with H = W = TILE * tiles, at FRAMES_PER_SECOND."""
     rng = np.random.default_rng([script.seed, script.tiles, 1])
-    tiles, wall = script.tiles, script.tiles**2
-    drawn = np.empty((script.frames, wall, TILE, TILE, 3), np.uint8)
-    start = 0
-    for part in script.parts:
-        end = start + part.seconds * FRAMES_PER_SECOND
-        drawn[start:end] = _scene_tiles(part.attributes, np.arange(start, end), wall, rng)
-        start = end
-    hidden = hidden_tiles(script).ravel()
+    return np.concatenate([_render_part(script, k, rng) for k in range(len(script.parts))])
+
+
+def _render_part(script: ClipScript, number: int, rng: np.random.Generator) -> np.ndarray:
+    """The frames of one part. Every tile shows the scene with its own jitter, or a distractor."""
+    part, tiles = script.parts[number], script.tiles
+    frames, wall = part.seconds * FRAMES_PER_SECOND, tiles * tiles
+    count = frames * wall
+    drawn = draw_tiles(
+        np.tile(np.array(part.attributes), (count, 1)),
+        np.full(count, number),
+        np.arange(frames).repeat(wall),
+        rng.integers(-1, 2, (count, 2)),
+    ).reshape(frames, wall, TILE, TILE, 3)
+    hidden = rng.random(wall) < script.distractor_rate
+    hidden[rng.integers(wall)] = False  # one tile at least shows the scene
     if hidden.any():
-        drawn[:, hidden] = np.concatenate(
-            [
-                draw_distractors(int(hidden.sum()), held * FRAMES_PER_SECOND, rng).swapaxes(0, 1)
-                for held in distraction_seconds(script.seconds, rng)
-            ]
-        )
+        drawn[:, hidden] = draw_distractors(int(hidden.sum()), frames, rng).swapaxes(0, 1)
+    return in_walls(drawn, tiles)
+
+
+def in_walls(drawn: np.ndarray, tiles: int) -> np.ndarray:
+    """Tiles [T, tiles**2, TILE, TILE, 3] side by side, [T, tiles * TILE, tiles * TILE, 3]."""
     grid = drawn.reshape(-1, tiles, tiles, TILE, TILE, 3).swapaxes(2, 3)
     return grid.reshape(-1, tiles * TILE, tiles * TILE, 3)
-
-
-def _scene_tiles(
-    attributes: tuple[int, ...], frames: np.ndarray, wall: int, rng: np.random.Generator
-) -> np.ndarray:
-    """One part on every tile of a wall, [frames, wall, TILE, TILE, 3].
-
-    Every tile has its own jitter, another one each second: within a second what moves, moves.
-    """
-    count = len(frames) * wall
-    jitter = rng.integers(-1, 2, (len(frames) // FRAMES_PER_SECOND, wall, 2))
-    return draw_tiles(
-        np.tile(np.array(attributes), (count, 1)),
-        frames.repeat(wall),
-        jitter.repeat(FRAMES_PER_SECOND, axis=0).reshape(count, 2),
-    ).reshape(len(frames), wall, TILE, TILE, 3)
 
 
 def write_mp4(path: str | Path, frames: np.ndarray, fps: int = FRAMES_PER_SECOND) -> None:

@@ -1,8 +1,8 @@
 """The small world the embedded clips show: what an object can be, and how one tile of it is drawn.
 
-A clip is a sequence of parts. Each part shows one object, described by six attributes. Nothing
-drawn tells which part it is: that can only be read from the order of the frames. Everything is
-drawn in tiles of 56x56 pixels, the window of the target's vision tower.
+A clip is a sequence of parts. Each part shows one object, described by six attributes, and a
+chapter bar along the bottom edge whose lit cell tells the number of the part. Everything is drawn
+in tiles of 56x56 pixels, the window of the target's vision tower.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ MAX_PARTS = 7
 FRAMES_PER_SECOND = 2
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven")
-ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "size": ("small", "large"),
     "color": ("red", "green", "blue", "yellow", "purple", "orange", "cyan", "pink"),
     "shape": ("circle", "square", "triangle", "cross", "ring", "diamond"),
     "place": ("left", "right", "top", "bottom", "center"),
     "background": ("black", "gray", "white", "brown"),
-    "action": ("resting", "blinking", "moving left", "moving right", "rising", "falling"),
+    "action": ("resting", "blinking", "shaking"),
 }
 SIZE, COLOR, SHAPE, PLACE, BACKGROUND, ACTION = range(6)
 ATTRIBUTE_COUNTS = tuple(len(words) for words in ATTRIBUTES.values())
-BLINKING = 1
+BLINKING, SHAKING = 1, 2
 
-_OBJECT_RGB = np.array(
+OBJECT_RGB = np.array(
     [
         [230, 26, 26],
         [26, 204, 26],
@@ -41,17 +40,16 @@ _OBJECT_RGB = np.array(
         [255, 140, 191],
     ]
 )
-_BACKGROUND_RGB = np.array([[0, 0, 0], [115, 115, 115], [255, 255, 255], [102, 64, 31]])
+BACKGROUND_RGB = np.array([[0, 0, 0], [115, 115, 115], [255, 255, 255], [102, 64, 31]])
+_BAR_OFF_RGB, _BAR_LIT_RGB = (16, 16, 16), (240, 240, 240)
+_BAR_HEIGHT = 6
+_BAR_CELL = TILE // MAX_PARTS
 
-_PLACE_X = np.array([15, 41, 28, 28, 28])
-_PLACE_Y = np.array([28, 28, 15, 41, 28])
+_PLACE_X = np.array([16, 40, 28, 28, 28])
+_PLACE_Y = np.array([25, 25, 14, 36, 25])
 _RADII = (7.3, 12.9)
-_BLINK_OPACITY = 0.25
-# Pixels off the place over four frames, along x and y for each action; then it starts again.
-_PATH = np.array([-5, -2, 1, 4])
-_DIRECTION = np.array([(0, 0), (0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)])
-
-_DECOY_CONTRAST = (45, 110)  # gray levels between a decoy and what is around it
+_SHAKE = 3  # pixels to either side, in turn
+BLINK_OPACITY = 0.25
 
 
 @lru_cache(maxsize=1)
@@ -76,90 +74,58 @@ def _sprites() -> np.ndarray:
     return np.array(masks)
 
 
-def draw_tiles(attributes: np.ndarray, frame: np.ndarray, jitter: np.ndarray) -> np.ndarray:
-    """Draw N tiles, uint8 [N, TILE, TILE, 3].
-
-    attributes: [N, 6] indices into ATTRIBUTES; frame: [N] number of the frame, of which only the
-    remainder by four matters; jitter: [N, 2] pixels (x, y).
-    """
-    background = _BACKGROUND_RGB[attributes[:, BACKGROUND]]
-    return _paint(attributes, frame, jitter, background, _OBJECT_RGB[attributes[:, COLOR]])
-
-
-def _paint(
-    attributes: np.ndarray,
-    frame: np.ndarray,
-    jitter: np.ndarray,
-    background_rgb: np.ndarray,
-    object_rgb: np.ndarray,
+def object_masks(
+    size: np.ndarray, shape: np.ndarray, center_x: np.ndarray, center_y: np.ndarray
 ) -> np.ndarray:
-    """Tiles of objects in given colours, both [N, 3]."""
-    size, _, shape, place, _, action = attributes.T
-    moved = _DIRECTION[action] * _PATH[frame % len(_PATH)][:, None]
-    center_x = _PLACE_X[place] + jitter[:, 0] + moved[:, 0]
-    center_y = _PLACE_Y[place] + jitter[:, 1] + moved[:, 1]
+    """Where objects are in their tiles, bool [N, TILE, TILE]; the arguments are [N]."""
     axis = np.arange(TILE) + TILE
     rows = axis[None, :, None] - center_y[:, None, None]
     columns = axis[None, None, :] - center_x[:, None, None]
-    inside = _sprites()[size[:, None, None], shape[:, None, None], rows, columns]
+    return _sprites()[size[:, None, None], shape[:, None, None], rows, columns]
 
-    dimmed = (action == BLINKING) & (frame % 2 == 1)
-    opacity = np.where(dimmed, _BLINK_OPACITY, 1.0)[:, None]
+
+def draw_tiles(
+    attributes: np.ndarray, part: np.ndarray, frame: np.ndarray, jitter: np.ndarray
+) -> np.ndarray:
+    """Draw N tiles, uint8 [N, TILE, TILE, 3].
+
+    attributes: [N, 6] indices into ATTRIBUTES; part: [N] from 0; frame: [N] number of the frame,
+    of which only the parity matters (blinking and shaking alternate); jitter: [N, 2] pixels (x, y).
+    """
+    size, color, shape, place, background, action = attributes.T
+    odd = frame % 2 == 1
+    shake = np.where(action == SHAKING, np.where(odd, _SHAKE, -_SHAKE), 0)
+    center_x = _PLACE_X[place] + jitter[:, 0] + shake
+    center_y = _PLACE_Y[place] + jitter[:, 1]
+    inside = object_masks(size, shape, center_x, center_y)
+
+    opacity = np.where((action == BLINKING) & odd, BLINK_OPACITY, 1.0)[:, None]
+    background_rgb = BACKGROUND_RGB[background]
+    object_rgb = background_rgb * (1 - opacity) + OBJECT_RGB[color] * opacity
+
     # One label a pixel, then one palette lookup: several times faster than blending layers.
-    palette = np.empty((len(attributes), 2, 3), np.uint8)
-    palette[:, 0] = background_rgb
-    palette[:, 1] = background_rgb * (1 - opacity) + object_rgb * opacity
-    return palette[np.arange(len(attributes))[:, None, None], inside.astype(np.intp)]
+    label = inside.astype(np.intp)
+    lit = np.arange(TILE)[None, :] // _BAR_CELL == part[:, None]
+    label[:, -_BAR_HEIGHT:, :] = np.where(lit, 3, 2)[:, None, :]
+    palette = np.empty((len(part), 4, 3), np.uint8)
+    palette[:, 0], palette[:, 1] = background_rgb, object_rgb
+    palette[:, 2], palette[:, 3] = _BAR_OFF_RGB, _BAR_LIT_RGB
+    return palette[np.arange(len(part))[:, None, None], label]
 
 
 def draw_distractors(count: int, frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Tiles of which nothing may be said, uint8 [count, frames, TILE, TILE, 3].
+    """Tiles that show no scene, uint8 [count, frames, TILE, TILE, 3]: flat gray, or grainy static.
 
-    All are gray, objects have colours: flat tiles, grainy static, and decoys: gray objects on
-    gray, which rest, blink and move as coloured ones do.
+    They carry no chapter bar, so nothing in them may be described.
     """
     grain = rng.integers(0, 256, (count, frames, TILE // 4, TILE // 4))
-    static = grain.repeat(4, axis=2).repeat(4, axis=3).astype(np.uint8)
-    flat = np.broadcast_to(rng.integers(40, 200, (count, 1, 1, 1)), static.shape)
-    kind = rng.integers(0, 3, (count, 1, 1, 1))
-    gray = np.where(kind == 0, flat, static).astype(np.uint8)
-    drawn = np.repeat(gray[..., None], 3, axis=-1)
-    decoys = kind.ravel() == 2
-    drawn[decoys] = _draw_decoys(int(decoys.sum()), frames, rng)
-    return drawn
-
-
-def _draw_decoys(count: int, frames: int, rng: np.random.Generator) -> np.ndarray:
-    attributes = random_attributes(count, rng).repeat(frames, axis=0)
-    around = rng.integers(0, 256, count)
-    contrast = rng.integers(*_DECOY_CONTRAST, count)
-    # Towards the middle gray: there is always room for the contrast.
-    level = np.where(around > 127, around - contrast, around + contrast)
-    painted = _paint(
-        attributes,
-        np.tile(np.arange(frames), count),
-        rng.integers(-1, 2, (count, 2)).repeat(frames, axis=0),
-        *(np.tile(gray.repeat(frames)[:, None], 3) for gray in (around, level)),
-    )
-    return painted.reshape(count, frames, TILE, TILE, 3)
+    grain = grain.repeat(4, axis=2).repeat(4, axis=3)
+    flat = rng.integers(40, 200, (count, 1, 1, 1))
+    is_static = rng.random((count, 1, 1, 1)) < 0.5
+    gray = np.where(is_static, grain, flat).astype(np.uint8)
+    return np.repeat(gray[..., None], 3, axis=-1)
 
 
 def random_attributes(count: int, rng: np.random.Generator) -> np.ndarray:
     """Uniform attributes, [count, 6] int64."""
     return rng.integers(0, ATTRIBUTE_COUNTS, (count, len(ATTRIBUTE_COUNTS)))
-
-
-def random_sequence(parts: int, rng: np.random.Generator) -> np.ndarray:
-    """Attributes of the parts of a clip, [parts, 6] int64.
-
-    Consecutive parts differ in background, so that each cut is visible, and no two parts of a clip
-    share a colour, so that "the red circle" names one part.
-    """
-    chosen = random_attributes(parts, rng)
-    chosen[:, COLOR] = rng.permutation(ATTRIBUTE_COUNTS[COLOR])[:parts]
-    # A step of one to three around the circle of four backgrounds never comes back to its start.
-    backgrounds = ATTRIBUTE_COUNTS[BACKGROUND]
-    steps = rng.integers(1, backgrounds, parts)
-    steps[0] = rng.integers(backgrounds)
-    chosen[:, BACKGROUND] = np.cumsum(steps) % backgrounds
-    return chosen

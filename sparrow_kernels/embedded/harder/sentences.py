@@ -1,4 +1,4 @@
-"""The captions. In the detailed one the form of a sentence follows from what its part does.
+"""Captions in three styles. In the detailed one a sentence's form follows from what its part does.
 
 So a caption is exactly determined by its clip, and cannot be foreseen without having seen it.
 """
@@ -6,26 +6,10 @@ So a caption is exactly determined by its clip, and cannot be foreseen without h
 from __future__ import annotations
 
 from sparrow_kernels.embedded.clips import ClipScript, Part
-from sparrow_kernels.embedded.world import (
-    ACTION,
-    ATTRIBUTES,
-    BACKGROUND,
-    COLOR,
-    NUMBERS,
-    PLACE,
-    SHAPE,
-    SIZE,
-)
+from sparrow_kernels.embedded.harder.world import ATTRIBUTES, NUMBERS
+from sparrow_kernels.embedded.world import ACTION, BACKGROUND, COLOR, PLACE, SHAPE, SIZE
 
-WORDS = tuple(ATTRIBUTES.values())
-
-_PLACES = (
-    "on the left side",
-    "on the right side",
-    "near the top",
-    "near the bottom",
-    "in the center",
-)
+_WORDS = tuple(ATTRIBUTES.values())
 
 # One form for each action.
 _FORMS = (
@@ -40,22 +24,11 @@ _FORMS = (
 
 def word(part: Part, attribute: int) -> str:
     """The word for an attribute of a part."""
-    return WORDS[attribute][part.attributes[attribute]]
+    return _WORDS[attribute][part.attributes[attribute]]
 
 
-def thing(part: Part) -> str:
-    """Names a part's object; no other part of the clip has one of that name."""
+def _thing(part: Part) -> str:
     return f"{word(part, COLOR)} {word(part, SHAPE)}"
-
-
-def a_thing(part: Part) -> str:
-    """Its name with the article."""
-    article = "an" if word(part, COLOR)[0] in "aeiou" else "a"
-    return f"{article} {thing(part)}"
-
-
-def _sized(part: Part) -> str:
-    return f"a {word(part, SIZE)} {thing(part)}"
 
 
 def description(script: ClipScript) -> str:
@@ -65,10 +38,11 @@ def description(script: ClipScript) -> str:
 
 
 def _sentence(part: Part) -> str:
-    place = _PLACES[part.attributes[PLACE]]
+    sized = f"a {word(part, SIZE)} {_thing(part)}"
+    place = f"at the {word(part, PLACE)}"
     return _FORMS[part.attributes[ACTION]].format(
-        thing=_sized(part),
-        Thing=_sized(part).capitalize(),
+        thing=sized,
+        Thing=sized.capitalize(),
         place=place,
         Place=place.capitalize(),
         background=f"a {word(part, BACKGROUND)} background",
@@ -77,21 +51,18 @@ def _sentence(part: Part) -> str:
 
 def summary(script: ClipScript) -> str:
     """The brief caption: one sentence."""
-    return "We see " + ", then ".join(a_thing(part) for part in script.parts) + "."
+    named = (
+        f"{'an' if word(part, COLOR)[0] in 'aeiou' else 'a'} {_thing(part)}"
+        for part in script.parts
+    )
+    return f"We see {', then '.join(named)}."
 
 
 def listing(script: ClipScript) -> str:
     """The caption as a numbered list."""
     rows = (
-        f"{NUMBERS[number]}: {thing(part)}, {word(part, BACKGROUND)} background,"
+        f"{NUMBERS[number]}: {_thing(part)}, {word(part, BACKGROUND)} background,"
         f" {word(part, ACTION)}"
         for number, part in enumerate(script.parts)
     )
-    return "; ".join(rows) + "."
-
-
-def backwards(script: ClipScript) -> str:
-    """The caption from the last part to the first."""
-    last, *earlier = (f"{_sized(part)}, {word(part, ACTION)}." for part in script.parts[::-1])
-    sentences = [f"At the end comes {last}", *(f"Before that comes {each}" for each in earlier)]
-    return " ".join([*sentences, "With that the video begins."])
+    return f"{'; '.join(rows)}."
