@@ -1,4 +1,4 @@
-"""The worlds that the package draws clips of, each as one value: what it shows, says and teaches."""
+"""The worlds that the package draws clips of, each as one value: what it shows and says."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class World:
     groups: classes of the labels of a tile, attribute by attribute, and one more.
     views: specimens of each scene in the pool of tiles. distractors: how many are in it.
     styles: kinds of questions that are answered by a caption, and their shares in training.
-    spoken_parts: None where a part's number is drawn, so that training needs no hint of it.
+    hidden_tiles, spoken_parts: what training's hint of a part's number asks for; None where it is
+    drawn, and there is no hint.
     """
 
     name: str
@@ -48,6 +49,7 @@ class World:
     draw_pool: Callable[[np.ndarray, np.random.Generator], np.ndarray]
     draw_distractors: Callable[[int, int, np.random.Generator], np.ndarray]
     specimens: Callable[[ClipScript, int, np.random.Generator], np.ndarray]
+    hidden_tiles: Callable[[ClipScript], np.ndarray] | None
     spoken_parts: Callable[[Exchange, Sequence[str], int], list[int | None]] | None
     recipe: TargetRecipe
     draft_recipe: DraftRecipe
@@ -78,6 +80,7 @@ EASY = World(
     draw_pool=specimens.draw_easy_pool,
     draw_distractors=world.draw_distractors,
     specimens=specimens.easy_specimens,
+    hidden_tiles=None,
     spoken_parts=None,
     recipe=TargetRecipe(),
     draft_recipe=DraftRecipe(),
@@ -103,6 +106,7 @@ HARDER = World(
     draw_pool=specimens.draw_harder_pool,
     draw_distractors=harder_world.draw_distractors,
     specimens=specimens.harder_specimens,
+    hidden_tiles=harder_clips.hidden_tiles,
     spoken_parts=harder_captions.spoken_parts,
     recipe=HARDER_RECIPE,
     draft_recipe=HARDER_DRAFT_RECIPE,

@@ -58,7 +58,9 @@ def evaluate_budget(
             text = answer_clip(model, processor, frames, fps, exchange.question)
             score = float(text == exchange.answer)
             if exchange.kind == "describe":
-                right.setdefault("content", []).append(content_accuracy(text, exchange.answer, world.content_words))
+                right.setdefault("content", []).append(
+                    content_accuracy(text, exchange.answer, world.content_words)
+                )
                 right.setdefault("exact", []).append(score)
             else:
                 right.setdefault(exchange.kind, []).append(score)

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sparrow_kernels.embedded.clips import ClipScript
+from sparrow_kernels.embedded.worlds import EASY, World
 from sparrow_kernels.training.target.tile_pool import TilePool
 from sparrow_kernels.training.target.vision import patchify_tiles, tile_features
 
@@ -19,12 +21,15 @@ def pool_features(tower: nn.Module, pool: TilePool) -> Tensor:
     return torch.cat(parts)
 
 
-def clip_features(specimens: np.ndarray, features: Tensor) -> Tensor:
+def clip_features(
+    script: ClipScript, features: Tensor, rng: np.random.Generator, world: World = EASY
+) -> Tensor:
     """A clip's visual tokens in the order the target gets them, [visual_tokens, H] float32.
 
-    specimens: what each tile of each second shows, [seconds, tiles, tiles] (`World.specimens`): as
-    `render` draws it, without the pixels. features: of the pool.
+    Every tile of every second shows the scene in a specimen of its own, or a distractor: as
+    `render` draws it, without the pixels.
     """
+    specimens = world.specimens(script, len(features), rng)
     return in_frame_order(features[torch.from_numpy(specimens)]).float()
 
 

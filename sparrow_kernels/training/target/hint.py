@@ -25,14 +25,16 @@ NONE = -100
 _SHARPNESS = 2.0
 
 
-def part_labels(world: World, script: ClipScript, specimens: np.ndarray) -> Tensor:
+def part_labels(world: World, script: ClipScript) -> Tensor:
     """The number of the part that each visual token shows, [visual_tokens], NONE of distractors.
 
-    specimens: what each tile shows, [seconds, tiles, tiles].
+    NONE of all in a world without a hint.
     """
+    if world.hidden_tiles is None:
+        return torch.full((script.visual_tokens,), NONE)
     durations = [part.seconds for part in script.parts]
     numbers = np.arange(len(durations)).repeat(durations)[:, None, None]
-    labels = np.where(specimens < world.scenes * world.views, numbers, NONE)
+    labels = np.where(world.hidden_tiles(script), NONE, numbers)
     tokens = torch.from_numpy(labels)[..., None].expand(*labels.shape, TOKENS_PER_TILE)
     return in_frame_order(tokens)
 

@@ -83,7 +83,9 @@ class BatchMaker:
     def __call__(self, stage: LanguageStage, step: int) -> ClipBatch:
         rng = np.random.default_rng([self.seed, step, *stage.name.encode()])
         quiz = self.world.recipe.quiz if rng.random() < stage.quiz else None
-        lengths, parts = (stage.lengths, stage.parts) if quiz is None else (quiz.lengths, quiz.parts)
+        lengths, parts = (
+            (stage.lengths, stage.parts) if quiz is None else (quiz.lengths, quiz.parts)
+        )
         shares = np.array([length.share for length in lengths])
         length = lengths[rng.choice(len(shares), p=shares / shares.sum())]
         # Log-uniform: as many short clips as long ones.
@@ -125,11 +127,10 @@ class BatchMaker:
             for k in range(len(padding))
         )
         described = (segments == 0) & (kinds[0] in (CAPTION, *self.world.styles))
-        shown = [self.world.specimens(script, len(self.features), rng) for script in scripts]
-        asked = [part_labels(self.world, *each) for each in zip(scripts, shown, strict=True)]
+        shown = [clip_features(script, self.features, rng, self.world) for script in scripts]
         return ClipBatch(
             self.world,
-            torch.stack([clip_features(specimens, self.features) for specimens in shown]),
+            torch.stack(shown),
             prefix_ids,
             positions,
             text_ids,
@@ -138,7 +139,7 @@ class BatchMaker:
             segments,
             torch.isin(labels, self.content_ids) & described,
             crowd,
-            torch.stack(asked),
+            torch.stack([part_labels(self.world, script) for script in scripts]),
             spoken,
         )
 

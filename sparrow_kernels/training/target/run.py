@@ -41,9 +41,7 @@ _SECONDS_BETWEEN_CHECKPOINTS = 30.0
 class TargetTraining:
     """State of one run: model, optimizer, progress."""
 
-    def __init__(
-        self, folder: Path, recipe: TargetRecipe, seed: int, world: World = EASY
-    ) -> None:
+    def __init__(self, folder: Path, recipe: TargetRecipe, seed: int, world: World = EASY) -> None:
         self.folder, self.recipe, self.seed, self.world = folder, recipe, seed, world
         self.processor = build_processor(world)
         self.model = build_target(len(self.processor.tokenizer), recipe.layers, seed)

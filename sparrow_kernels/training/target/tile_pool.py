@@ -77,4 +77,6 @@ def _through_codec(
     write_mp4(path, walls.reshape(-1, _EDGE * TILE, _EDGE * TILE, 3))
     decoded, _ = read_mp4(path)
     cut = decoded.reshape(-1, frames, _EDGE, TILE, _EDGE, TILE, 3).transpose(0, 2, 4, 1, 3, 5, 6)
-    return torch.from_numpy(cut.reshape(count, world.views, FRAMES_PER_SECOND, TILE, TILE, 3).copy())
+    return torch.from_numpy(
+        cut.reshape(count, world.views, FRAMES_PER_SECOND, TILE, TILE, 3).copy()
+    )
