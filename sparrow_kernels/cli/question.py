@@ -54,12 +54,15 @@ def prepare(arguments: argparse.Namespace, clips: list[str], bar: ProgressBar) -
 
 def load_decoder(arguments: argparse.Namespace, bar: ProgressBar) -> tuple[SparrowDecoder, Any]:
     """The target and draft of `add_target_arguments`, and the target's processor."""
+    if arguments.world and arguments.target:
+        raise ValueError("--world must be left out with --target (it names an embedded pair)")
     device = device_of(arguments.device)
     bar.note("loading the models")
     target: Any
     with quiet_transformers():
         dtype = dtype_of(arguments.dtype, arguments.target is None, device)
-        target, processor = load_target(arguments.target, dtype=dtype)
+        world = arguments.world or "easy"
+        target, processor = load_target(arguments.target, dtype=dtype, world=world)
         target.to(device)
         how = {"positions": arguments.positions, "sees_clip": arguments.sees_clip}
         draft = draft_for(target, arguments.draft, **how)

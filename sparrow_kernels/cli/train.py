@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--world",
         choices=("easy", "harder"),
-        help="what a target learns to see; a draft's is its target's (default: easy)",
+        help="of the package's own clips: what a target learns to see, or which embedded target a"
+        " draft is for (default: easy)",
     )
     draft = parser.add_argument_group("a draft")
     draft.add_argument(
@@ -65,10 +66,11 @@ def run(arguments: argparse.Namespace) -> int:
     of_draft = {"target", "mode", "steps", "trained_to_see"}
     if arguments.role == "target":
         _refuse(given - common - {"world"}, "when training a target (it is for a draft)")
-    else:
-        _refuse(given & {"world"}, "when training a draft (its world is its target's)")
-    if arguments.role == "draft" and arguments.data is None:
+    elif arguments.data is None:
+        of_draft |= {"world"}
         _refuse(given - common - of_draft, "without --data (it is for data of your own)")
+    for other in given & {"target", "data"}:
+        _refuse(given & {"world"}, f"with --{other} (it names an embedded target)")
     # Threads that spin while they wait make steps on a busy machine ten times as long; OpenMP reads
     # this when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -107,7 +109,7 @@ def _train_embedded(arguments: argparse.Namespace, out: Path) -> None:
     from sparrow_kernels.training.workers import join_workers
 
     with quiet_transformers():
-        target, processor = load_target(arguments.target)
+        target, processor = load_target(arguments.target, world=arguments.world or "easy")
     recipe = world_of(target).draft_recipe
     workers = join_workers(torch.device("cpu"))
     train_draft(
