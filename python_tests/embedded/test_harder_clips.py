@@ -14,7 +14,7 @@ from sparrow_kernels.embedded.harder.captions import QUESTIONS, answer, ask, spo
 from sparrow_kernels.embedded.harder.clips import make_clip, random_script, render
 from sparrow_kernels.embedded.harder.sentences import description
 from sparrow_kernels.embedded.harder.world import MAX_PARTS, draw_distractors
-from sparrow_kernels.embedded.specimens import harder_scenes
+from sparrow_kernels.embedded.specimens import draw_harder_pool, harder_scenes
 from sparrow_kernels.embedded.world import BACKGROUND, COLOR, TILE
 from sparrow_kernels.embedded.worlds import EASY, HARDER, world_of
 
@@ -73,6 +73,16 @@ def test_two_frames_of_any_second_show_the_direction():
         centers = np.array([np.argwhere(frame > 0).mean(0)[::-1] for frame in frames])
         moved = (centers[1::2] - centers[::2]).round().astype(int)
         assert (moved == step).all(), action
+
+
+def test_the_pool_holds_every_scene_in_both_phases():
+    labels = np.array([(1, 0, 0, 4, 0, 2, 0), (0, 7, 4, 2, 2, 0, 0)])
+    drawn = draw_harder_pool(labels, np.random.default_rng(0))
+    assert drawn.shape == (2, 2 * HARDER.views, TILE, TILE, 3)
+    lit = (drawn[0].max(-1) > 0).reshape(2, 4, TILE, TILE)
+    centers = np.array([[np.argwhere(frame).mean(0)[1] for frame in turn] for turn in lit])
+    assert (np.diff(centers)[:, 0] < 0).all() and (np.diff(centers)[:, 2] < 0).all()
+    assert abs(centers[0] - centers[1]).max() <= 2.5  # again from its start, another jitter
 
 
 def test_distractors_are_gray_and_spare_one_tile():
