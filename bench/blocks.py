@@ -189,13 +189,14 @@ def _times(value: float | None) -> str:
 
 def worlds(results: Path) -> str:
     """The embedded pairs, each on unseen clips of its own world."""
-    files = {"easy": "evaluation.json", "harder": "evaluation-harder.json"}
+    files = {"easy": ("evaluation",), "harder": ("evaluation-harder", "evaluation-harder-2k")}
     kinds = ("brief", "list", "color", "count", "shape", "action", "place")
     found = [
         (world, row)
-        for world, name in files.items()
-        if (results / name).exists()
-        for row in records.read(results / name).rows
+        for world, names in files.items()
+        for path in (results / f"{name}.json" for name in names)
+        if path.exists()
+        for row in records.read(path).rows
     ]
     lines = [
         [
