@@ -4,7 +4,8 @@
 # make test-quick     the tests but the slow ones, and the quick half of `make lint`
 # make test-releases  the tests that touch transformers on its oldest, locked and newest release
 # make sanitize       the native CPU tests under AddressSanitizer and ThreadSanitizer (g++, minutes)
-# make train          train the embedded pair anew, into build/train: half an hour or more
+# make train          train the embedded pair anew, into build/train: half an hour or more;
+#                     WORLD=harder: the one of the harder clips, an hour or more
 # make docs           the documentation as a site: build/site; docs-serve shows it at DOCS_PORT
 # make docs-look      looks at every page of it in Chromium, with screenshots into build/looked
 # make lint           the sources: lint, their format (Python and C++), types
@@ -33,6 +34,7 @@ TORCH ?= torch==2.13.0
 TORCHVISION ?= torchvision==0.28.0
 # Processes that run tests, of one torch thread each: more threads than cores slow torch down a lot.
 WORKERS ?= 2
+WORLD ?= easy
 RELEASES ?= oldest locked newest
 RELEASE_TESTS ?= $(addprefix python_tests/, $(addprefix models/test_, transformers_contract.py \
 	decoder_families.py target_requirements.py decoder_arguments.py decoder_precision.py \
@@ -105,7 +107,7 @@ sanitize: setup
 	$(BIN)/python python_tests/sanitized.py address thread
 
 train: setup
-	$(BIN)/sparrow train target --out build/train/target
+	$(BIN)/sparrow train target --world $(WORLD) --out build/train/target
 	$(BIN)/sparrow train draft --target build/train/target --out build/train/draft
 
 format: setup

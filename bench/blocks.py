@@ -187,6 +187,30 @@ def _times(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
+def worlds(results: Path) -> str:
+    """The embedded pairs, each on unseen clips of its own world."""
+    files = {"easy": ("evaluation",), "harder": ("evaluation-harder", "evaluation-harder-2k")}
+    kinds = ("brief", "list", "color", "count", "shape", "action", "place")
+    found = [
+        (world, row)
+        for world, names in files.items()
+        for path in (results / f"{name}.json" for name in names)
+        if path.exists()
+        for row in records.read(path).rows
+    ]
+    lines = [
+        [
+            world, f"{row['visual_tokens']:,}", str(row["clips"]), f"{row['content']:.1%}",
+            *(f"{row[kind]:.0%}" if kind in row else "-" for kind in ("exact", *kinds)),
+            f"{row['mean_emitted']:.2f}", f"{row['mean_emitted_other_clip']:.2f}",
+        ]
+        for world, row in found
+    ]  # fmt: skip
+    columns = ["world", "visual tokens", "clips", "content words", "captions", *kinds,
+               "`mean_emitted`", "of another clip"]  # fmt: skip
+    return table(columns, lines)
+
+
 def decoding(results: Path) -> str:
     """The goals of decoding: what the demo, the lossless run and the evaluation found."""
     lines = [[goal.name, *goal.judged(results)] for goal in decoder_goals.GOALS]
@@ -201,6 +225,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "ablation": ablation,
     "ablation-claims": ablation_claims,
     "real-language": real_language,
+    "worlds": worlds,
     "speed-goals": speed_goals,
     "ops-cpu": partial(ops, "cpu"),
     "ops-cuda": partial(ops, "cuda"),

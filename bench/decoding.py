@@ -24,8 +24,9 @@ from bench import records
 from bench.table import print_table
 from sparrow_kernels.drafting.head import frequent_ids
 from sparrow_kernels.embedded.captions import description
-from sparrow_kernels.embedded.clips import make_clip, render
+from sparrow_kernels.embedded.clips import make_clip
 from sparrow_kernels.embedded.world import FRAMES_PER_SECOND
+from sparrow_kernels.embedded.worlds import EASY, World
 from sparrow_kernels.models.decoder import SparrowDecoder
 from sparrow_kernels.models.inputs import build_batch, build_inputs
 from sparrow_kernels.models.pair import Pair, load_pair
@@ -58,9 +59,10 @@ def main() -> int:
     return 0 if all(row.get("identical", True) for row in found) else 1
 
 
-def made_clips(visual_tokens: int) -> list[Clip]:
+def made_clips(visual_tokens: int, world: World = EASY) -> list[Clip]:
     """Clips of about so many visual tokens, each another one."""
-    rendered = (render(make_clip(visual_tokens, seed)) for seed in range(1, 1 + CLIPS))
+    seeds = range(1, 1 + CLIPS)
+    rendered = (world.render(world.make_clip(visual_tokens, seed)) for seed in seeds)
     rate = Fraction(FRAMES_PER_SECOND)
     return [Clip(torch.from_numpy(frames).permute(0, 3, 1, 2), rate) for frames in rendered]
 

@@ -2,6 +2,7 @@
 
     python -m bench.demo            # what `make demo` runs
     python -m bench.demo --quick    # the shortest clip only
+    python -m bench.demo --world harder
     python -m bench.demo --json bench/results/demo.json
 
 Writes clips of about 500, 4k and 24k visual tokens, asks the embedded Vid-LLM about each in three
@@ -21,8 +22,8 @@ import torch
 
 from bench import decoding, records
 from bench.table import print_table
-from sparrow_kernels.embedded.captions import description
-from sparrow_kernels.embedded.clips import make_clip, render, write_mp4
+from sparrow_kernels.embedded.clips import write_mp4
+from sparrow_kernels.embedded.worlds import EASY, WORLDS, World
 from sparrow_kernels.measuring.comparison import Comparison, compare
 from sparrow_kernels.models.decoder import SparrowDecoder
 from sparrow_kernels.models.inputs import build_inputs
@@ -56,10 +57,12 @@ class Report(NamedTuple):
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Raw)
     parser.add_argument("--quick", action="store_true", help="the shortest clip only")
+    parser.add_argument("--world", choices=tuple(WORLDS), default=EASY.name, help="which pair")
     parser.add_argument("--seed", type=int, default=1, help="which clips (default: 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     arguments = parser.parse_args()
-    pair = load_pair()
+    world = WORLDS[arguments.world]
+    pair = load_pair(world=world.name)
     decoder = SparrowDecoder(pair.target, pair.draft)
     text = pair.target.config.get_text_config()
     head_dim = text.hidden_size // text.num_attention_heads
@@ -70,7 +73,7 @@ def main() -> int:
     )
     reports = []
     for turn, budget in enumerate(BUDGETS[:1] if arguments.quick else BUDGETS):
-        path = write_clip(budget.visual_tokens, arguments.seed)
+        path = write_clip(budget.visual_tokens, arguments.seed, world)
         inputs = build_inputs(pair.processor, QUESTION, [path])
         input_ids = inputs["input_ids"]
         visual = int((input_ids == pair.target.config.video_token_id).sum())
@@ -96,20 +99,21 @@ def main() -> int:
         same = "is" if truth == words else "is NOT"
         print(f"  the text {same} the clip's true description\n", flush=True)
     _print_speed(reports)
-    together = decoding.batch(pair, decoding.made_clips(BUDGETS[0].visual_tokens), repeats=3)
+    together = decoding.batch(pair, decoding.made_clips(BUDGETS[0].visual_tokens, world), repeats=3)
     print(decoding.batch_line(together))
     if arguments.json is not None:
         records.write(arguments.json, "bench.demo", [_row(report) for report in reports])
     return _verdict(reports) or int(not together["identical"])
 
 
-def write_clip(visual_tokens: int, seed: int) -> Path:
+def write_clip(visual_tokens: int, seed: int, world: World = EASY) -> Path:
     """The clip of a budget and a seed, as mp4, with its true description beside it."""
     CLIPS_FOLDER.mkdir(parents=True, exist_ok=True)
-    path = CLIPS_FOLDER / f"clip-{visual_tokens}-{seed}.mp4"
-    script = make_clip(visual_tokens, seed)
-    path.with_suffix(".txt").write_text(description(script) + "\n", encoding="utf-8")
-    write_mp4(path, render(script))
+    kind = "" if world is EASY else f"{world.name}-"
+    path = CLIPS_FOLDER / f"clip-{kind}{visual_tokens}-{seed}.mp4"
+    script = world.make_clip(visual_tokens, seed)
+    path.with_suffix(".txt").write_text(world.description(script) + "\n", encoding="utf-8")
+    write_mp4(path, world.render(script))
     return path
 
 

@@ -1,6 +1,7 @@
 """What `sparrow evaluate` prints, written to a file: answers right, and tokens a call emits.
 
     python -m bench.evaluation --json bench/results/evaluation.json
+    python -m bench.evaluation --world harder --json bench/results/evaluation-harder.json
 
 Unseen clips, read from real mp4 files: about ten minutes on two cores.
 """
@@ -14,6 +15,7 @@ from typing import Any
 
 from bench import records
 from bench.table import print_table
+from sparrow_kernels.embedded.worlds import WORLDS
 from sparrow_kernels.measuring.evaluation import UNSEEN_SEED, evaluate_draft
 from sparrow_kernels.models.pair import load_pair
 from sparrow_kernels.training.evaluation import evaluate_budget
@@ -25,18 +27,19 @@ def main() -> int:
     )
     parser.add_argument("--clips", type=int, default=50, help="at each length")
     parser.add_argument("--visual-tokens", type=int, nargs="+", default=[500, 4_000])
+    parser.add_argument("--world", choices=tuple(WORLDS), default="easy", help="which pair")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     arguments = parser.parse_args()
-    found = measured(arguments.clips, arguments.visual_tokens)
+    found = measured(arguments.clips, arguments.visual_tokens, arguments.world)
     print_table(found)
     if arguments.json is not None:
         records.write(arguments.json, "bench.evaluation", found)
     return 0
 
 
-def measured(clips: int, lengths: list[int]) -> list[dict[str, Any]]:
+def measured(clips: int, lengths: list[int], world: str) -> list[dict[str, Any]]:
     """A row a length of clip: shares of right answers, and emission with the draft."""
-    target, draft, processor = load_pair()
+    target, draft, processor = load_pair(world=world)
     seeds = range(UNSEEN_SEED, UNSEEN_SEED + clips)
     return [
         evaluate_budget(target, processor, length, seeds)

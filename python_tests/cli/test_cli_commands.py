@@ -15,6 +15,7 @@ import pytest
 from sparrow_kernels import __version__
 from sparrow_kernels.cli import environment, main
 from sparrow_kernels.embedded.draft_recipe import DraftRecipe
+from sparrow_kernels.embedded.worlds import EASY, HARDER
 from sparrow_kernels.training.workers import Workers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,6 +96,10 @@ class TestClip:
         assert (len(frames), fps) == (script.frames, 2.0)
         assert sorted(file.name for file in tmp_path.iterdir()) == ["a.mp4", "a.txt"]
 
+        words = [str(tmp_path / "b.mp4"), "--visual-tokens", "60", "--world", "harder"]
+        assert main(["clip", *words]) == 0
+        assert (tmp_path / "b.txt").read_text().startswith("The video shows this.")
+
     def test_a_failure_leaves_nothing_new_and_nothing_changed(
         self,
         tmp_path: Path,
@@ -157,17 +162,20 @@ class TestTrain:
                 f"sparrow_kernels.training.{trainer}", lambda *a, **k: calls.append((a, k))
             )
         monkeypatch.setattr(
-            "sparrow_kernels.models.pair.load_target", lambda where: (where, "processor")
+            "sparrow_kernels.models.pair.load_target",
+            lambda where, world: (SimpleNamespace(where=where, config=None), "processor"),
         )
         out = tmp_path / "out"
         assert main(["train", "target", "--out", str(out), "--fresh"]) == 0
+        assert main(["train", "target", "--out", str(out), "--world", "harder"]) == 0
         asked = ["--target", "t", "--seed", "3", "--mode", "msd", "--steps", "7"]
         assert main(["train", "draft", "--out", str(out), *asked]) == 0
         recipe = replace(DraftRecipe(), steps=7)
         assert calls == [
-            ((out,), {"resume": False, "seed": 0}),
+            ((out,), {"resume": False, "seed": 0, "world": EASY}),
+            ((out,), {"resume": True, "seed": 0, "world": HARDER}),
             (
-                (Path("t"), "processor", out),
+                (SimpleNamespace(where=Path("t"), config=None), "processor", out),
                 {
                     **{"resume": True, "seed": 3, "recipe": recipe, "mode": "msd"},
                     **{"sees_clip": None, "workers": Workers()},
@@ -182,6 +190,9 @@ class TestTrain:
         assert "--out must be a folder" in one_line_error(capsys)
         assert main(["train", "target", "--target", "x"]) == 1
         assert "--target must be left out" in one_line_error(capsys)
+        for command in (["train", "draft"], ["generate", str(file), "What?"]):
+            assert main([*command, "--target", "x", "--world", "harder"]) == 1
+            assert "--world must be left out with --target" in one_line_error(capsys)
 
 
 class TestBench:

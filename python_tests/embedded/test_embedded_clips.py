@@ -25,7 +25,9 @@ from sparrow_kernels.embedded.clips import (
     split_seconds,
     write_mp4,
 )
-from sparrow_kernels.embedded.world import ATTRIBUTE_COUNTS, MAX_PARTS, TILE
+from sparrow_kernels.embedded.specimens import easy_scenes
+from sparrow_kernels.embedded.world import MAX_PARTS, TILE
+from sparrow_kernels.embedded.worlds import EASY
 
 pytest.importorskip("transformers")
 from sparrow_kernels.training.small_target import (
@@ -37,7 +39,6 @@ from sparrow_kernels.training.small_target import (
 )
 from sparrow_kernels.training.target.clip_features import clip_features
 from sparrow_kernels.training.target.language import prefix_positions
-from sparrow_kernels.training.target.tile_pool import VIEWS, scene_number
 from sparrow_kernels.training.target.vision import (
     patchify_tiles,
     tile_features,
@@ -191,13 +192,11 @@ def test_a_tile_looks_the_same_alone_and_in_a_wall(processor, target):
 
 def test_clip_features_follow_the_order_of_visual_tokens():
     script = RED_CIRCLE_THEN_PINK_RING
-    attributes = np.array([part.attributes for part in script.parts])
-    scenes = scene_number(attributes, np.arange(2))
-    every_scene = int(np.prod(ATTRIBUTE_COUNTS)) * MAX_PARTS
-    features = torch.zeros((every_scene + 1) * VIEWS, 4, 2)
-    for part, scene in enumerate(scenes):
-        features[scene * VIEWS : (scene + 1) * VIEWS, :, 0] = part + 1
-        features[scene * VIEWS : (scene + 1) * VIEWS, :, 1] = torch.arange(4)
+    views = EASY.views
+    features = torch.zeros((EASY.scenes + 1) * views, 4, 2)
+    for part, scene in enumerate(easy_scenes(script)):
+        features[scene * views : (scene + 1) * views, :, 0] = part + 1
+        features[scene * views : (scene + 1) * views, :, 1] = torch.arange(4)
     tokens = clip_features(script, features, np.random.default_rng(0))
     grid = tokens.view(script.seconds, 4, 4, 2)
     assert grid[:, 0, 0, 0].tolist() == [1, 1, 2, 2, 2]

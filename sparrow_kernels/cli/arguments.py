@@ -131,6 +131,11 @@ def add_target_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="a Vid-LLM of transformers with its processor (default: the embedded one)",
     )
+    parser.add_argument(
+        "--world",
+        choices=("easy", "harder"),
+        help="of whose clips the embedded pair speaks (default: easy; sparrow clip --world)",
+    )
     add_draft_arguments(parser)
     parser.add_argument(
         "--dtype",

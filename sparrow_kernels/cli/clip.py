@@ -20,6 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="length of the clip in the target's tokens, to the nearest second (default: 500)",
     )
+    parser.add_argument(
+        "--world",
+        choices=("easy", "harder"),
+        default="easy",
+        help="harder: nothing drawn numbers the parts, things move (default: easy)",
+    )
     parser.add_argument("--seed", type=seed, default=0, help="what the clip shows (default: 0)")
     parser.add_argument("--force", action="store_true", help="overwrite OUT.mp4 and OUT.txt")
 
@@ -30,16 +36,17 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"OUT must end in .mp4, got {out}")
     if not out.parent.is_dir():
         raise ValueError(f"OUT must lie in a folder that exists, got {out}")
-    from sparrow_kernels.embedded.captions import description
-    from sparrow_kernels.embedded.clips import make_clip, render, write_mp4
+    from sparrow_kernels.embedded.clips import write_mp4
+    from sparrow_kernels.embedded.worlds import WORLDS
 
-    script = make_clip(arguments.visual_tokens, arguments.seed)
+    world = WORLDS[arguments.world]
+    script = world.make_clip(arguments.visual_tokens, arguments.seed)
     text = out.with_suffix(".txt")
     for file in (out, text):
         check_new("OUT", file, arguments.force)
     with written_together(out, text) as (clip_file, text_file):
-        text_file.write_text(description(script) + "\n", encoding="utf-8")
-        frames = render(script)
+        text_file.write_text(world.description(script) + "\n", encoding="utf-8")
+        frames = world.render(script)
         write_mp4(clip_file, frames)
     print(
         f"{out}: {script.visual_tokens} visual tokens, {script.seconds} s of"

@@ -188,9 +188,10 @@ def _measure(
     from sparrow_kernels.measuring.run_facts import run_facts
 
     repeats = arguments.repeats or (1 if arguments.quick else _REPEATS)
+    embedded = f"embedded, {arguments.world}" if arguments.world else "embedded"
     facts = run_facts(decoder, prompt.question) | {
-        "target": str(arguments.target or "embedded"),
-        "draft": str(arguments.draft or "embedded"),
+        "target": str(arguments.target or embedded),
+        "draft": str(arguments.draft or embedded),
         "temperature": arguments.temperature,
         "repeats": repeats,
         "version": __version__,

@@ -11,6 +11,7 @@ import torch
 from sparrow_kernels import SparrowDecoder, backend
 from sparrow_kernels.cli.terminal import ProgressBar
 from sparrow_kernels.embedded.recognition import is_of_the_world
+from sparrow_kernels.embedded.worlds import EASY
 from sparrow_kernels.measuring.trace_page.film import Frame, film_of
 from sparrow_kernels.models.families import Parts
 from sparrow_kernels.models.inputs import build_batch, check_chat_template, clip_for
@@ -54,7 +55,7 @@ def prepare(arguments: argparse.Namespace, clips: list[str], bar: ProgressBar) -
     read = [clip_for(processor, clip, arguments.fps) for clip in clips]
     films = [film_of(clip) for clip in read] if arguments.trace else []
     unlike = []
-    if arguments.target is None:
+    if arguments.target is None and arguments.world == EASY.name:  # the harder has no such mark
         each = zip(clips, read, strict=True)
         unlike = [name for name, clip in each if not is_of_the_world(clip.frames.numpy())]
     with quiet_transformers():
@@ -68,12 +69,15 @@ def prepare(arguments: argparse.Namespace, clips: list[str], bar: ProgressBar) -
 
 def load_decoder(arguments: argparse.Namespace, bar: ProgressBar) -> tuple[SparrowDecoder, Any]:
     """The target and draft of `add_target_arguments`, and the target's processor."""
+    if arguments.world and arguments.target:
+        raise ValueError("--world must be left out with --target (it names an embedded pair)")
     device = device_of(arguments.device)
     bar.note("loading the models")
     target: Any
     with quiet_transformers():
         dtype = dtype_of(arguments.dtype, arguments.target is None, device)
-        target, processor = load_target(arguments.target, dtype=dtype)
+        world = arguments.world or "easy"
+        target, processor = load_target(arguments.target, dtype=dtype, world=world)
         target.to(device)
         how = {"positions": arguments.positions, "sees_clip": arguments.sees_clip}
         draft = draft_for(target, arguments.draft, **how)

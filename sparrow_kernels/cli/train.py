@@ -39,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fresh", action="store_true", help="start over, whatever is in DIR already"
     )
+    parser.add_argument(
+        "--world",
+        choices=("easy", "harder"),
+        help="of the package's own clips: what a target learns to see, or which embedded target a"
+        " draft is for (default: easy)",
+    )
     draft = parser.add_argument_group("a draft")
     draft.add_argument(
         "--target", type=path, metavar="DIR", help="what it is for (default: the embedded one)"
@@ -59,9 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
     common = {"role", "out", "seed", "fresh", "command"}
     of_draft = {"target", "mode", "steps", "trained_to_see"}
     if arguments.role == "target":
-        _refuse(given - common, "when training a target (it is for a draft)")
+        _refuse(given - common - {"world"}, "when training a target (it is for a draft)")
     elif arguments.data is None:
+        of_draft |= {"world"}
         _refuse(given - common - of_draft, "without --data (it is for data of your own)")
+    for other in given & {"target", "data"}:
+        _refuse(given & {"world"}, f"with --{other} (it names an embedded target)")
     # Threads that spin while they wait make steps on a busy machine ten times as long; OpenMP reads
     # this when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -72,9 +81,11 @@ def run(arguments: argparse.Namespace) -> int:
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out must be a folder, got {out}, which is a file")
     if arguments.role == "target":
+        from sparrow_kernels.embedded.worlds import WORLDS
         from sparrow_kernels.training.target.run import train_target
 
-        train_target(out, resume=not arguments.fresh, seed=arguments.seed)
+        world = WORLDS[arguments.world or "easy"]
+        train_target(out, resume=not arguments.fresh, seed=arguments.seed, world=world)
     elif arguments.data is None:
         _train_embedded(arguments, out)
     else:
@@ -91,15 +102,15 @@ def _refuse(names: set[str], why: str) -> None:
 def _train_embedded(arguments: argparse.Namespace, out: Path) -> None:
     import torch
 
-    from sparrow_kernels.embedded.draft_recipe import DraftRecipe
+    from sparrow_kernels.embedded.worlds import world_of
     from sparrow_kernels.models.pair import load_target
     from sparrow_kernels.models.quiet import quiet_transformers
     from sparrow_kernels.training.draft import train_draft
     from sparrow_kernels.training.workers import join_workers
 
     with quiet_transformers():
-        target, processor = load_target(arguments.target)
-    recipe = DraftRecipe()
+        target, processor = load_target(arguments.target, world=arguments.world or "easy")
+    recipe = world_of(target).draft_recipe
     workers = join_workers(torch.device("cpu"))
     train_draft(
         target,

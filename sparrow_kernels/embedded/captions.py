@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +40,8 @@ class Exchange:
     kind: str
     question: str
     answer: str
+    part: int | None = None
+    """The part (from 0) that the question asks about, where the world's hint is to know it."""
 
 
 def description(script: ClipScript) -> str:
@@ -87,14 +89,14 @@ def ask(kind: str, script: ClipScript, rng: np.random.Generator) -> Exchange:
     return Exchange(kind, question, answer(kind, script, number))
 
 
-def content_words(text: str) -> list[str]:
+def content_words(text: str, known: Set[str] = CONTENT_WORDS) -> list[str]:
     """The words of a text that name an attribute, in order."""
-    return [word for word in re.findall(r"[a-z]+", text.lower()) if word in CONTENT_WORDS]
+    return [word for word in re.findall(r"[a-z]+", text.lower()) if word in known]
 
 
-def content_accuracy(text: str, truth: str) -> float:
+def content_accuracy(text: str, truth: str, known: Set[str] = CONTENT_WORDS) -> float:
     """The share of the truth's content words that stand at their place in the text."""
-    expected, found = content_words(truth), content_words(text)
+    expected, found = content_words(truth, known), content_words(text, known)
     right = sum(a == b for a, b in zip(expected, found, strict=False))
     return right / len(expected)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -22,7 +23,7 @@ TOKENS_PER_TILE = 4  # 4x4 patches of 14 pixels, merged 2x2, for every two frame
 MAX_SECONDS = 256
 
 # Tiles along an edge, and the most seconds a clip of that size is given before frames grow.
-_WALLS = ((1, 40), (2, 64), (4, 128), (6, 220))
+WALLS = ((1, 40), (2, 64), (4, 128), (6, 220))
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,21 @@ def split_seconds(seconds: int, parts: int, rng: np.random.Generator) -> np.ndar
     return floor + np.diff(cuts, prepend=0, append=spare)
 
 
-def random_script(tiles: int, seconds: int, parts: int, seed: int) -> ClipScript:
-    """A clip of the given shape with random content."""
-    if not 1 <= parts <= MAX_PARTS:
-        raise ValueError(f"parts must be 1..{MAX_PARTS}, got {parts}")
+def random_script(
+    tiles: int,
+    seconds: int,
+    parts: int,
+    seed: int,
+    *,
+    most_parts: int = MAX_PARTS,
+    draw: Callable[[int, np.random.Generator], np.ndarray] = random_attributes,
+) -> ClipScript:
+    """A clip of the given shape with random content; `draw` gives its parts' attributes."""
+    if not 1 <= parts <= most_parts:
+        raise ValueError(f"parts must be 1..{most_parts}, got {parts}")
     rng = np.random.default_rng([seed, tiles, seconds, parts])
     durations = split_seconds(seconds, parts, rng)
-    attributes = random_attributes(parts, rng)
+    attributes = draw(parts, rng)
     rate = 0.0 if tiles == 1 else float(rng.uniform(0.0, 0.3))
     shown = tuple(
         Part(tuple(int(a) for a in row), int(s))
@@ -80,17 +89,19 @@ def random_script(tiles: int, seconds: int, parts: int, seed: int) -> ClipScript
     return ClipScript(seed, tiles, shown, rate)
 
 
-def clip_shape(visual_tokens: int) -> tuple[int, int]:
+def clip_shape(
+    visual_tokens: int, walls: Sequence[tuple[int, int]] = WALLS, most_parts: int = MAX_PARTS
+) -> tuple[int, int]:
     """(tiles, seconds) for about `visual_tokens` tokens: more seconds first, then larger frames."""
-    if visual_tokens < TOKENS_PER_TILE * MAX_PARTS:
+    if visual_tokens < TOKENS_PER_TILE * most_parts:
         raise ValueError(
-            f"visual_tokens must be {TOKENS_PER_TILE * MAX_PARTS} or more, got {visual_tokens}"
+            f"visual_tokens must be {TOKENS_PER_TILE * most_parts} or more, got {visual_tokens}"
         )
-    for tiles, most_seconds in _WALLS:
+    for tiles, most_seconds in walls:
         seconds = round(visual_tokens / (TOKENS_PER_TILE * tiles**2))
         if seconds <= most_seconds:
             return tiles, seconds
-    tiles, most_seconds = _WALLS[-1]
+    tiles, most_seconds = walls[-1]
     most = TOKENS_PER_TILE * tiles**2 * most_seconds
     raise ValueError(f"visual_tokens must be at most {most}, got {visual_tokens}")
 
@@ -123,8 +134,13 @@ def _render_part(script: ClipScript, number: int, rng: np.random.Generator) -> n
     hidden[rng.integers(wall)] = False  # one tile at least shows the scene
     if hidden.any():
         drawn[:, hidden] = draw_distractors(int(hidden.sum()), frames, rng).swapaxes(0, 1)
-    grid = drawn.reshape(frames, tiles, tiles, TILE, TILE, 3).swapaxes(2, 3)
-    return grid.reshape(frames, tiles * TILE, tiles * TILE, 3)
+    return in_walls(drawn, tiles)
+
+
+def in_walls(drawn: np.ndarray, tiles: int) -> np.ndarray:
+    """Tiles [T, tiles**2, TILE, TILE, 3] side by side, [T, tiles * TILE, tiles * TILE, 3]."""
+    grid = drawn.reshape(-1, tiles, tiles, TILE, TILE, 3).swapaxes(2, 3)
+    return grid.reshape(-1, tiles * TILE, tiles * TILE, 3)
 
 
 def write_mp4(path: str | Path, frames: np.ndarray, fps: int = FRAMES_PER_SECOND) -> None:

@@ -36,4 +36,3 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "In part {part}, what is the object doing?",
     ),
 }
-QUESTION_KINDS = ("color", "count", "shape", "action")

@@ -39,18 +39,25 @@ class LanguageStage:
     learning_rate: tuple[float, float]
     enough: float | None = None
     questions: int = 1  # of each kind, about each clip
-    quiz: float = 0.0  # share of batches without captions, see QUIZ_PARTS
+    quiz: float = 0.0  # share of batches without captions, see `Quiz`
+    hint: float = 0.0  # weight of the parts' hint, see `training.target.hint`
     crowd: float = 1.0  # visual tokens stand for up to so many copies of themselves
     # Visual tokens of a batch; the batch is as large as they allow, up to `most_clips`.
     tokens: int = 2048
     most_clips: int = 16
 
 
-# A quiz asks about clips of many parts while captions still grow: else the model learns to tell
-# part one from part two instead of looking up the part that a question names.
-QUIZ_PARTS = (2, 7)
-QUIZ_LENGTHS = (Length(1, (7, 24), 0.7), Length(2, (7, 12), 0.3))
-QUIZ_QUESTIONS = 3
+@dataclass(frozen=True)
+class Quiz:
+    """Asks about clips of many parts while captions still grow.
+
+    Else the model learns to tell part one from part two instead of looking up the part that a
+    question names.
+    """
+
+    parts: tuple[int, int] = (2, 7)
+    lengths: tuple[Length, ...] = (Length(1, (7, 24), 0.7), Length(2, (7, 12), 0.3))
+    questions: int = 3
 
 
 @dataclass(frozen=True)
@@ -108,3 +115,4 @@ class TargetRecipe:
             crowd=16.0,
         ),
     )
+    quiz: Quiz = field(default_factory=Quiz)

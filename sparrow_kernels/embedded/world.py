@@ -28,7 +28,7 @@ SIZE, COLOR, SHAPE, PLACE, BACKGROUND, ACTION = range(6)
 ATTRIBUTE_COUNTS = tuple(len(words) for words in ATTRIBUTES.values())
 BLINKING, SHAKING = 1, 2
 
-_OBJECT_RGB = np.array(
+OBJECT_RGB = np.array(
     [
         [230, 26, 26],
         [26, 204, 26],
@@ -40,7 +40,7 @@ _OBJECT_RGB = np.array(
         [255, 140, 191],
     ]
 )
-_BACKGROUND_RGB = np.array([[0, 0, 0], [115, 115, 115], [255, 255, 255], [102, 64, 31]])
+BACKGROUND_RGB = np.array([[0, 0, 0], [115, 115, 115], [255, 255, 255], [102, 64, 31]])
 _BAR_OFF_RGB, _BAR_LIT_RGB = (16, 16, 16), (240, 240, 240)
 BAR_HEIGHT = 6
 BAR_CELL = TILE // MAX_PARTS
@@ -49,7 +49,7 @@ _PLACE_X = np.array([16, 40, 28, 28, 28])
 _PLACE_Y = np.array([25, 25, 14, 36, 25])
 _RADII = (7.3, 12.9)
 _SHAKE = 3  # pixels to either side, in turn
-_BLINK_OPACITY = 0.25
+BLINK_OPACITY = 0.25
 
 
 @lru_cache(maxsize=1)
@@ -74,6 +74,16 @@ def _sprites() -> np.ndarray:
     return np.array(masks)
 
 
+def object_masks(
+    size: np.ndarray, shape: np.ndarray, center_x: np.ndarray, center_y: np.ndarray
+) -> np.ndarray:
+    """Where objects are in their tiles, bool [N, TILE, TILE]; the arguments are [N]."""
+    axis = np.arange(TILE) + TILE
+    rows = axis[None, :, None] - center_y[:, None, None]
+    columns = axis[None, None, :] - center_x[:, None, None]
+    return _sprites()[size[:, None, None], shape[:, None, None], rows, columns]
+
+
 def draw_tiles(
     attributes: np.ndarray, part: np.ndarray, frame: np.ndarray, jitter: np.ndarray
 ) -> np.ndarray:
@@ -87,14 +97,11 @@ def draw_tiles(
     shake = np.where(action == SHAKING, np.where(odd, _SHAKE, -_SHAKE), 0)
     center_x = _PLACE_X[place] + jitter[:, 0] + shake
     center_y = _PLACE_Y[place] + jitter[:, 1]
-    axis = np.arange(TILE) + TILE
-    rows = axis[None, :, None] - center_y[:, None, None]
-    columns = axis[None, None, :] - center_x[:, None, None]
-    inside = _sprites()[size[:, None, None], shape[:, None, None], rows, columns]
+    inside = object_masks(size, shape, center_x, center_y)
 
-    opacity = np.where((action == BLINKING) & odd, _BLINK_OPACITY, 1.0)[:, None]
-    background_rgb = _BACKGROUND_RGB[background]
-    object_rgb = background_rgb * (1 - opacity) + _OBJECT_RGB[color] * opacity
+    opacity = np.where((action == BLINKING) & odd, BLINK_OPACITY, 1.0)[:, None]
+    background_rgb = BACKGROUND_RGB[background]
+    object_rgb = background_rgb * (1 - opacity) + OBJECT_RGB[color] * opacity
 
     # One label a pixel, then one palette lookup: several times faster than blending layers.
     label = inside.astype(np.intp)

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sparrow_kernels.embedded.clips import ClipScript, make_clip, render, write_mp4
+from sparrow_kernels.embedded.clips import ClipScript, write_mp4
+from sparrow_kernels.embedded.worlds import World, world_of
 from sparrow_kernels.measuring.evaluation import UNSEEN_SEED
 from sparrow_kernels.measuring.lengths import (
     FEWEST,
@@ -40,6 +41,8 @@ class Prompt:
         self.question = question
         self.rules: FrameRules = frame_rules(processor)
         self.context: int = target.config.get_text_config().max_position_embeddings
+        self.world: World = world_of(target)
+        """Of generated clips."""
         self._parts, self._processor = Parts(target), processor
 
     def inputs(self, clip: Clip) -> dict[str, Any]:
@@ -131,8 +134,8 @@ def plan_generated(prompt: Prompt, clips: int, lengths: Sequence[int]) -> Plan:
     """
     cases = []
     for length in lengths:
-        scripts = [make_clip(length, UNSEEN_SEED + number) for number in range(clips)]
-        first = _through_mp4(scripts[0], prompt.rules)
+        scripts = [prompt.world.make_clip(length, UNSEEN_SEED + number) for number in range(clips)]
+        first = _through_mp4(scripts[0], prompt)
         visual, tokens = prompt.counts(first)
         if visual != scripts[0].visual_tokens:
             raise ValueError(
@@ -148,7 +151,7 @@ def plan_generated(prompt: Prompt, clips: int, lengths: Sequence[int]) -> Plan:
                 len(first.frames),
                 float(first.fps),
                 script.visual_tokens,
-                partial(_through_mp4, script, prompt.rules),
+                partial(_through_mp4, script, prompt),
             )
             for script in scripts
         ]
@@ -205,11 +208,11 @@ def _too_long(prompt: Prompt, tokens: int) -> str:
     return f"its prompt of {tokens} tokens leaves no room in the target's context, {prompt.context}"
 
 
-def _through_mp4(script: ClipScript, rules: FrameRules) -> Clip:
+def _through_mp4(script: ClipScript, prompt: Prompt) -> Clip:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
-        write_mp4(path, render(script))
-        return read_whole(path, rules, default_rate(rules))
+        write_mp4(path, prompt.world.render(script))
+        return read_whole(path, prompt.rules, default_rate(prompt.rules))
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

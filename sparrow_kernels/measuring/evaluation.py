@@ -29,7 +29,8 @@ from sparrow_kernels.decoding import (
     first_committed,
 )
 from sparrow_kernels.drafting import SparrowDraft
-from sparrow_kernels.embedded.clips import ClipScript, make_clip
+from sparrow_kernels.embedded.clips import ClipScript
+from sparrow_kernels.embedded.worlds import EASY, World, world_of
 from sparrow_kernels.models.decoder import SparrowDecoder
 from sparrow_kernels.models.draft import draft_state
 from sparrow_kernels.models.pair import draft_for, load_target
@@ -127,9 +128,9 @@ def _decode_with_states(
     return own.stats
 
 
-def caption_inputs(processor: Any, script: ClipScript) -> dict[str, Any]:
+def caption_inputs(processor: Any, script: ClipScript, world: World = EASY) -> dict[str, Any]:
     """The caption's prompt for a clip that went through an mp4 file."""
-    frames, fps = through_mp4(script)
+    frames, fps = through_mp4(script, world)
     return dict(clip_inputs(processor, frames, fps, QUESTION))
 
 
@@ -142,7 +143,7 @@ def evaluate_draft(
     tree: TreeConfig | None = None,
     control: bool = True,
 ) -> dict[str, Any]:
-    """Captions of unseen clips at a budget of visual tokens.
+    """Captions of unseen clips of the target's world at a budget of visual tokens.
 
     Returns:
         `mean_emitted` and its `histogram` over all steps of all captions, and with `control`
@@ -150,12 +151,13 @@ def evaluate_draft(
     """
     tree = tree or TreeConfig(**draft.config.tree)
     decoder = SparrowDecoder(target, draft, tree)
-    scripts = [make_clip(visual_tokens, seed) for seed in seeds]
+    world = world_of(target)
+    scripts = [world.make_clip(visual_tokens, seed) for seed in seeds]
     runs: list[DecodeStats] = []
     control_runs: list[DecodeStats] = []
-    following = caption_inputs(processor, scripts[0]) if control else {}
+    following = caption_inputs(processor, scripts[0], world) if control else {}
     for script in tqdm(scripts[::-1], desc=f"{visual_tokens} visual tokens", unit="clip"):
-        inputs = caption_inputs(processor, script)
+        inputs = caption_inputs(processor, script, world)
         stats = decoder.generate(**inputs, max_new_tokens=MAX_ANSWER_TOKENS).stats
         runs.append(cast(DecodeStats, stats))
         if control:

@@ -35,10 +35,18 @@ class Pair(NamedTuple):
     processor: Any
 
 
+def embedded_weights(world: str = "easy") -> Path:
+    """The folder of the embedded pair of a world, which holds `target` and `draft`."""
+    return EMBEDDED_WEIGHTS if world == "easy" else EMBEDDED_WEIGHTS / world
+
+
 def load_target(
-    directory: str | Path | None = None, *, dtype: torch.dtype | str = torch.float32
+    directory: str | Path | None = None,
+    *,
+    dtype: torch.dtype | str = torch.float32,
+    world: str = "easy",
 ) -> tuple[VidLLM, Any]:
-    """A target and its processor; None for the embedded one.
+    """A target and its processor; None for the embedded one of a world.
 
     A target that reads text alone has its tokenizer in the processor's place. Where torchvision
     cannot be imported, a Qwen2-VL or Qwen2.5-VL gets one of ours, for text and clips.
@@ -51,7 +59,7 @@ def load_target(
             served: said before its weights are read.
         ImportError: its processor needs a torchvision that cannot be imported.
     """
-    path = EMBEDDED_WEIGHTS / "target" if directory is None else Path(directory)
+    path = embedded_weights(world) / "target" if directory is None else Path(directory)
     if not (path / "config.json").is_file() or not list(path.glob("*.safetensors")):
         raise ValueError(
             f"target must be a directory with config.json and safetensors, got {path} (train one"
@@ -94,14 +102,18 @@ def draft_for(
     positions: str | None = None,
     sees_clip: str | None = None,
 ) -> SparrowDraft:
-    """The draft at `path`, as `load_draft` reads it; None for the embedded one."""
-    path = EMBEDDED_WEIGHTS / "draft" if path is None else path
+    """The draft at `path`, as `load_draft` reads it; None for the target's embedded one."""
+    if path is None:
+        path = embedded_weights(getattr(target.config, "embedded_world", "easy")) / "draft"
     return load_draft(path, target, positions=positions, sees_clip=sees_clip)
 
 
 def load_pair(
-    target_directory: str | Path | None = None, draft_directory: str | Path | None = None
+    target_directory: str | Path | None = None,
+    draft_directory: str | Path | None = None,
+    *,
+    world: str = "easy",
 ) -> Pair:
-    """The embedded pair, or another target and draft. See `load_target` and `draft_for`."""
-    target, processor = load_target(target_directory)
+    """An embedded pair, or another target and draft. See `load_target` and `draft_for`."""
+    target, processor = load_target(target_directory, world=world)
     return Pair(target, draft_for(target, draft_directory), processor)

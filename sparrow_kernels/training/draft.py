@@ -19,6 +19,7 @@ from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.drafting.losses import LossWeights
 from sparrow_kernels.drafting.modes import MODES
 from sparrow_kernels.embedded.draft_recipe import DraftRecipe
+from sparrow_kernels.embedded.worlds import world_of
 from sparrow_kernels.models.pair import load_target
 from sparrow_kernels.training.data.embedded_clips import ClipStates, EmbeddedClips
 from sparrow_kernels.training.plan import Stage, TrainingPlan
@@ -36,9 +37,10 @@ def clip_maker(
     target: Any, processor: Any, seed: int = 0, features: Tensor | None = None
 ) -> BatchMaker:
     """Draws the clips that drafts are trained on; for its arguments see `train_draft`."""
+    world = world_of(target)
     if features is None:
-        features = pool_features(target.model.visual, build_tile_pool(seed))
-    return BatchMaker(processor.tokenizer.backend_tokenizer, features, seed + _SEED_OFFSET)
+        features = pool_features(target.model.visual, build_tile_pool(seed, world))
+    return BatchMaker(processor.tokenizer.backend_tokenizer, features, seed + _SEED_OFFSET, world)
 
 
 def fresh_draft(
@@ -106,7 +108,7 @@ def train_draft(
         processor: the target's own.
         resume: go on from the checkpoint in `out_dir`, if there is one, instead of starting over.
         seed: of the draft's first weights and of the clips it is trained on.
-        recipe: other numbers than the package's own.
+        recipe: other numbers than those of the target's world.
         features: the target's features of the tile pool (`pool_features`), where they are at
             hand; drawing, encoding and running them takes a minute or two.
         mode: which system's draft, of `drafting.modes.MODES`. It is saved with the clip out of its
@@ -117,7 +119,7 @@ def train_draft(
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     workers = workers or Workers()
-    recipe = recipe or DraftRecipe()
+    recipe = recipe or world_of(target).draft_recipe
     seen = {} if sees_clip is None else {"sees_clip": sees_clip, "trained_to_see": sees_clip}
     draft = fresh_draft(target, mode, recipe, seed, **seen)
     maker = clip_maker(target, processor, seed, features)
@@ -154,9 +156,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="default: the recipe's")
     parser.add_argument("--fresh", action="store_true", help="ignore a checkpoint in OUT_DIR")
     arguments = parser.parse_args()
-    recipe = DraftRecipe()
+    target, processor = load_target(arguments.target_dir)
+    recipe = world_of(target).draft_recipe
     train_draft(
-        *load_target(arguments.target_dir),
+        target,
+        processor,
         arguments.out_dir,
         resume=not arguments.fresh,
         seed=arguments.seed,

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from sparrow_kernels.embedded.captions import Exchange, ask, content_accuracy
-from sparrow_kernels.embedded.clips import ClipScript, make_clip, read_mp4, render, write_mp4
-from sparrow_kernels.embedded.questions import QUESTION_KINDS
+from sparrow_kernels.embedded.captions import Exchange, content_accuracy
+from sparrow_kernels.embedded.clips import ClipScript, read_mp4, write_mp4
+from sparrow_kernels.embedded.worlds import EASY, World, world_of
 from sparrow_kernels.training.small_target import clip_inputs
 
 MAX_ANSWER_TOKENS = 240
@@ -26,11 +26,11 @@ def answer_clip(model: Any, processor: Any, frames: np.ndarray, fps: float, ques
     return processor.tokenizer.decode(output[0, prompt:], skip_special_tokens=True)
 
 
-def through_mp4(script: ClipScript) -> tuple[np.ndarray, float]:
+def through_mp4(script: ClipScript, world: World = EASY) -> tuple[np.ndarray, float]:
     """A clip's frames as they come back from a file: (uint8 [T, H, W, 3], frames a second)."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
-        write_mp4(path, render(script))
+        write_mp4(path, world.render(script))
         return read_mp4(path)
 
 
@@ -39,24 +39,28 @@ def evaluate_budget(
     processor: Any,
     visual_tokens: int,
     seeds: Iterable[int],
-    kinds: Sequence[str] = ("describe", *QUESTION_KINDS),
+    kinds: Sequence[str] | None = None,
     raw_frames: bool = False,
 ) -> dict[str, Any]:
-    """Ask each kind of question once a clip. All values are shares of 1, `clips` aside.
+    """Ask each kind of question once a clip of the target's world. All values are shares of 1,
+    `clips` aside.
 
     content: content words of the captions right at their place; exact: captions right to the last
     character; then one entry for each kind of question, right to the last character.
-    raw_frames: leave the mp4 file out.
+    kinds: some of the world's; all without. raw_frames: leave the mp4 file out.
     """
+    world = world_of(model)
     right: dict[str, list[float]] = {}
-    clips = [make_clip(visual_tokens, seed) for seed in seeds]
+    clips = [world.make_clip(visual_tokens, seed) for seed in seeds]
     for script in tqdm(clips, desc=f"{visual_tokens} visual tokens", unit="clip"):
-        frames, fps = (render(script), 2.0) if raw_frames else through_mp4(script)
-        for exchange in _questions(script, kinds):
+        frames, fps = (world.render(script), 2.0) if raw_frames else through_mp4(script, world)
+        for exchange in _questions(world, script, kinds or tuple(world.questions)):
             text = answer_clip(model, processor, frames, fps, exchange.question)
             score = float(text == exchange.answer)
             if exchange.kind == "describe":
-                right.setdefault("content", []).append(content_accuracy(text, exchange.answer))
+                right.setdefault("content", []).append(
+                    content_accuracy(text, exchange.answer, world.content_words)
+                )
                 right.setdefault("exact", []).append(score)
             else:
                 right.setdefault(exchange.kind, []).append(score)
@@ -64,6 +68,6 @@ def evaluate_budget(
     return {"visual_tokens": clips[0].visual_tokens, "clips": len(clips), **shares}
 
 
-def _questions(script: ClipScript, kinds: Sequence[str]) -> list[Exchange]:
+def _questions(world: World, script: ClipScript, kinds: Sequence[str]) -> list[Exchange]:
     rng = np.random.default_rng([script.seed, 41])
-    return [ask(kind, script, rng) for kind in kinds]
+    return [world.ask(kind, script, rng) for kind in kinds]

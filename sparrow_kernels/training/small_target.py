@@ -21,8 +21,8 @@ from transformers import (
 )
 from transformers.video_utils import VideoMetadata
 
-from sparrow_kernels.embedded.captions import all_phrases
 from sparrow_kernels.embedded.world import TILE
+from sparrow_kernels.embedded.worlds import EASY, World
 
 if TYPE_CHECKING:
     from transformers import BatchFeature, PreTrainedTokenizerBase
@@ -41,7 +41,6 @@ PAD, _, END, VISION_START, VISION_END, IMAGE, VIDEO = range(len(SPECIAL_TOKENS))
 TOKENS_PER_SECOND = 2
 MAX_POSITIONS = 32768
 HIDDEN = 128
-_MAX_FRAME_PIXELS = 336 * 336
 _MAX_VIDEO_TOKENS = 28000  # leaves room for a question and an answer in the context
 _HALF = [0.5, 0.5, 0.5]  # mean and deviation: pixels from -1 to 1
 _WORD_PATTERN = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\s"
@@ -56,8 +55,8 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer() -> PreTrainedTokenizerBase:
-    """One token a word of the embedded world, its leading space included; other text in bytes.
+def build_tokenizer(world: World = EASY) -> PreTrainedTokenizerBase:
+    """One token a word of an embedded world, its leading space included; other text in bytes.
 
     Decoding joins tokens without adding anything, so text streams token by token and any text
     survives the round trip.
@@ -68,7 +67,7 @@ def build_tokenizer() -> PreTrainedTokenizerBase:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    phrases = [*all_phrases(), "user\n", "assistant\n"]
+    phrases = [*world.all_phrases(), "user\n", "assistant\n"]
     phrases += [" " + phrase for phrase in phrases]  # a first word also inside a text
     words = {word for phrase in phrases for word, _ in split.pre_tokenize_str(phrase)}
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -88,17 +87,18 @@ def build_tokenizer() -> PreTrainedTokenizerBase:
     )
 
 
-def build_processor() -> Qwen2_5_VLProcessor:
-    """A processor that leaves the embedded clips' frames alone and bounds all others.
+def build_processor(world: World = EASY) -> Qwen2_5_VLProcessor:
+    """A processor that leaves the frames of a world's clips alone and bounds all others.
 
-    Frames of up to 336x336 pixels keep their size; larger ones shrink. A clip of a thousand
-    frames still fits the context, since the frames also share a total of visual tokens.
+    Frames of up to the largest wall's pixels (336x336 in the easy world) keep their size; larger
+    ones shrink. A clip of a thousand frames still fits the context, since the frames also share a
+    total of visual tokens.
     """
     # They need torchvision; what else is in this file is used without one.
     from transformers import Qwen2VLImageProcessor
     from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
-    size = {"shortest_edge": TILE * TILE, "longest_edge": _MAX_FRAME_PIXELS}
+    size = {"shortest_edge": TILE * TILE, "longest_edge": (world.widest * TILE) ** 2}
     video = Qwen2VLVideoProcessor(
         size=size,
         cap_pixels_per_frame=True,
@@ -110,7 +110,7 @@ def build_processor() -> Qwen2_5_VLProcessor:
         image_std=_HALF,
     )
     image = Qwen2VLImageProcessor(size=size, image_mean=_HALF, image_std=_HALF)
-    return Qwen2_5_VLProcessor(image, build_tokenizer(), video, chat_template=CHAT_TEMPLATE)
+    return Qwen2_5_VLProcessor(image, build_tokenizer(world), video, chat_template=CHAT_TEMPLATE)
 
 
 def build_config(vocabulary: int, layers: int) -> Qwen2_5_VLConfig:

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from sparrow_kernels.embedded.clips import ClipScript
-from sparrow_kernels.embedded.world import ATTRIBUTE_COUNTS, MAX_PARTS
-from sparrow_kernels.training.target.tile_pool import VIEWS, TilePool, scene_number
+from sparrow_kernels.embedded.worlds import EASY, World
+from sparrow_kernels.training.target.tile_pool import TilePool
 from sparrow_kernels.training.target.vision import patchify_tiles, tile_features
 
 _CHUNK = 2048
-_SCENES = int(np.prod(ATTRIBUTE_COUNTS)) * MAX_PARTS
 
 
 @torch.no_grad()
@@ -22,23 +21,18 @@ def pool_features(tower: nn.Module, pool: TilePool) -> Tensor:
     return torch.cat(parts)
 
 
-def clip_features(script: ClipScript, features: Tensor, rng: np.random.Generator) -> Tensor:
+def clip_features(
+    script: ClipScript, features: Tensor, rng: np.random.Generator, world: World = EASY
+) -> Tensor:
     """A clip's visual tokens in the order the target gets them, [visual_tokens, H] float32.
 
     Every tile of every second shows the scene in a specimen of its own, or a distractor: as
     `render` draws it, without the pixels.
     """
-    tiles = script.tiles
-    specimens = []
-    for number, part in enumerate(script.parts):
-        shape = (part.seconds, tiles, tiles)
-        scene = int(scene_number(np.array(part.attributes), np.array(number)))
-        chosen = scene * VIEWS + rng.integers(0, VIEWS, shape)
-        hidden = rng.random((tiles, tiles)) < script.distractor_rate
-        hidden[tuple(rng.integers(0, tiles, 2))] = False
-        distractors = rng.integers(_SCENES * VIEWS, len(features), shape)
-        specimens.append(np.where(hidden, distractors, chosen))
-    chosen = np.concatenate(specimens)
-    # [T, row, column, 2 x 2 tokens, H] -> rows of tokens across the whole frame
-    tokens = features[torch.from_numpy(chosen)].unflatten(3, (2, 2)).transpose(2, 3)
-    return tokens.reshape(script.visual_tokens, -1).float()
+    specimens = world.specimens(script, len(features), rng)
+    return in_frame_order(features[torch.from_numpy(specimens)]).float()
+
+
+def in_frame_order(tokens: Tensor) -> Tensor:
+    """Tokens of tiles, [T, row, column, 4, ...], to rows of tokens across whole frames, [n, ...]"""
+    return tokens.unflatten(3, (2, 2)).transpose(2, 3).flatten(0, 4)

@@ -21,23 +21,20 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 
-from sparrow_kernels.embedded.captions import CONTENT_WORDS, Exchange, ask
-from sparrow_kernels.embedded.clips import TOKENS_PER_TILE, ClipScript, random_script
-from sparrow_kernels.embedded.questions import QUESTION_KINDS
-from sparrow_kernels.embedded.recipe import (
-    QUIZ_LENGTHS,
-    QUIZ_PARTS,
-    QUIZ_QUESTIONS,
-    LanguageStage,
-)
+from sparrow_kernels.embedded.captions import Exchange
+from sparrow_kernels.embedded.clips import TOKENS_PER_TILE, ClipScript
+from sparrow_kernels.embedded.recipe import LanguageStage
+from sparrow_kernels.embedded.worlds import EASY, World
 from sparrow_kernels.models.bridge.names import cache_keyword
 from sparrow_kernels.training.small_target import END, PAD, TOKENS_PER_SECOND, VIDEO
 from sparrow_kernels.training.target.clip_features import clip_features
+from sparrow_kernels.training.target.hint import LAYER, NONE, hint_loss, part_labels
 
 _HEAD = "<|im_start|>user\n<|vision_start|>"
 _TAIL = "<|vision_end|>"
+CAPTION = "caption"  # a kind: a style drawn for each clip
 _LOWERED = 0.2  # share of questions asked without capitals
-_LABEL_NONE = -100
+_LABEL_NONE = NONE
 # A caption has twenty times the tokens of a short answer; unweighted, questions stay unlearnt.
 _SHORT_ANSWER_WEIGHT = 4.0
 _MOST_CROWDED = 4200  # visual tokens; above, the mask over the prefix grows too large
@@ -50,8 +47,11 @@ class ClipBatch:
     visual: [B, visual tokens, H]; prefix_ids: [P]; prefix_positions: [3, P];
     text_ids, labels, text_positions, segments: [B, S]. A segment number marks the tokens of one
     exchange; `caption` marks labels that are content words of a caption. crowd: how many copies
-    of itself each visual token stands for.
+    of itself each visual token stands for. part_labels: [B, visual tokens] and spoken: [B, S] are
+    what the world's hint asks, see `hint`.
     """
+
+    world: World
 
     visual: Tensor
     prefix_ids: Tensor
@@ -62,22 +62,30 @@ class ClipBatch:
     segments: Tensor
     caption: Tensor
     crowd: float
+    part_labels: Tensor
+    spoken: Tensor
 
 
 class BatchMaker:
     """Draws batches for a stage. The batch of a step depends on (seed, stage, step) alone."""
 
-    def __init__(self, tokenizer: Tokenizer, features: Tensor, seed: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, features: Tensor, seed: int, world: World = EASY
+    ) -> None:
+        self.world = world
         self.tokenizer = tokenizer
         self.features = features
         self.seed = seed
-        pieces = [tokenizer.encode(" " + word).ids for word in sorted(CONTENT_WORDS)]
+        pieces = [tokenizer.encode(" " + word).ids for word in sorted(world.content_words)]
         self.content_ids = torch.tensor([ids[0] for ids in pieces])
+        self.short_kinds = tuple(kind for kind in world.questions if kind not in world.styles)
 
     def __call__(self, stage: LanguageStage, step: int) -> ClipBatch:
         rng = np.random.default_rng([self.seed, step, *stage.name.encode()])
-        quiz = rng.random() < stage.quiz
-        lengths, parts = (QUIZ_LENGTHS, QUIZ_PARTS) if quiz else (stage.lengths, stage.parts)
+        quiz = self.world.recipe.quiz if rng.random() < stage.quiz else None
+        lengths, parts = (
+            (stage.lengths, stage.parts) if quiz is None else (quiz.lengths, quiz.parts)
+        )
         shares = np.array([length.share for length in lengths])
         length = lengths[rng.choice(len(shares), p=shares / shares.sum())]
         # Log-uniform: as many short clips as long ones.
@@ -86,7 +94,7 @@ class BatchMaker:
         clips = int(np.clip(stage.tokens // visual, 1, stage.most_clips))
         most = min(parts[1], seconds)
         scripts = [
-            random_script(
+            self.world.random_script(
                 length.tiles,
                 seconds,
                 int(rng.integers(min(parts[0], most), most + 1)),
@@ -95,8 +103,9 @@ class BatchMaker:
             for _ in range(clips)
         ]
         crowd = _log_uniform(1.0, stage.crowd, rng) if visual <= _MOST_CROWDED else 1.0
-        kinds = QUESTION_KINDS * (QUIZ_QUESTIONS if quiz else stage.questions)
-        return self._batch(scripts, kinds if quiz else ("describe", *kinds), crowd, rng)
+        if quiz is not None:
+            return self._batch(scripts, self.short_kinds * quiz.questions, crowd, rng)
+        return self._batch(scripts, (CAPTION, *self.short_kinds * stage.questions), crowd, rng)
 
     def _batch(
         self,
@@ -112,14 +121,16 @@ class BatchMaker:
         start = int(positions[0, -1]) + 1
         rows = [self._exchanges(script, start, kinds, rng) for script in scripts]
         width = max(len(row[0]) for row in rows)
-        padding = (PAD, _LABEL_NONE, start, -1)
-        text_ids, labels, text_positions, segments = (
+        padding = (PAD, _LABEL_NONE, start, -1, NONE)
+        text_ids, labels, text_positions, segments, spoken = (
             torch.tensor([row[k] + [padding[k]] * (width - len(row[k])) for row in rows])
-            for k in range(4)
+            for k in range(len(padding))
         )
-        described = (segments == 0) if kinds[0] == "describe" else torch.zeros_like(segments) > 0
+        described = (segments == 0) & (kinds[0] in (CAPTION, *self.world.styles))
+        shown = [clip_features(script, self.features, rng, self.world) for script in scripts]
         return ClipBatch(
-            torch.stack([clip_features(script, self.features, rng) for script in scripts]),
+            self.world,
+            torch.stack(shown),
             prefix_ids,
             positions,
             text_ids,
@@ -128,24 +139,43 @@ class BatchMaker:
             segments,
             torch.isin(labels, self.content_ids) & described,
             crowd,
+            torch.stack([part_labels(self.world, script) for script in scripts]),
+            spoken,
         )
 
     def _exchanges(
         self, script: ClipScript, start: int, kinds: tuple[str, ...], rng: np.random.Generator
-    ) -> tuple[list[int], list[int], list[int], list[int]]:
-        """(ids, labels, positions, segments) of one exchange of each of `kinds`."""
+    ) -> tuple[list[int], ...]:
+        """(ids, labels, positions, segments, spoken) of one exchange of each of `kinds`."""
         ids: list[int] = []
         labels: list[int] = []
         positions: list[int] = []
         segments: list[int] = []
+        spoken: list[int] = []
         for number, kind in enumerate(kinds):
-            question, answer = self._encode(ask(kind, script, rng), rng.random() < _LOWERED)
+            exchange = self.world.ask(self._style(rng) if kind == CAPTION else kind, script, rng)
+            question, answer = self._encode(exchange, rng.random() < _LOWERED)
+            spoken += [NONE] * (len(question) - 1)
+            spoken += self._spoken(exchange, answer, len(script.parts))
             ids += question + answer
             # The label of a token is the one after it.
             labels += [_LABEL_NONE] * (len(question) - 1) + answer + [_LABEL_NONE]
             positions += range(start, start + len(question) + len(answer))
             segments += [number] * (len(question) + len(answer))
-        return ids, labels, positions, segments
+        return ids, labels, positions, segments, spoken
+
+    def _style(self, rng: np.random.Generator) -> str:
+        styles = tuple(self.world.styles)
+        if len(styles) == 1:
+            return styles[0]  # and draws nothing
+        return str(rng.choice(styles, p=tuple(self.world.styles.values())))
+
+    def _spoken(self, exchange: Exchange, answer: list[int], parts: int) -> list[int]:
+        if self.world.spoken_parts is None:
+            return [NONE] * (len(answer) + 1)
+        words = [self.tokenizer.id_to_token(token) or "" for token in answer]
+        said = self.world.spoken_parts(exchange, words, parts)
+        return [NONE if part is None else part for part in said]
 
     def _encode(self, exchange: Exchange, lowered: bool) -> tuple[list[int], list[int]]:
         question = exchange.question.lower() if lowered else exchange.question
@@ -171,11 +201,16 @@ def prefix_positions(head: int, seconds: int, edge: int, tail: int) -> Tensor:
 
 
 def language_loss(
-    model: Qwen2_5_VLForConditionalGeneration, batch: ClipBatch
+    model: Qwen2_5_VLForConditionalGeneration, batch: ClipBatch, hint: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """(loss, shares right: [captions' content words, short answers], NaN where none was asked)."""
+    """(loss, shares right), NaN where none was asked.
+
+    shares: of captions' content words, of short answers, and of visual tokens whose part's number
+    shows halfway up. hint: weight of the hint's loss in the whole.
+    """
     said = batch.labels != _LABEL_NONE
-    logits = model.lm_head(_text_hidden(model, batch)[said])
+    text_hidden, *halfway = _hidden(model, batch)
+    logits = model.lm_head(text_hidden[said])
     labels = batch.labels[said]
     captioned = batch.caption[said]
     described = bool(captioned.any())
@@ -187,11 +222,20 @@ def language_loss(
         content = right[captioned].float().mean()
         wrong = torch.zeros_like(said).masked_scatter(said, ~right)
         answers = 1 - _any_by_segment(wrong, batch.segments)[:, int(described) :].mean()
-    return (weights * losses).sum() / weights.sum(), torch.stack([content, answers])
+    loss = (weights * losses).sum() / weights.sum()
+    numbers = torch.tensor(torch.nan)
+    if hint:
+        asked, numbers = hint_loss(
+            batch.world, halfway[0], batch.part_labels, halfway[1], batch.spoken
+        )
+        loss = loss + hint * asked
+    return loss, torch.stack([content, answers, numbers])
 
 
-def _text_hidden(model: Qwen2_5_VLForConditionalGeneration, batch: ClipBatch) -> Tensor:
-    """Last hidden states of the exchanges, [B, S, H]."""
+def _hidden(
+    model: Qwen2_5_VLForConditionalGeneration, batch: ClipBatch
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states: the exchanges' last, the clips' halfway up, the exchanges' halfway up."""
     text = model.model.language_model
     embed = text.embed_tokens
     clips = len(batch.visual)
@@ -199,19 +243,22 @@ def _text_hidden(model: Qwen2_5_VLForConditionalGeneration, batch: ClipBatch) ->
     prefix = embed(batch.prefix_ids).repeat(clips, 1, 1)
     prefix[:, is_video] = batch.visual
     crowding = is_video * math.log(batch.crowd)
-    cached = {cache_keyword(text): DynamicCache(), "use_cache": True}
-    text(
+    cached = {cache_keyword(text): DynamicCache(), "use_cache": True, "output_hidden_states": True}
+    shown = text(
         inputs_embeds=prefix,
         position_ids=batch.prefix_positions[:, None].expand(-1, clips, -1),
         attention_mask=_causal_mask(crowding) if batch.crowd > 1 else None,
         **cached,
     )
-    return text(
+    said = text(
         inputs_embeds=embed(batch.text_ids),
         position_ids=batch.text_positions.expand(3, -1, -1),
         attention_mask=_segment_mask(batch.segments, crowding),
         **cached,
-    ).last_hidden_state
+    )
+    layer = min(LAYER, len(shown.hidden_states) - 1)
+    halfway = shown.hidden_states[layer][:, is_video], said.hidden_states[layer]
+    return said.last_hidden_state, *halfway
 
 
 def _any_by_segment(marked: Tensor, segments: Tensor) -> Tensor:

@@ -22,14 +22,17 @@ class Progress:
     step: int = 0
     content: float = 0.0
     answers: float = 0.0
+    numbers: float = 0.0
     minutes: float = 0.0
 
-    def record(self, content: float, answers: float) -> None:
-        """Take in the shares of one batch; NaN where it asked for no caption."""
+    def record(self, content: float, answers: float, numbers: float) -> None:
+        """Take in the shares of one batch; NaN where it asked for no caption, or had no hint."""
         rate = max(_RATE, 1 / (self.step + 1))
         if not math.isnan(content):
             self.content += rate * (content - self.content)
         self.answers += rate * (answers - self.answers)
+        if not math.isnan(numbers):
+            self.numbers += rate * (numbers - self.numbers)
 
 
 def save_checkpoint(

@@ -1,6 +1,6 @@
 """The whole run, from nothing to a folder that `from_pretrained` loads.
 
-    python -m sparrow_kernels.training.target.run OUT_DIR [--seed 0] [--fresh]
+    python -m sparrow_kernels.training.target.run OUT_DIR [--world harder] [--seed 0] [--fresh]
 
 A run that was cut goes on from its last checkpoint.
 """
@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sparrow_kernels.embedded.recipe import LanguageStage, TargetRecipe, VisionStage
+from sparrow_kernels.embedded.worlds import EASY, WORLDS, World
 from sparrow_kernels.training.checkpoint import write_whole
 from sparrow_kernels.training.small_target import HIDDEN, build_processor, build_target
 from sparrow_kernels.training.target.clip_features import pool_features
@@ -24,12 +25,12 @@ from sparrow_kernels.training.target.language import BatchMaker, language_loss
 from sparrow_kernels.training.target.progress import Progress, load_checkpoint, save_checkpoint
 from sparrow_kernels.training.target.tile_pool import TilePool, build_tile_pool
 from sparrow_kernels.training.target.vision import (
-    attribute_codes,
     code_logits,
     code_loss,
     group_accuracy,
     patchify_tiles,
     tile_features,
+    world_codes,
 )
 
 _BETAS = (0.9, 0.98)
@@ -40,9 +41,9 @@ _SECONDS_BETWEEN_CHECKPOINTS = 30.0
 class TargetTraining:
     """State of one run: model, optimizer, progress."""
 
-    def __init__(self, folder: Path, recipe: TargetRecipe, seed: int) -> None:
-        self.folder, self.recipe, self.seed = folder, recipe, seed
-        self.processor = build_processor()
+    def __init__(self, folder: Path, recipe: TargetRecipe, seed: int, world: World = EASY) -> None:
+        self.folder, self.recipe, self.seed, self.world = folder, recipe, seed, world
+        self.processor = build_processor(world)
         self.model = build_target(len(self.processor.tokenizer), recipe.layers, seed)
         self.path = folder / "training.pt"
         self.stages: list[str] = ["vision", *(stage.name for stage in recipe.language), "done"]
@@ -62,7 +63,8 @@ class TargetTraining:
     def run(self) -> None:
         if self.progress.stage == "done":
             return
-        maker = BatchMaker(self.processor.tokenizer.backend_tokenizer, self._features(), self.seed)
+        tokenizer = self.processor.tokenizer.backend_tokenizer
+        maker = BatchMaker(tokenizer, self._features(), self.seed, self.world)
         for stage in self.recipe.language:
             if stage.name == self.progress.stage:
                 self._train_language(stage, maker)
@@ -72,6 +74,8 @@ class TargetTraining:
         folder.mkdir(parents=True, exist_ok=True)
         halved = build_target(len(self.processor.tokenizer), self.recipe.layers)
         halved.load_state_dict(self.model.state_dict())
+        if self.world is not EASY:
+            halved.config.embedded_world = self.world.name
         halved.half().save_pretrained(folder)
         self.processor.save_pretrained(folder)
 
@@ -79,7 +83,7 @@ class TargetTraining:
         """Features of the tile pool by the trained tower, which is trained here if need be."""
         kept = self.folder / "features.pt"
         if self.progress.stage == "vision" or not kept.exists():
-            pool = build_tile_pool(self.seed)
+            pool = build_tile_pool(self.seed, self.world)
             if self.progress.stage == "vision":
                 self._train_vision(self.recipe.vision, pool)
             write_whole(pool_features(self.model.model.visual, pool), kept)
@@ -134,12 +138,12 @@ class TargetTraining:
 
     def _train_vision(self, stage: VisionStage, pool: TilePool) -> None:
         tower = self.model.model.visual
-        codes = attribute_codes(HIDDEN)
+        codes, _ = world_codes(HIDDEN, self.world)
         for step, bar in self._steps(stage.steps):
             generator = torch.Generator().manual_seed(self.seed * stage.steps + step)
             chosen = torch.randint(len(pool.tiles), (stage.batch,), generator=generator)
             features = tile_features(tower, patchify_tiles(pool.tiles[chosen]))
-            logits, labels = code_logits(features, codes), pool.labels[chosen]
+            logits, labels = code_logits(features, codes, self.world.groups), pool.labels[chosen]
             loss = code_loss(logits, labels)
             rise = min(1.0, (step + 1) / stage.warmup)
             fall = min(1.0, 2.0 * (1.0 - step / stage.steps) + 0.05)
@@ -152,7 +156,7 @@ class TargetTraining:
     def _train_language(self, stage: LanguageStage, maker: BatchMaker) -> None:
         first, last = stage.learning_rate
         for step, bar in self._steps(stage.steps):
-            loss, shares = language_loss(self.model, maker(stage, step))
+            loss, shares = language_loss(self.model, maker(stage, step), stage.hint)
             warmup = min(1.0, (step + 1) / 50)
             self._update(loss, warmup * (first + (last - first) * step / stage.steps))
             self.progress.record(*shares.tolist())
@@ -161,6 +165,7 @@ class TargetTraining:
                     loss=f"{loss.item():.3f}",
                     content=f"{self.progress.content:.3f}",
                     answers=f"{self.progress.answers:.3f}",
+                    numbers=f"{self.progress.numbers:.3f}",
                 )
             worst = min(self.progress.content, self.progress.answers)
             if stage.enough is not None and step > 50 and worst > stage.enough:
@@ -169,15 +174,20 @@ class TargetTraining:
 
 
 def train_target(
-    out_dir: str | Path, resume: bool = True, seed: int = 0, recipe: TargetRecipe | None = None
+    out_dir: str | Path,
+    resume: bool = True,
+    seed: int = 0,
+    recipe: TargetRecipe | None = None,
+    world: World = EASY,
 ) -> Path:
-    """Train the small target and write it to `out_dir`; returns that folder.
+    """Train the small target of a world and write it to `out_dir`; returns that folder.
 
     resume: go on from the checkpoint in `out_dir`, if there is one, instead of starting over.
+    recipe: other numbers than the world's own.
     """
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    training = TargetTraining(folder, recipe or TargetRecipe(), seed)
+    training = TargetTraining(folder, recipe or world.recipe, seed, world)
     if resume:
         training.resume()
     training.run()
@@ -188,10 +198,16 @@ def train_target(
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the small target.")
     parser.add_argument("out_dir")
+    parser.add_argument("--world", choices=tuple(WORLDS), default=EASY.name)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fresh", action="store_true", help="ignore a checkpoint in OUT_DIR")
     arguments = parser.parse_args()
-    train_target(arguments.out_dir, resume=not arguments.fresh, seed=arguments.seed)
+    train_target(
+        arguments.out_dir,
+        resume=not arguments.fresh,
+        seed=arguments.seed,
+        world=WORLDS[arguments.world],
+    )
 
 
 if __name__ == "__main__":

@@ -13,16 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparrow_kernels.embedded.world import (
-    ATTRIBUTE_COUNTS,
-    MAX_PARTS,
-    TILE,
-)
+from sparrow_kernels.embedded.world import TILE
+from sparrow_kernels.embedded.worlds import World
 
 PATCH, MERGE = 14, 2
 PATCHES = (TILE // PATCH) ** 2
-# The last group is the part's number; its last class is "no scene here".
-GROUPS = (*ATTRIBUTE_COUNTS, MAX_PARTS + 1)
 
 
 def patchify_tiles(tiles: Tensor) -> Tensor:
@@ -70,17 +65,20 @@ def _rotate_half(x: Tensor) -> Tensor:
     return torch.cat([-x[..., half:], x[..., :half]], dim=-1)
 
 
-def attribute_codes(hidden_size: int, seed: int = 11) -> Tensor:
-    """Orthonormal rows [sum(GROUPS), H], one for each word of each attribute."""
+def world_codes(hidden_size: int, world: World, seed: int = 11) -> tuple[Tensor, Tensor]:
+    """Orthonormal rows: [sum(groups), H], one for each word of each attribute, and those of the
+    hint of a part's number, [parts, H], where the world needs it (see `hint`)."""
+    words, parts = sum(world.groups), world.max_parts if world.spoken_parts is not None else 0
     generator = torch.Generator().manual_seed(seed)
-    basis, _ = torch.linalg.qr(torch.randn(hidden_size, sum(GROUPS), generator=generator))
-    return basis.T.contiguous()
+    basis, _ = torch.linalg.qr(torch.randn(hidden_size, words + parts, generator=generator))
+    rows = basis.T.contiguous()
+    return rows[:words], rows[words:]
 
 
-def code_logits(features: Tensor, codes: Tensor) -> list[Tensor]:
+def code_logits(features: Tensor, codes: Tensor, groups: tuple[int, ...]) -> list[Tensor]:
     """Tile features [N, 4, H] -> one [N, classes] for each group."""
     unit = F.rms_norm(features, (features.shape[-1],))
-    return list((unit @ codes.T).mean(1).split(GROUPS, dim=-1))
+    return list((unit @ codes.T).mean(1).split(groups, dim=-1))
 
 
 def code_loss(logits: list[Tensor], labels: Tensor) -> Tensor:

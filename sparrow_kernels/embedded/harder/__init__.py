@@ -1,0 +1,1 @@
+"""A harder world: parts are not numbered in the picture, things move, captions have styles."""
