@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sparrow_kernels.ops.native import _LIBRARY_FILE
+from sparrow_kernels.ops.library import _LIBRARY_FILE
 
 STABLE = Path(__file__).parents[1] / "cases" / "stable_abi_2_11.txt"
 # Of glibc, the C++ and compiler runtimes: manylinux_2_34's. Each symbol of theirs has a version.
