@@ -52,7 +52,7 @@ class Settings:
         matches = re.findall(pattern, self.text)
         if len(matches) != 1:
             raise SystemExit(
-                f"CMakeLists.txt must hold {pattern} once, has it {len(matches)} times"
+                f"CMakeLists.txt: {pattern} must be there once, is {len(matches)} times"
             )
         return matches[0] if isinstance(matches[0], tuple) else (matches[0],)
 

@@ -1,4 +1,4 @@
-"""Defines the ops of the `torch.ops.sparrow` namespace and picks a backend when one runs.
+"""Defines the ops, in the namespace that `library` names, and picks a backend when one runs.
 
 Each op has one schema, owned here, one fake for `torch.compile`, at most one check of values, at
 most one derivative, and one implementation per backend. The choice of backend is made inside the

@@ -6,9 +6,9 @@ a backend bear the same names and stand beside them.
 
 from __future__ import annotations
 
-from .._ops import add_op_namespace_prefix
-from .._ops import ops as NATIVE
+from .._ops import add_op_namespace_prefix, ops
 
+NATIVE = ops
 NAMESPACE, KIND = add_op_namespace_prefix("").removesuffix("::"), "FRAGMENT"
 PREFIX = "dispatched_"  # of each op's name in NAMESPACE
 
