@@ -7,6 +7,7 @@
 # make train          train the embedded pair anew, into build/train: half an hour or more
 # make lint           the sources: lint, their format (Python and C++), types
 # make wheel          dist/: a wheel for each Python that is there, tried where nothing can compile
+# make hub            build/hub: what the Kernel Hub's kernel-builder builds the ops from
 # make lock           resolve the locks again after a change of pyproject.toml; UPGRADE=1 to the newest
 # make clean          remove what was made, but the environments
 #
@@ -50,7 +51,7 @@ STAMP := $(VENV)/.set-up-$(firstword $(shell echo '$(CHOICE)' | cksum))
 BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt sparrow_kernels/_version.py \
 	$(shell find csrc -type f)
 
-.PHONY: setup demo test test-quick suite test-releases sanitize train lint format wheel lock clean
+.PHONY: setup demo test test-quick suite test-releases sanitize train lint format wheel hub lock clean
 
 setup: $(STAMP)
 
@@ -116,6 +117,10 @@ lint: format
 
 wheel: setup
 	$(BIN)/python build_wheels.py --torch "$(TORCH)" $(WHEEL_PYTHONS)
+
+# HUB= and REPO_ID= name another folder, and the Hub repository it is for (docs/kernel-hub.md).
+hub:
+	$(PYTHON) build_hub.py $(or $(HUB),build/hub) $(if $(REPO_ID),--repo-id $(REPO_ID))
 
 # For every Python and platform at once; releases that still fit stay. The oldest are the lower
 # bounds of pyproject.toml, and the newest that fit them of what is not named there.
