@@ -87,17 +87,19 @@ def tables(root: Path, repo_id: str) -> Iterator[tuple[str, dict]]:
         raise SystemExit(f"CMakeLists.txt names files that are not there: {settings.fused}")
     strict = [name for name in host if name not in settings.fused]
     common = {"depends": ["torch"], "include": ["csrc"]}
-    for backend, name, flags in (
-        ("cpu", "cpu", CXX_FLAGS),
-        ("cuda", "cuda-host", [*CXX_FLAGS, "-DSPARROW_WITH_CUDA"]),
+    # Of the CPU's sources for CUDA too: a build's metadata names the capabilities of all it holds.
+    on_cuda = {"cuda-capabilities": settings.capabilities}
+    for backend, name, flags, more in (
+        ("cpu", "cpu", CXX_FLAGS, {}),
+        ("cuda", "cuda-host", [*CXX_FLAGS, "-DSPARROW_WITH_CUDA"], on_cuda),
     ):
-        shared = {"backend": backend, **common}
+        shared = {"backend": backend, **common, **more}
         yield f"kernel.{name}", {**shared, "cxx-flags": flags, "src": strict}
         fused = {"cxx-flags": [*flags, *FUSED_FLAGS], "src": settings.fused}
         yield f"kernel.{name}-fused", {**shared, **fused}
-    on_cuda = [str(path.relative_to(root)) for path in sorted(sources(root, "*.cu"))]
-    compiled = {"cuda-capabilities": settings.capabilities, "cuda-flags": CUDA_FLAGS}
-    yield "kernel.cuda", {"backend": "cuda", **common, **compiled, "src": on_cuda}
+    device = [str(path.relative_to(root)) for path in sorted(sources(root, "*.cu"))]
+    compiled = {"backend": "cuda", **common, **on_cuda, "cuda-flags": CUDA_FLAGS}
+    yield "kernel.cuda", {**compiled, "src": device}
 
 
 def sources(root: Path, pattern: str) -> Iterator[Path]:
