@@ -142,7 +142,7 @@ def try_out(python: str, wheel: Path, torch: str) -> str:
     compilers = ("c++", "g++", "gcc", "nvcc", "cmake", "ninja")
     assert not any(shutil.which(name, path=bare["PATH"]) for name in compilers)
     sparrow, place = inside.parent / "sparrow", WORK / f"clip-{tag(python)}.mp4"
-    run(sparrow, "clip", place, "--visual-tokens", "496", **bare)
+    run(sparrow, "clip", place, "--visual-tokens", "496", "--force", **bare)  # of an earlier try
     command = [sparrow, "generate", place, "Describe the video in detail.", "--json"]
     said = subprocess.check_output(list(map(str, command)), env=os.environ | bare, text=True)
     facts = subprocess.check_output([sparrow, "env", "--json"], env=os.environ | bare, text=True)
