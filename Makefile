@@ -10,6 +10,7 @@
 # make docs-look      looks at every page of it in Chromium, with screenshots into build/looked
 # make lint           the sources: lint, their format (Python and C++), types
 # make wheel          dist/: a wheel for each Python that is there, tried where nothing can compile
+# make hub            build/hub: what the Kernel Hub's kernel-builder builds the ops from
 # make lock           resolve the locks again after a change of pyproject.toml; UPGRADE=1 to the newest
 # make clean          remove what was made, but the environments
 #
@@ -54,7 +55,7 @@ STAMP := $(VENV)/.set-up-$(firstword $(shell echo '$(CHOICE)' | cksum))
 BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt sparrow_kernels/_version.py \
 	$(shell find csrc -type f)
 
-.PHONY: setup demo test test-quick suite test-releases sanitize train lint format wheel lock clean \
+.PHONY: setup demo test test-quick suite test-releases sanitize train lint format wheel hub lock clean \
 	docs docs-serve docs-look
 
 setup: $(STAMP)
@@ -142,6 +143,10 @@ docs-serve: docs
 
 docs-look: docs
 	$(DOCS)/bin/python docs/site/look.py build/site --pictures build/looked
+
+# HUB= and REPO_ID= name another folder, and the Hub repository it is for (docs/kernel-hub.md).
+hub:
+	$(PYTHON) build_hub.py $(or $(HUB),build/hub) $(if $(REPO_ID),--repo-id $(REPO_ID))
 
 # For every Python and platform at once; releases that still fit stay. The oldest are the lower
 # bounds of pyproject.toml, and the newest that fit them of what is not named there.

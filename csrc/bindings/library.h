@@ -6,6 +6,8 @@
 // The emulated library (csrc/emulation) stands beside the real one in a process.
 #if defined(SPARROW_EMULATION)
 #define SPARROW_NAMESPACE sparrow_emulated
+#elif defined(TORCH_EXTENSION_NAME)  // a kernel of the Hub (build_hub.py): unique to its build
+#define SPARROW_NAMESPACE TORCH_EXTENSION_NAME
 #else
 #define SPARROW_NAMESPACE sparrow_native
 #endif

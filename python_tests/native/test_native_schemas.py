@@ -14,7 +14,7 @@ import sparrow_kernels.ops.accept
 import sparrow_kernels.ops.attention
 import sparrow_kernels.ops.gather
 import sparrow_kernels.ops.tree  # noqa: F401  (importing a family defines its ops)
-from sparrow_kernels.ops import native
+from sparrow_kernels.ops import library, native
 
 OPS = [
     "build_tree",
@@ -79,7 +79,7 @@ def test_needs_nothing_that_the_oldest_torch_lacks() -> None:
     """The binary is built once and loads beside later releases; the oldest must have it all too."""
     known = Path(__file__).with_name("torch_2_11_symbols.txt").read_text().split()
     listing = subprocess.run(
-        ["nm", "-D", "--undefined-only", str(native._LIBRARY_FILE)],
+        ["nm", "-D", "--undefined-only", str(library._LIBRARY_FILE)],
         capture_output=True,
         text=True,
         check=True,

@@ -18,6 +18,7 @@ CORE = (
     "env",
     "fences",
     "native",
+    "library",
     "values",
     "pages",
 )

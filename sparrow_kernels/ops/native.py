@@ -1,37 +1,24 @@
-"""Loads the package's own op library, built by CMake at install, if there is one.
+"""The backend `native`: ops of the package's own library, built by CMake at install.
 
-The library knows nothing of Python: loading it registers `torch.ops.sparrow_native.*`, which the
-op families wrap. Without it every op still works, through its plain PyTorch definition.
+The library knows nothing of Python: loading it registers its ops with PyTorch (`library.NATIVE`),
+which the op families wrap. Without it every op still works, through its plain PyTorch definition.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sparrow_kernels.ops.library import NATIVE, unavailable
 from sparrow_kernels.ops.registry import Op, Reason, device_type
 
-_LIBRARY_FILE = Path(__file__).resolve().parents[1] / "libsparrow_ops.so"
 REFUSALS = (ValueError, TypeError, RuntimeError, AttributeError)
 """What the library, or the dispatcher before it, raises before anything is written; and a failed
 launch, which says so by itself."""
-
-
-@cache
-def unavailable() -> str | None:
-    """Why the native library cannot be used, None once it is loaded."""
-    if not _LIBRARY_FILE.exists():
-        return "built without native code (a C++ compiler was missing, or SPARROW_BUILD_NATIVE=0)"
-    try:
-        torch.ops.load_library(str(_LIBRARY_FILE))
-    except OSError as error:
-        return f"{_LIBRARY_FILE.name} does not load: {error}"
-    return None
 
 
 def takes_checks(tensor: Tensor) -> bool:
@@ -44,7 +31,7 @@ def unavailable_on_cuda(symbol: str) -> Reason:
     """Why this native op cannot take CUDA tensors, None if it can."""
 
     def is_there(symbol: str) -> bool:
-        return torch._C._dispatch_has_kernel_for_dispatch_key(f"sparrow_native::{symbol}", "CUDA")
+        return torch._C._dispatch_has_kernel_for_dispatch_key(f"{NATIVE.name}::{symbol}", "CUDA")
 
     if is_there(symbol):
         return None
@@ -59,7 +46,7 @@ def implement(
     takes: Callable[..., Reason] | None = None,
     checked: Callable[..., Any] | None = None,
 ) -> None:
-    """Give `op` its native backend: `torch.ops.sparrow_native.<name>`, same arguments in order.
+    """Give `op` its native backend: `library.NATIVE.<name>`, same arguments in order.
 
     `takes` and `checked` as for `Op.implement`, the latter for CPU tensors; CUDA tensors are taken
     only where the library has a kernel.
@@ -68,11 +55,11 @@ def implement(
 
     @cache
     def function() -> Any:
-        return getattr(torch.ops.sparrow_native, symbol).default
+        return getattr(NATIVE, symbol).default
 
     def missing() -> str | None:
         reason = unavailable()
-        if reason is None and not hasattr(torch.ops.sparrow_native, symbol):
+        if reason is None and not hasattr(NATIVE, symbol):
             return f"the native library has no {symbol}"
         return reason
 

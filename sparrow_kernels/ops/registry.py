@@ -1,4 +1,4 @@
-"""Defines the ops of the `torch.ops.sparrow` namespace and picks a backend when one runs.
+"""Defines the ops, in the namespace that `library` names, and picks a backend when one runs.
 
 Each op has one schema, owned here, one fake for `torch.compile`, at most one check of values, at
 most one derivative, and one implementation per backend. The choice of backend is made inside the
@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparrow_kernels.ops import env, transforms
+from sparrow_kernels.ops import env, library, transforms
 
 Reason = str | None
 """Why something cannot be done; None when it can."""
 
-LIBRARY = torch.library.Library("sparrow", "DEF")
+LIBRARY = torch.library.Library(library.NAMESPACE, library.KIND)
 _OPS: dict[str, Op] = {}
 
 # The order in which backends are tried under `auto`. A CPU always has the reference to fall back
@@ -63,16 +63,17 @@ class Op:
         self._without_grad = without_grad
         self._function: Any = None
         self._flops: Callable[..., int] | None = None
-        qualified = f"sparrow::{self.name}"
-        LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-        self.call = getattr(torch.ops.sparrow, self.name).default
+        name = library.PREFIX + self.name
+        qualified = f"{library.NAMESPACE}::{name}"
+        LIBRARY.define(library.PREFIX + schema, tags=(torch.Tag.pt2_compliant_tag,))
+        self.call = getattr(getattr(torch.ops, library.NAMESPACE), name).default
         self._written = [
             place
             for place, argument in enumerate(self.call._schema.arguments)
             if argument.alias_info is not None and argument.alias_info.is_write
         ]
-        LIBRARY.impl(self.name, self._run, "CompositeExplicitAutograd")
-        LIBRARY.impl(self.name, self._watched, "Autograd")
+        LIBRARY.impl(name, self._run, "CompositeExplicitAutograd")
+        LIBRARY.impl(name, self._watched, "Autograd")
         torch.library.register_fake(qualified, fake, lib=LIBRARY)
         torch.library.register_vmap(qualified, transforms.vmap_rule(self.call), lib=LIBRARY)
 

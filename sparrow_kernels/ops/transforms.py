@@ -17,6 +17,8 @@ from torch._functorch.autograd_function import enable_single_level_autograd_func
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
+from sparrow_kernels.ops import library
+
 
 class Derivative(NamedTuple):
     """The three functions of a `torch.autograd.Function`, over the arguments of an op's schema.
@@ -146,7 +148,7 @@ def autograd_function(call: Any, derivative: Derivative) -> Any:
 
 
 def _name(call: Any) -> str:
-    return call._schema.name.removeprefix("sparrow::")
+    return call._schema.name.removeprefix(f"{library.NAMESPACE}::{library.PREFIX}")
 
 
 def vmap_rule(call: Any) -> Callable[..., Any]:

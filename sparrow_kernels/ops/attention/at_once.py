@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.ops import env, native
+from sparrow_kernels.ops.library import NATIVE, unavailable
 from sparrow_kernels.ops.registry import nobody_watches
 from sparrow_kernels.ops.transforms import mark_written
 from sparrow_kernels.ops.types import AnchorIndex
@@ -26,12 +27,11 @@ _NO_ANCHORS = (None, None, None)
 @cache
 def _symbols() -> tuple[Any, Any] | None:
     """The two forms of the native op, None without the library."""
-    if native.unavailable() is not None:
+    if unavailable() is not None:
         return None
-    ops = torch.ops.sparrow_native
-    if not hasattr(ops, "tree_attention_at_once"):
+    if not hasattr(NATIVE, "tree_attention_at_once"):
         return None
-    return ops.tree_attention_at_once.default, ops.tree_attention_out_at_once.default
+    return NATIVE.tree_attention_at_once.default, NATIVE.tree_attention_out_at_once.default
 
 
 def attended(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from sparrow_kernels.ops import native
 from sparrow_kernels.ops.attention.checks import lengths_inside, scales_are_any
 from sparrow_kernels.ops.errors import refuse
+from sparrow_kernels.ops.library import NATIVE
 from sparrow_kernels.ops.pages import check_pages
 
 
@@ -51,7 +51,7 @@ def _check_rows(
         lengths_inside(op, prefix_lens, rows, cache.shape[2])
         return
     # A call runs in every layer. What is wrong is found below, in the words of all backends.
-    if native.takes_checks(prefix_lens) and torch.ops.sparrow_native.append_fits.default(
+    if native.takes_checks(prefix_lens) and NATIVE.append_fits.default(
         prefix_lens, rows, cache.shape[0], cache.shape[2], block_table
     ):
         return

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sparrow_kernels.ops import native
 from sparrow_kernels.ops.errors import refuse
+from sparrow_kernels.ops.library import NATIVE
 from sparrow_kernels.ops.pages import check_pages, num_slots
 
 
@@ -98,7 +99,7 @@ def _bits_inside(op: str, words: Tensor, b: int, room: int) -> None:
 def _anchors_ascend(op: str, slots: Tensor, count: Tensor, rank: Tensor, capacity: int) -> None:
     # A call runs in every layer. What is wrong is found below, in the words of all backends.
     is_native = slots.device.type == "cpu" and native.unavailable() is None
-    if is_native and torch.ops.sparrow_native.anchors_ascend.default(slots, count, rank):
+    if is_native and NATIVE.anchors_ascend.default(slots, count, rank):
         return
     listed = slots.shape[1]
     for b, number in enumerate(count.tolist()):

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from sparrow_kernels.ops import env, native
 from sparrow_kernels.ops.errors import Size
 from sparrow_kernels.ops.gather.arguments import check_caches
+from sparrow_kernels.ops.library import NATIVE
 from sparrow_kernels.ops.registry import Op, device_type, nobody_watches
 from sparrow_kernels.ops.transforms import mark_written
 
@@ -39,13 +40,13 @@ class _Caches:
     """The number under which the native library keeps a pair of lists, as long as this lives."""
 
     def __init__(self, keys: list[Tensor], values: list[Tensor]) -> None:
-        self.number = torch.ops.sparrow_native.bind_caches.default(keys, values)
+        self.number = NATIVE.bind_caches.default(keys, values)
         weakref.finalize(self, _let_go, self.number).atexit = False
 
 
 def _let_go(number: int) -> None:
     with _disable_current_modes():  # a tensor may end while a graph is traced
-        torch.ops.sparrow_native.unbind_caches.default(torch.empty(0, device="cpu"), number)
+        NATIVE.unbind_caches.default(torch.empty(0, device="cpu"), number)
 
 
 def bind_caches(

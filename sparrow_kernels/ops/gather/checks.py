@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sparrow_kernels.ops import native
 from sparrow_kernels.ops.accept.checks import check_links
+from sparrow_kernels.ops.library import NATIVE
 from sparrow_kernels.ops.pages import check_pages
 from sparrow_kernels.ops.values import refuse_first
 
@@ -65,7 +66,7 @@ def commit_tree_(
     """Links lead to later nodes, and every node of each tree has its slot in the cache."""
     op, blocks = "commit_tree_", keys[0].shape
     # What is wrong is found below, in the words of all backends.
-    if native.takes_checks(depth) and torch.ops.sparrow_native.tree_commit_fits.default(
+    if native.takes_checks(depth) and NATIVE.tree_commit_fits.default(
         depth, first_child, next_sibling, prefix_lens, blocks[0], blocks[2], block_table
     ):
         return
@@ -83,7 +84,7 @@ def _check_path(
     block_table: Tensor | None,
     size: int | None,
 ) -> None:
-    if native.takes_checks(path) and torch.ops.sparrow_native.path_commit_fits.default(
+    if native.takes_checks(path) and NATIVE.path_commit_fits.default(
         path,
         accept_length,
         prefix_lens,

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from sparrow_kernels.ops.gather.bound import Found
+from sparrow_kernels.ops.library import NATIVE
 from sparrow_kernels.ops.types import Acceptance, TreeLayout
-
-_NATIVE = torch.ops.sparrow_native
 
 
 def compact(
@@ -22,7 +20,7 @@ def compact(
 ) -> None:
     """`compact_cache_`."""
     number, checked = found
-    _NATIVE.compact_bound_.default(path, accept_length, number, prefix_lens, block_table, checked)
+    NATIVE.compact_bound_.default(path, accept_length, number, prefix_lens, block_table, checked)
 
 
 def path(
@@ -35,7 +33,7 @@ def path(
     """`commit_path_`."""
     number, checked = found
     nodes, length, _ = acceptance
-    hidden: Tensor = _NATIVE.commit_path_bound_.default(
+    hidden: Tensor = NATIVE.commit_path_bound_.default(
         nodes, length, number, states, prefix_lens, block_table, checked
     )
     return hidden
@@ -56,13 +54,13 @@ def tree(
     number, checked = found
     parent, depth, _, child, sibling, _ = layout
     if out is None:
-        *accepted, hidden = _NATIVE.commit_tree_bound_.default(
+        *accepted, hidden = NATIVE.commit_tree_bound_.default(
             *(tokens, parent, depth, child, sibling, target_tokens),
             *(number, states, prefix_lens, max_path, block_table, checked),
         )
         return Acceptance(*accepted), hidden
     accepted, hidden = out
-    _NATIVE.commit_tree_bound_out_.default(
+    NATIVE.commit_tree_bound_out_.default(
         *(tokens, parent, depth, child, sibling, target_tokens),
         *(number, states, prefix_lens, max_path, block_table, checked),
         *(*accepted, hidden),

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.ops import native, registry
+from sparrow_kernels.ops.library import NATIVE
 from sparrow_kernels.ops.tree import checks, reference, topk_derivative
 
 
@@ -47,7 +48,7 @@ def _takes_topk(logits: Tensor, k: int) -> registry.Reason:
 
 
 def _checked_topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
-    values, ids, is_sound = torch.ops.sparrow_native.topk_logprobs_checked.default(logits, k)
+    values, ids, is_sound = NATIVE.topk_logprobs_checked.default(logits, k)
     return (values, ids) if is_sound else None
 
 
