@@ -105,8 +105,8 @@ def set_length_(cache: Any, prefix_lens: Tensor) -> None:
     first, slots = prefix_lens[:1], layers[0].keys.shape[-2]
     must_be = f"one length for all requests, at most {slots}"
     bad = (prefix_lens != first) | (prefix_lens < 0) | (prefix_lens > slots)
-    counters = [getattr(layer, "cumulative_length", None) for layer in layers]
-    counters = [counter for counter in counters if isinstance(counter, Tensor)]
+    found = (getattr(layer, "cumulative_length", None) for layer in layers)
+    counters = [counter for counter in found if isinstance(counter, Tensor)]
     if len(counters) == len(layers):
         refuse_first(op, "prefix_lens", must_be, prefix_lens, bad)
         for counter in counters:
