@@ -95,7 +95,7 @@ def test_slots_by_hand() -> None:
 
 
 def test_blocks_of_the_manager() -> None:
-    """The example of `map_to_kernel_blocks`: blocks of 32 slots, pages of 16."""
+    """The example that `map_to_kernel_blocks` had: blocks of 32 slots, pages of 16."""
     table = ints([[0, 1, 2]])
     assert vllm.kernel_blocks(table, 2).tolist() == [[0, 1, 2, 3, 4, 5]]
     assert vllm.kernel_blocks(table, 1) is table
@@ -218,7 +218,6 @@ def test_against_the_real_package() -> None:
     pytest.importorskip("vllm", reason="vllm is not installed")
     from vllm.v1.sample.rejection_sampler import RejectionSampler
     from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
-    from vllm.v1.worker.block_table import BlockTable
 
     drafted = [[1, 2], [], [3]]
     theirs = SpecDecodeMetadata.make_dummy(drafted, torch.device("cpu"))
@@ -229,7 +228,3 @@ def test_against_the_real_package() -> None:
     sampled = vllm.sampled_token_ids(accept_tree(tokens, layout, targets, 3), 2)
     parsed = RejectionSampler.parse_output(sampled, 100)
     assert (parsed[0] if isinstance(parsed, tuple) else parsed) == [[1, 5], [7], [3, 8]]
-    pages = BlockTable.map_to_kernel_blocks(
-        torch.arange(3).numpy(), 2, torch.arange(2).numpy()[None]
-    )
-    assert vllm.kernel_blocks(ints([[0, 1, 2]]), 2).tolist() == [pages.tolist()]
