@@ -82,6 +82,7 @@ def test_words_of_more_than_32_nodes() -> None:
     packed = trt.packed_mask(layout)[0]
     assert packed[30].tolist() == [2**31 - 1, 0] and packed[31].tolist() == [-1, 0]
     assert packed[32].tolist() == [-1, 1] and packed[33].tolist() == [-1, 3]
+    assert trt.packed_mask(build_tree(torch.arange(-1, 31, dtype=int32)[None])).shape[2] == 1
     wide = trt.packed_mask(layout, 5)
     assert torch.equal(wide[0, :, :2], packed) and not wide[..., 2:].any()
     assert torch.equal(trt.ancestors(wide[..., :3])[..., :1], layout.ancestors)
@@ -246,6 +247,7 @@ def test_refusals() -> None:
         (lambda: of_paths(path(0, 5), 5), ValueError, "below num_nodes = 5"),
         (lambda: of_paths(path(1, 2), 5), ValueError, "the root"),
         (lambda: of_paths(path(0, -1, 2), 5), ValueError, "behind the end"),
+        (lambda: of_paths(path(0, 0), 3), ValueError, "build_tree"),
         (lambda: of_paths(two_parents, 4), ValueError, "one parent"),
         (lambda: of_paths(path(0, 2, 1), 3), ValueError, "build_tree"),
         (lambda: of_paths(path(0).long(), 3), TypeError, "int64"),

@@ -130,7 +130,7 @@ def layout_of_paths(paths: Tensor, num_nodes: int) -> TreeLayout:
     above, below = paths[..., :-1].flatten(1).long(), paths[..., 1:].flatten(1).long()
     bad = (below >= 0) & (above < 0)
     refuse_first(op, "paths", "-1 behind the end of a path", below, bad)
-    is_link = (above >= 0) & (below > 0) & (below < num_nodes)
+    is_link = (above >= 0) & (below >= 0) & (below < num_nodes)
     home = torch.where(is_link, below, num_nodes)  # one column more takes what is no link
     parent = above.new_full((batch, num_nodes + 1), -1).scatter_(1, home, above)
     bad = is_link & (parent.gather(1, home) != above)
