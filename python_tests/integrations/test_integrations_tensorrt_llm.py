@@ -158,12 +158,24 @@ def test_a_step_by_paths() -> None:
             rows[b].tolist(), tokens[b, 1:].tolist(), targets[b].tolist()
         )
         assert (int(counts[b]), int(best[b])) == expected
+    # Medusa's rows lead to the leaves alone: a path that was refused on the way is part of one.
+    leaves = torch.where((layout.first_child < 0)[..., None], rows, -1)
+    for b, (length, row) in enumerate(zip(counts.tolist(), best_of(accepted, leaves), strict=True)):
+        if SIZES[b] > 0:
+            expected = accepted_as_documented(
+                leaves[b].tolist(), tokens[b, 1:].tolist(), targets[b].tolist()
+            )
+            assert (length, row) == expected
     # Sequences that held 11 tokens before the step.
     output_ids = torch.full((5, 11 + DEEPEST + 3), 7, dtype=int32)
     output_ids[:, 11 : 11 + DEEPEST] = accepted.tokens.int()
     again = trt.acceptance_by_paths(rows, best, counts, output_ids, 11 + counts)
     for mine, other in zip(accepted, again, strict=True):
         assert torch.equal(mine, other) and mine.dtype == other.dtype
+
+
+def best_of(accepted: Acceptance, paths: Tensor) -> list[int]:
+    return trt.best_paths(accepted, paths)[0].tolist()
 
 
 def test_a_step_by_links() -> None:
