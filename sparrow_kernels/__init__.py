@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         rotate_append_,
         tree_attention,
     )
-    from sparrow_kernels.ops.env import backend, checks
+    from sparrow_kernels.ops.env import backend, checks, values_are_checked
     from sparrow_kernels.ops.gather import (
         bind_caches,
         commit_path_,
@@ -85,6 +85,7 @@ _HOMES = {
     "topk_logprobs": "ops.tree",
     "tree_attention": "ops.attention",
     "unpack_ancestors": "ops.tree",
+    "values_are_checked": "ops.env",
 }
 
 __all__ = [
@@ -122,6 +123,7 @@ __all__ = [
     "topk_logprobs",
     "tree_attention",
     "unpack_ancestors",
+    "values_are_checked",
 ]
 
 

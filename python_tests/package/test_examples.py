@@ -35,6 +35,21 @@ SAYS = {
         "the same caches: True",
         "1 graph for 3 steps",
     ],
+    "flashinfer_pages": [
+        "the two parts as one call: True",
+        "emitted: [[1, 3, 5, 77], [2, 99, -1, -1]]",
+        "rows moved: True",
+        "committed pages: [7, 2, 9, 4, 0, 5] last: [1, 3]",
+    ],
+    "tensorrt_llm_medusa": [
+        "packed mask: [1, 3, 5, 9, 19, 35, 69, 147]",
+        "the same attention: True",
+        "accepted lengths: [4, 2] best paths: [0, 2]",
+        "as the engine decides: True",
+        "the cache as the engine would move it: True",
+    ],
+    "vllm_blocks": ["the same text: True", "steps: 20 instead of 39"],
+    "dynamic_cache": ["the same text: True", "target calls: 11 instead of 31"],
     "exported_program": [
         "sparrow.build_tree.default, sparrow.topk_logprobs.default, sparrow.tree_attention.default",
         "5 nodes, 16 slots: the same result: True",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels import Acceptance, TreeLayout, accept_tree
-from sparrow_kernels.integrations.sglang.buffers import INTEGERS, check, refuse
+from sparrow_kernels.integrations.arguments import INTEGERS, check, refuse
 from sparrow_kernels.integrations.sglang.links import wrong_link
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparrow_kernels.integrations.sglang.buffers import FLAGS, INTEGERS, check, refuse
+from sparrow_kernels.integrations.arguments import FLAGS, INTEGERS, check, refuse
 
 
 def segment_packbits(

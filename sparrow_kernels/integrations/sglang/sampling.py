@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels import sample_tokens
-from sparrow_kernels.integrations.sglang.buffers import check, flat, refuse, write
+from sparrow_kernels.integrations.arguments import check, refuse
+from sparrow_kernels.integrations.sglang.buffers import flat, write
 from sparrow_kernels.integrations.sglang.numbering import Tree
 from sparrow_kernels.integrations.sglang.verify import Results
 

@@ -8,14 +8,8 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels import TreeLayout, build_tree, unpack_ancestors
-from sparrow_kernels.integrations.sglang.buffers import (
-    FLAGS,
-    INTEGERS,
-    check,
-    flat,
-    refuse,
-    write,
-)
+from sparrow_kernels.integrations.arguments import FLAGS, INTEGERS, check, refuse
+from sparrow_kernels.integrations.sglang.buffers import flat, write
 
 FULL, TREE_ONLY, PACKED = 0, 1, 2
 _PACKED_DTYPES = (torch.uint8, torch.uint16, torch.uint32, torch.int16, torch.int32)

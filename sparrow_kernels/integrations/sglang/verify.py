@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sparrow_kernels.integrations.sglang.buffers import INTEGERS, check, flat, refuse, write
+from sparrow_kernels.integrations.arguments import INTEGERS, check, refuse
+from sparrow_kernels.integrations.sglang.buffers import flat, write
 from sparrow_kernels.integrations.sglang.numbering import Tree
 
 
