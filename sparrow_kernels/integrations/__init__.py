@@ -1,1 +1,1 @@
-"""Other decoders' calls over our ops: their names, their buffers, their order of arguments."""
+"""Other decoders: their calls over our ops, and their data as our ops take it and back."""
