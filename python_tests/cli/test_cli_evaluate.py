@@ -36,6 +36,7 @@ def nothing_printed_yet(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     capsys.readouterr()  # transformers' bars while saving
 
 
+@pytest.mark.slow
 def test_generated_clips_for_the_embedded_pair(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_length_is_written_before_the_next_is_measured(
     assert [line.split(",")[0] for line in table.read_text().splitlines()[1:]] == ["40", "40"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_video_files_for_a_target_of_another_family(
     name: str, folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path

@@ -102,6 +102,7 @@ def test_one_token_has_no_mean(folder: Path, capsys: pytest.CaptureFixture[str])
     assert report["decode_speedup"] == {"cached": None, "generate": None}
 
 
+@pytest.mark.slow
 def test_sampling_follows_the_seed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def sampled(seed: str, *more: str) -> Any:
         settings = ("--max-new-tokens", "8", "--temperature", "1.5", "--seed", seed, "--json")
@@ -230,6 +231,7 @@ def test_the_answer_arrives_where_stderr_is_closed(folder: Path) -> None:
     assert done.stdout == plain_text(folder, 7) + "\n"
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_is_no_error(folder: Path) -> None:
     process = start(folder, ["env"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None and process.stderr is not None

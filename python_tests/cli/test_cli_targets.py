@@ -141,6 +141,7 @@ class TestRefusals:
         assert "--device cpu is always there" in message
 
 
+@pytest.mark.slow
 def test_the_dtype_asked_for_is_the_one_that_runs(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ def error(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_from_clips_to_a_draft(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = clips(tmp_path), tmp_path / "draft"
     command = ["train", "draft", "--data", str(data), "--out", str(out), "--held-out", "1"]
@@ -57,6 +58,7 @@ def test_from_clips_to_a_draft(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (out / "training.csv").read_text() == before
 
 
+@pytest.mark.slow
 def test_a_text_target_writes_its_own_answers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -77,6 +77,7 @@ def test_rows_that_end_in_mid_path_end_as_plain_decoding_does(how: str, free: An
     assert again.stats.histogram == spoken.stats.histogram
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tree", ["9-4-2", "4x2x1"])
 def test_a_row_does_not_know_its_neighbours(tree: str) -> None:
     settings = {**SETTINGS, "do_sample": True, "temperature": 1.3, "top_p": 0.9}
@@ -126,6 +127,7 @@ def test_several_texts_of_a_prompt_take_one_prefill() -> None:
     assert all(count == 6 for count in rows[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"repetition_penalty": 1.3}, {"temperature": 0.7}])
 def test_scores_and_logits_are_those_of_generate(settings: dict[str, Any], free: Any) -> None:
     settings = {**SETTINGS, "eos_token_id": int(free[1, 8]), **settings}

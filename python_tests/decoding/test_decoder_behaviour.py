@@ -118,6 +118,7 @@ def _everything_of(target: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
 def test_nothing_of_the_target_changes_during_a_call_or_after_it(
     error: type[BaseException] | None, monkeypatch: pytest.MonkeyPatch

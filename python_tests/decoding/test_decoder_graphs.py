@@ -152,6 +152,7 @@ def test_generators_of_the_callers_draw_outside(captured: list[Any]) -> None:
     assert torch.equal(texts[1].sequences, texts[3].sequences)
 
 
+@pytest.mark.slow
 def test_buffers_that_move_are_captured_again(
     captured: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,6 +203,7 @@ def test_a_tree_of_marginals_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> N
     assert all(torch.equal(run.sequences, plain) for run in runs)
 
 
+@pytest.mark.slow
 def test_sampled_text_repeats_with_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     target, processor = tiny("qwen2_5_vl")
     inputs = prompts(processor, *CHATS)

@@ -107,6 +107,7 @@ def test_the_most_frequent_ids() -> None:
         frequent_ids([[]], 2)
 
 
+@pytest.mark.slow
 def test_the_embedded_draft_loses_little() -> None:
     """Captions use few words: a vocabulary counted on some keeps what the whole one accepts."""
     pair = load_pair()

@@ -89,6 +89,7 @@ def test_processor_keeps_every_frame_and_counts_whole_seconds(processor, budget)
     torch.testing.assert_close(first, corner / 127.5 - 1.0)
 
 
+@pytest.mark.slow
 def test_large_video_stays_within_the_context(processor):
     frames = np.zeros((300, 360, 480, 3), np.uint8)
     inputs = clip_inputs(processor, frames, 2.0, "Describe this video.")

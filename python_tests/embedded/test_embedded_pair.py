@@ -22,6 +22,7 @@ def pair(world: str = "easy"):
     return load_pair(world=world)
 
 
+@pytest.mark.slow
 def test_unseen_clips_are_described_in_the_same_words() -> None:
     """Twelve clips over captions and every question type, with the paper's trees and a chain."""
     rows = measure(12, 500, TREES)
@@ -31,6 +32,7 @@ def test_unseen_clips_are_described_in_the_same_words() -> None:
     assert all(row["mean_emitted"] > 3 for row in captions), "the draft does not draft"
 
 
+@pytest.mark.slow
 def test_target_reads_clips_through_mp4() -> None:
     shares = evaluate_budget(
         pair().target, pair().processor, 500, range(UNSEEN_SEED + 60, UNSEEN_SEED + 64)
@@ -38,6 +40,7 @@ def test_target_reads_clips_through_mp4() -> None:
     assert shares["content"] > 0.9
 
 
+@pytest.mark.slow
 def test_states_carry_the_clip() -> None:
     """Fed another clip's states, the same draft is accepted less."""
     seeds = range(UNSEEN_SEED + 50, UNSEEN_SEED + 53)

@@ -188,6 +188,7 @@ def test_embeddings_are_refused() -> None:
             ours(inputs_embeds=embeddings, **extra)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["speculative", "plain loop"])
 def test_room_is_made_while_the_text_grows(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bound that no memory could hold, and buffers that move three times on the way."""

@@ -64,6 +64,7 @@ def test_no_graph_holds_a_cache(graphs: list[torch.fx.GraphModule]) -> None:
     assert not any("sparrow" in word or "attention" in word for word in words)
 
 
+@pytest.mark.slow
 def test_the_target_is_left_as_it_was() -> None:
     target = tiny("Llama").target
     before = {name: module.__dict__.get("forward") for name, module in target.named_modules()}

@@ -125,6 +125,7 @@ def recorded_chunks() -> Iterator[list[int]]:
         yield rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEXT_ONLY)
 def test_text_only_targets(name: str) -> None:
     for chats in ([turns("Why?")], [turns("Why?"), turns("What is the answer to all?")]):

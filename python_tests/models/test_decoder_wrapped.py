@@ -48,6 +48,7 @@ def adapted(name: str) -> Any:
     return peft.get_peft_model(copy.deepcopy(tiny(name).target), config).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "llava_onevision", "Llama"])
 def test_an_adapter_is_in_force_and_what_is_done_to_it_is_seen(name: str) -> None:
     target, draft, inputs = adapted(name), draft_for(name), ragged(name)

@@ -34,6 +34,7 @@ def question() -> dict[str, Any]:
     return prompts(tiny("Llama").processor, turns("Why?"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [

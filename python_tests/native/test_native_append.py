@@ -115,6 +115,7 @@ def test_append_at_any_alignment(
     assert torch.equal(slabs[0], expected[0]) and torch.equal(slabs[1], expected[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_every_number_is_converted_as_torch_does(library: Library, dtype: torch.dtype) -> None:
     """Every 16-bit pattern goes in; products of every size come out."""

@@ -50,6 +50,7 @@ def test_every_level(level: str) -> None:
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout
 
 
+@pytest.mark.slow
 def test_a_level_that_does_not_exist() -> None:
     code = "import torch; from sparrow_kernels import tree_attention; x = torch.ones(1, 1, 1, 8);"
     code += " tree_attention(x, x, x, torch.ones(1, 1, 1).long(), torch.zeros(1).int())"

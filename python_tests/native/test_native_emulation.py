@@ -192,6 +192,7 @@ def output(program: Path, kernel: str, seed: int = 0) -> tuple[int, str]:
     return result.returncode, result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel", "message"),
     [

@@ -213,6 +213,7 @@ def test_gather_hidden(library: Library, seed: int, dtype: torch.dtype) -> None:
     assert bool(guarded.isnan().all())
 
 
+@pytest.mark.slow
 @given(tree_batches(max_nodes=80), st.integers(0, 2**32))
 def test_commit_tree(library: Library, batch: tuple[list[list[int]], list[int]], seed: int) -> None:
     """One call does what the walk, the compaction, the gathering and the advance do one by one."""

@@ -67,6 +67,7 @@ def test_any_number_of_threads(vocab: int, threads: object) -> None:
     assert set(found) == {found[0]}
 
 
+@pytest.mark.slow
 def test_every_level() -> None:
     """One that the processor lacks runs as the highest that it has."""
     program = (

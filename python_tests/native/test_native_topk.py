@@ -75,6 +75,7 @@ def test_misaligned_rows(library: Library, dtype: torch.dtype, offset: int) -> N
     assert_topk(library, wide[:, offset:], 5)
 
 
+@pytest.mark.slow
 def test_many_rows_with_many_ties(library: Library) -> None:
     torch.manual_seed(0)
     assert_topk(library, torch.randint(0, 4, (130, 3000)).float(), 17)

@@ -87,6 +87,7 @@ def test_ten_thousand_trees(library: Library) -> None:
     assert seen >= trees
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**32))
 def test_any_layout_is_walked_by_its_links(library: Library, seed: int) -> None:

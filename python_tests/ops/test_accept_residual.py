@@ -28,6 +28,7 @@ def rows_of(data: st.DataObject, element: st.SearchStrategy, batch: int, size: i
     return [data.draw(drawn) for _ in range(batch)]
 
 
+@pytest.mark.slow
 @RUNS
 @given(forests(max_nodes=8), st.integers(1, 5), st.data())
 @settings(max_examples=80, deadline=None)

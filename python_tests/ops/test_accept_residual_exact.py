@@ -86,6 +86,7 @@ def some(games: list[Game], runner: str, siblings: int, levels: int) -> list[Gam
     return games[::share]
 
 
+@pytest.mark.slow
 @each_runner
 @pytest.mark.parametrize("siblings", [1, 2, 3, 4])
 def test_siblings_with_replacement(runner: str, siblings: int) -> None:
@@ -120,6 +121,7 @@ def test_two_levels_with_a_row_of_its_own_each_node(
         prove_exact(runs_by(runner), game)
 
 
+@pytest.mark.slow
 @each_runner
 @pytest.mark.parametrize("replacement", [True, False], ids=["with", "without"])
 def test_the_logits_form(runner: str, replacement: bool) -> None:

@@ -186,6 +186,7 @@ def test_an_odd_head_dim_is_refused():
         rotate_append_(query, key, value, cos, sin, *torch.empty(2, 2, 2, 10, 7), int32(0, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_are_ops(backend):
     query, key, value, cos, sin = drawn()

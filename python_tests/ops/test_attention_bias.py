@@ -78,6 +78,7 @@ def check(case: Case, bias: Tensor, results: tuple[Tensor, Tensor]) -> None:
         assert_close(result, exact, name=name, summands=4.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_weights_times_the_exponential_of_the_bias(backend):
     """Every case, with anchors and a window too, whether a bias is each request's and head's or

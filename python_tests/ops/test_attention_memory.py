@@ -35,6 +35,7 @@ def peak(run):
     return max(accumulate((nbytes for _, nbytes in changes), initial=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_no_backend_on_a_cpu_allocates_prefix_times_nodes(backend):
     given, few = inputs(PREFIX), inputs(8192)

@@ -115,6 +115,7 @@ def test_bad_tables_are_named():
         attend(pages.table, key=pages.key.mT.contiguous().mT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_opcheck_and_one_graph(backend):
     case = Case([tree_bits(BUSHY)] * 2, [33, 5], starts=[0, 2])

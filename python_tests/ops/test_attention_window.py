@@ -81,6 +81,7 @@ def test_result_and_gradients(name, backend):
             assert_close(*three, name=what, summands=2.0 if query.shape[2] == 1 else 0.0)
 
 
+@pytest.mark.slow
 def test_gradcheck():
     mask, window, _ = text(7, (1, 6)), 2, {}
     query, key, value, _ = drawn(mask, head_dim=4, dtype=torch.float64)
@@ -171,6 +172,7 @@ def test_refusals():
         anchored_window_attention(query, key, value, mask, window=-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_are_ops(backend):
     mask = text(30, (4, 25))

@@ -236,6 +236,7 @@ def test_what_is_no_list_of_caches_is_refused() -> None:
             bind_caches(keys, values)
 
 
+@pytest.mark.slow
 def test_a_graph_sees_the_lists() -> None:
     """Compiled once, and the caches are written as in eager mode."""
 

@@ -173,6 +173,7 @@ def test_lengths_of_a_layer_are_those_of_separate_calls(backend: str) -> None:
             commit_path_(accepted, list(keys), list(values), states, lens + int32(1, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_opcheck(backend: str) -> None:
     drawn = {name: torch.randn(2, 2, 3, 8) for name in ("query", "key", "value")}
@@ -190,6 +191,7 @@ def test_opcheck(backend: str) -> None:
     opcheck(COMMIT_TREE, backend, tokens, *LAYOUT[:5], *rest)
 
 
+@pytest.mark.slow
 def test_compiles_once() -> None:
     """The whole step of a layer list over pages, for several numbers of pages."""
 

@@ -181,6 +181,7 @@ def test_vmap_of_the_integer_ops() -> None:
     assert torch.equal(index.slots.flatten(0, 1), sk.anchor_index(marks.flatten(0, 1)).slots)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["native", "reference"])
 def test_opcheck_with_gradients(backend: str) -> None:
     ops = defined_ops()

@@ -93,6 +93,7 @@ def test_wrong_kinds_are_refused() -> None:
         unpack_ancestors(layout.ancestors, 65)
 
 
+@pytest.mark.slow
 def test_masks_compile_without_a_break() -> None:
     def through(parent: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         layout = build_tree(parent)

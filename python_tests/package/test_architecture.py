@@ -155,6 +155,7 @@ def rings(source: Source) -> list[str]:
 RULES = [layers, op_families, transformers, triton, benches, includes, lengths, rings]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_the_repository_keeps(rule: Callable[[Source], list[str]]) -> None:
     assert rule(Source(ROOT)) == []

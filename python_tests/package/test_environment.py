@@ -166,6 +166,7 @@ def test_what_make_train_runs_can_be_run() -> None:
     assert roles[1].target == roles[0].out
 
 
+@pytest.mark.slow
 def test_torchvision_can_be_imported_by_anyone_once_the_shim_waits_for_it() -> None:
     """As every process does in the environment of `make setup`; nothing is imported before."""
     code = (

@@ -18,6 +18,7 @@ def test_verify_a_tree(capsys: pytest.CaptureFixture[str]) -> None:
     assert "committed slots: [13, 23]" in out
 
 
+@pytest.mark.slow
 def test_describe_a_clip(capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(EXAMPLES / "describe_a_clip.py"))
     out = capsys.readouterr().out
@@ -58,6 +59,7 @@ SAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAYS)
 def test_the_ops_in_other_code(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     torch._dynamo.reset()

@@ -46,6 +46,7 @@ def heavy(modules: list[str]) -> list[str]:
     return [m for m in modules if any(m == h or m.startswith(h + ".") for h in HEAVY)]
 
 
+@pytest.mark.slow
 def test_importing_the_package_alone() -> None:
     run = in_a_fresh_python(MEASURE.format(use=""))
     assert heavy(run["new"]) == []
@@ -54,6 +55,7 @@ def test_importing_the_package_alone() -> None:
     assert own == ["sparrow_kernels", "sparrow_kernels._version"]
 
 
+@pytest.mark.slow
 def test_using_the_ops_imports_nothing_heavy() -> None:
     ops = [name for name, home in sparrow_kernels._HOMES.items() if home.startswith("ops.")]
     use = f"for name in {ops}: getattr(sparrow_kernels, name)"
@@ -62,6 +64,7 @@ def test_using_the_ops_imports_nothing_heavy() -> None:
     assert run["share"] < SHARE_OF_TORCH
 
 
+@pytest.mark.slow
 def test_the_decoding_loop_needs_no_transformers() -> None:
     run = in_a_fresh_python(MEASURE.format(use="sparrow_kernels.TreeConfig"))
     assert heavy(run["new"]) == []

@@ -24,6 +24,7 @@ def test_help_shows_the_shape_of_each_field(kind: type) -> None:
         assert f"{field}: `[B" in text
 
 
+@pytest.mark.slow
 def test_a_saved_layout_loads_as_weights(tmp_path: Path) -> None:
     layout = sk.build_tree(torch.tensor([[-1, 0, 0]], dtype=torch.int32))
     accepted = sk.accept_tree(torch.zeros(1, 3).long(), layout, torch.zeros(1, 3).long(), 2)

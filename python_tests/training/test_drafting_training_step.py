@@ -86,6 +86,7 @@ def test_mean_emitted_is_that_of_chains_from_every_root() -> None:
     assert result.agreement.tolist() == pytest.approx(agreement)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [SOFT, LOSSES["vispec"]], ids=["soft", "vispec"])
 def test_steps_learn_a_small_batch_by_heart(weights: LossWeights) -> None:
     network, embedding, lm_head = make_parts()

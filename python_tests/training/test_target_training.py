@@ -136,6 +136,7 @@ def test_loss_falls_and_shares_are_shares(maker):
     assert losses[-1] < 0.7 * losses[0]
 
 
+@pytest.mark.slow
 def test_a_cut_run_goes_on_as_if_it_had_not_been_cut(tmp_path, features, monkeypatch, world):
     stage = replace(
         world.recipe.language[0], steps=4, enough=None, lengths=(Length(1, (2, 3), 1.0),)

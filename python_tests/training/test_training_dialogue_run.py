@@ -33,6 +33,7 @@ def trained(folder: Path, out: Path, **settings: Any) -> Path:
     return training_run.training(folder, out, **{**SHORT, **settings}).run()
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves(tmp_path: Path) -> None:
     out = trained(tmp_path, tmp_path / "out", steps=4, held_out=2, measure_every=2)
     target, processor = tiny("qwen2_5_vl")
@@ -76,6 +77,7 @@ def losses(out: Path) -> list[float]:
     return [float(line.split(",")[1]) for line in (out / "training.csv").read_text().split()[1:]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_a_target_of_half_precision(tmp_path: Path, dtype: torch.dtype) -> None:
     """The draft's weights stay in float32; the loss is that of a target in float32, to rounding."""
@@ -185,6 +187,7 @@ def test_what_is_held_out_is_measured_as_it_is_saved(
     assert seen == [("nothing", None)]
 
 
+@pytest.mark.slow
 def test_a_refused_clip_leaves_what_was_learnt(tmp_path: Path) -> None:
     """Whatever steps came before are in the checkpoint, and the run goes on from there."""
     broken, out = Broken(tmp_path), tmp_path / "out"

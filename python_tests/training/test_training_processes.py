@@ -72,6 +72,7 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_not(
         assert (out / name).read_text() == (folder / "whole" / name).read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
 def test_two_processes_take_the_steps_of_one(
     whole: tuple[Path, dict[int, float]], tmp_path: Path
@@ -88,6 +89,7 @@ def test_two_processes_take_the_steps_of_one(
         torch.testing.assert_close(ours[name], value, rtol=0, atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
 def test_what_one_process_cannot_use_ends_both_and_keeps_what_was_learnt(
     whole: tuple[Path, dict[int, float]], tmp_path: Path

@@ -32,6 +32,7 @@ def replayed(
     return replay(draft.float(), parts.embedding, parts.lm_head, text, shape, banned)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("new_tokens", [240, 33], ids=["to its end", "cut"])
 @pytest.mark.parametrize("tree", ["6-5-1", "30-4-8", "20-6-4:marginals"])
 def test_a_replay_emits_what_decoding_does(tree: str, new_tokens: int) -> None:
@@ -48,6 +49,7 @@ def test_a_replay_emits_what_decoding_does(tree: str, new_tokens: int) -> None:
         assert mean_of(found) > 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

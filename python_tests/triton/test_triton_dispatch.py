@@ -28,6 +28,7 @@ def on_gpu(values):
     return tree_map_only(torch.Tensor, lambda tensor: tensor.cuda(), values)
 
 
+@pytest.mark.slow
 @interpreted
 @pytest.mark.parametrize("case", [PLAIN, ANCHORED], ids=["plain", "anchored"])
 def test_opcheck(case):
@@ -42,6 +43,7 @@ def test_a_cpu_does_not_choose_it():
     assert chosen is not TREE_ATTENTION.implementations["triton"]
 
 
+@pytest.mark.slow
 def test_a_machine_that_cannot_run_it_says_why():
     program = (
         "import sys\n"
@@ -56,6 +58,7 @@ def test_a_machine_that_cannot_run_it_says_why():
     assert done.stdout.endswith("False\n")
 
 
+@pytest.mark.slow
 @interpreted
 def test_the_embedded_decoder_gives_the_same_text(monkeypatch):
     implementation = TREE_ATTENTION.implementations["triton"]

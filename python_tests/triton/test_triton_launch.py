@@ -24,6 +24,7 @@ def asked(name: str) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_nothing_but_the_tiles_is_compiled_anew():
     """Whatever the nodes, the batch, the capacity and where words and lengths begin: so a graph
     may be captured of a call whose tiles ran before."""
@@ -32,6 +33,7 @@ def test_nothing_but_the_tiles_is_compiled_anew():
     assert later == []
 
 
+@pytest.mark.slow
 def test_a_kept_launch_has_the_arguments_of_triton_s_own():
     calls = asked("launched")
     half = len(calls) // 2
@@ -45,10 +47,12 @@ def test_a_kept_launch_has_the_arguments_of_triton_s_own():
     assert calls[-1][1][0] != calls[-2][1][0]
 
 
+@pytest.mark.slow
 def test_who_listens_to_launches_hears_of_kept_ones():
     assert asked("listened") == [1, 1]
 
 
+@pytest.mark.slow
 def test_a_kept_launch_costs_the_host_less():
     by_triton, kept = asked("microseconds")
     assert kept < 0.8 * by_triton

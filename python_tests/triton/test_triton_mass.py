@@ -12,6 +12,7 @@ from sparrow_kernels.ops import env
 from sparrow_kernels.ops.attention import attention_mass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_sums_of_softmax_weights(device):
     """Also in pages, which give the same bits, and by the rows' own log-sum-exp."""

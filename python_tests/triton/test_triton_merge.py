@@ -75,6 +75,7 @@ def test_strided_parts_and_an_empty_batch(device):
     assert list(nothing[0].shape) == [0, 3, 5, 8]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_index_is_the_definition(device):
     @given(

@@ -37,6 +37,7 @@ def agree(case, pages, device, **more):
         assert torch.equal(paged, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("way", WAYS)
 def test_the_bits_of_a_cache_of_one_piece(way, device):
@@ -46,6 +47,7 @@ def test_the_bits_of_a_cache_of_one_piece(way, device):
             agree(case, Pages(case, page_size, layout, seed=number), device)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_table_s_own_tiles(device):
     with env.backend("triton"):
@@ -57,6 +59,7 @@ def test_the_table_s_own_tiles(device):
             agree(case, Pages(case, page_size, LAYOUTS[0], shared), device)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 @given(case=drawn_cases(most_slots=60), page_size=st.sampled_from([1, 3, 16, 64]))
 @settings(max_examples=10, deadline=None)
@@ -65,6 +68,7 @@ def test_drawn_cases(device, case, page_size):
         agree(case, Pages(case, page_size, seed=case.seed), device)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_unchecked_pages_are_bounded(device):
     case = CASES["chain"]
@@ -81,6 +85,7 @@ def test_unchecked_pages_are_bounded(device):
         assert out.abs().max() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("way", WAYS)
 def test_weights_times_the_exponential_of_the_bias(way, device):

@@ -85,6 +85,7 @@ def test_the_table_s_own_tiles(case, device):
         case.check(case.poisoned().run(device))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_strided_inputs(device):
     case = Case([tree_bits(BUSHY), tree_bits(BUSHY)], [33, 8])
@@ -101,6 +102,7 @@ def test_strided_inputs(device):
         case.check((out.cpu(), lse.cpu()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("way", WAYS)
 def test_out_takes_the_result(way, device):
@@ -145,6 +147,7 @@ INVARIANT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("num_splits", [1, 3])
 @pytest.mark.parametrize("name", INVARIANT)
@@ -162,6 +165,7 @@ def test_a_row_has_the_same_bits_alone_and_in_company(name, num_splits, device):
                 assert torch.equal(alone_lse, lse[requests][:, :, rows])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("length", [-5, 65, 2**31 - 1, -(2**31)])
 def test_lengths_and_starts_outside_the_cache(length, device):
