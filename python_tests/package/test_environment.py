@@ -161,7 +161,8 @@ def test_no_extra_brings_another_torch(extra: str) -> None:
 def test_what_make_train_runs_can_be_run() -> None:
     recipe = re.findall(r"^\t\$\(BIN\)/sparrow (train .+)$", MAKEFILE, re.MULTILINE)
     assert len(recipe) == 2
-    roles = [_parser().parse_args(line.split()) for line in recipe]
+    (world,) = re.findall(r"^WORLD \?= (.+)$", MAKEFILE, re.MULTILINE)
+    roles = [_parser().parse_args(line.replace("$(WORLD)", world).split()) for line in recipe]
     assert [parsed.role for parsed in roles] == ["target", "draft"]
     assert roles[1].target == roles[0].out
 
