@@ -102,6 +102,17 @@ def of_a_model(scope: Scope) -> Scope:
     return {**scope, "SparrowDraft": sk.SparrowDraft, "SparrowDecoder": sk.SparrowDecoder}
 
 
+def with_a_decoder(scope: Scope) -> Scope:
+    target, draft, processor = load_pair()
+    return {**scope, "decoder": sk.SparrowDecoder(target, draft), "processor": processor}
+
+
+def of_a_trace(scope: Scope) -> None:
+    emitted = [token for step in scope["steps"] for token in step.emitted]
+    assert emitted == scope["result"].sequences[0, -len(emitted) :].tolist()
+    assert scope["page"].startswith("<!DOCTYPE html>")
+
+
 # For each page with Python in it: what its reader has before the first block, and what must be true
 # after the last.
 RUN: dict[str, tuple[Callable[[Scope], Scope], Callable[[Scope], None]]] = {
@@ -110,7 +121,9 @@ RUN: dict[str, tuple[Callable[[Scope], Scope], Callable[[Scope], None]]] = {
     "docs/adding-an-op.md": (of_an_op, of_my_op),
     "docs/decoder.md": (lambda scope: {}, of_decoder),
     "docs/drafts.md": (as_given, lambda scope: None),
+    "docs/integrations.md": (as_given, lambda scope: None),
     "docs/kernels/paged_caches.md": (in_pages, of_pages),
+    "docs/trace.md": (with_a_decoder, of_a_trace),
 }
 
 

@@ -80,8 +80,8 @@ def pytest_(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
 def make(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for word in words:
         name, sets, _ = word.partition("=")
-        known = rf"^{name} \?= " if sets else rf"^{name}:"
-        if not re.search(known, MAKEFILE, re.MULTILINE) and name not in ("UPGRADE",):
+        known = rf"^{name} \?= |\$\((if |or )\$\({name}\)" if sets else rf"^{name}:"
+        if not re.search(known, MAKEFILE, re.MULTILINE):
             raise Refused(f"make: no {word}")
 
 
@@ -100,7 +100,14 @@ def torchrun(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
     python(words[words.index("-m") :], monkeypatch)
 
 
+def of_others(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that is not ours."""
+
+
 COMMANDS = {
+    "cd": of_others,
+    "chromium": of_others,
+    "kernel-builder": of_others,
     "sparrow": sparrow,
     "python": python,
     "python3": python,

@@ -55,7 +55,7 @@ def prepare(arguments: argparse.Namespace, clips: list[str], bar: ProgressBar) -
     read = [clip_for(processor, clip, arguments.fps) for clip in clips]
     films = [film_of(clip) for clip in read] if arguments.trace else []
     unlike = []
-    if arguments.target is None and arguments.world == EASY.name:  # the harder has no such mark
+    if arguments.target is None and arguments.world in (None, EASY.name):
         each = zip(clips, read, strict=True)
         unlike = [name for name, clip in each if not is_of_the_world(clip.frames.numpy())]
     with quiet_transformers():

@@ -87,7 +87,7 @@ _TABLE: _Table = {
     (UNFENCED, 2, 128): (_C(16, 0, 64, 32, 4, 4, 2), _C(32, 0, 64, 32, 2, 4, 2)),
     (UNFENCED, 2, 256): (_C(16, 0, 32, 32, 4, 3, 2),),
     # Without tensor cores (float32 products are IEEE) small tiles: larger ones spill.
-    (90, 4, 64): (_C(16, 0, 32, 16, 4, 3, 3), _C(32, 0, 32, 16, 4, 3, 2)),
+    (90, 4, 64): (_C(16, 0, 32, 16, 4, 4, 3), _C(32, 0, 32, 16, 4, 3, 2)),
     (90, 4, 128): (_C(16, 0, 16, 16, 4, 3, 4), _C(16, 0, 16, 16, 4, 3, 4)),
     (90, 4, 256): (_C(16, 0, 16, 16, 4, 3, 2), _C(16, 0, 16, 16, 4, 3, 2)),
     (80, 4, 64): (_C(16, 0, 32, 16, 4, 3, 4), _C(32, 0, 32, 16, 4, 3, 3)),
@@ -166,6 +166,8 @@ def configurations(
         arch = 90  # float32 has no such products
     table = _ANCHORED if anchored else _TABLE
     found = table[arch, dtype.itemsize, max(64, padded_head_dim(head_dim))]
+    if float8 and not anchored:  # half the bytes a tile, so twice the tiles ahead
+        found = tuple(each._replace(num_stages=2 * each.num_stages - 2) for each in found)
     if indirect:
         longest = [_longest_biased(arch, each) if biased else each.block_n for each in found]
         found = tuple(_indirect(each, n, anchored) for each, n in zip(found, longest, strict=True))

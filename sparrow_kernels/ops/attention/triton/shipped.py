@@ -89,7 +89,7 @@ def shipped(arch: int) -> list[Shipped]:
     if arch >= 90:
         for dtype, head_dim, anchored, extra in _FLOAT8_CASES:
             options = (extra is not None, extra == "bias")
-            table = configurations(arch, _DTYPES[dtype], head_dim, anchored, *options)
+            table = configurations(arch, _DTYPES[dtype], head_dim, anchored, *options, float8=True)
             for each in dict.fromkeys(table):
                 found.append(_tree(dtype, head_dim, anchored, each, arch, extra, float8=True))
         found += _unfenced(arch)
