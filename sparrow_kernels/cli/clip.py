@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=500,
         metavar="N",
-        help="length of the clip in the target's tokens, to the nearest second (default: 500)",
+        help="length of the clip in visual tokens, to the nearest second (default: 500)",
     )
     parser.add_argument(
         "--world",

@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plot",
         type=written_to(".png"),
         metavar="FILE.png",
-        help="draw what a call emits and the decode speedups over the length there",
+        help="draw what a target call emits and the decode speedups over the length there",
     )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object instead; times in seconds"

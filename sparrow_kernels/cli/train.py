@@ -1,6 +1,6 @@
-"""Train a draft for a target, or the package's small target itself.
+"""Train a draft for a target, or the embedded target itself.
 
-Without --data a draft of the small target is trained, on clips that the package draws. With it any
+Without --data a draft of the embedded target is trained, on clips that the package draws. With it any
 target of transformers gets one, from dialogues in JSON Lines (docs/training.md). Interrupt it when
 you like: the same command goes on where it stopped. torchrun --nproc-per-node N -m
 sparrow_kernels.cli train draft ... shares the work.
@@ -16,7 +16,7 @@ from pathlib import Path
 from sparrow_kernels.cli.arguments import path, positive, whole
 from sparrow_kernels.cli.train_data import add_data_arguments, train_on_data
 
-HELP = "train a draft for a target, or the small target; resumable"
+HELP = "train a draft for a target, or the embedded target; resumable"
 
 _MODES = ("sparrow", "eagle2", "msd", "vispec", "hivis", "eagle3")
 _SIGHTS = ("nothing", "states", "placeholders", "embeddings", "middle", "adaptor")

@@ -47,7 +47,10 @@ def add_data_arguments(data: Any) -> None:
     data.add_argument("--loss", choices=_LOSSES, help="whose losses (default: soft)")
     data.add_argument("--text-loss", choices=_LOSSES, help="those of the first stage")
     data.add_argument(
-        "--learning-rate", type=_rate, metavar="R", help="the highest (default: 0.384 / width)"
+        "--learning-rate",
+        type=_rate,
+        metavar="R",
+        help="the highest (default: 0.384 / hidden size)",
     )
     data.add_argument(
         "--draft-vocabulary",
