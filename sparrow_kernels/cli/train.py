@@ -1,8 +1,8 @@
 """Train a draft for a target, or the embedded target itself.
 
 Without --data a draft of the embedded target is trained, on clips that the package draws. With it
-any target of transformers gets one, from dialogues in JSON Lines (docs/training.md). Interrupt it when
-you like: the same command goes on where it stopped. torchrun --nproc-per-node N -m
+any target of transformers gets one, from dialogues in JSON Lines (docs/training.md). Interrupt it
+when you like: the same command goes on where it stopped. torchrun --nproc-per-node N -m
 sparrow_kernels.cli train draft ... shares the work.
 """
 
