@@ -17,7 +17,8 @@ def run_facts(decoder: SparrowDecoder, question: str) -> dict[str, Any]:
     if device.type == "cuda":
         named = torch.cuda.get_device_name(device)
     else:
-        named = f"{device.type}, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        named = f"{device.type}, {threads} thread{'s' if threads > 1 else ''}"
     return {
         "question": question,
         "tree": str(decoder.tree),
