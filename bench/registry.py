@@ -26,7 +26,7 @@ from bench.selection import Selection
 from bench.shapes import MODELS, Model, name_of
 
 _FAMILIES = (
-    tree, accept, sampling, commit, cache, forms, attention, batches, draft, window, pages,
+    tree, accept, sampling, commit, cache, attention, forms, batches, draft, window, pages,
     prefill,
 )  # fmt: skip
 
