@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.case import Arguments, Case
+from bench.case import Arguments, Call, Case, Way
 from bench.cases.attention import TreeAttention
 from bench.selection import Selection
 from bench.shapes import MODELS
+from sparrow_kernels.ops.pages import gather_pages
 
 
 def in_pages(cache: Tensor, table: Tensor, page_size: int) -> Tensor:
@@ -44,8 +45,16 @@ class PagedTreeAttention(TreeAttention):
         caches = {name: in_pages(plain[name], table, self.page_size) for name in ("key", "value")}
         return plain | caches | {"block_table": table}
 
-    def peers(self, device: torch.device) -> list:
-        return []  # those of the contiguous case attend to the same
+    def peers(self, device: torch.device) -> list[Way]:
+        """Those of the contiguous case attend to the same; so does its own op."""
+
+        def usual(arguments: Arguments) -> Call:
+            given = dict(arguments)
+            table = given.pop("block_table")
+            given |= {name: gather_pages(given[name], table) for name in ("key", "value")}
+            return lambda: self.call(given)
+
+        return [Way("ours, usual form", False, usual)]
 
 
 @dataclass(frozen=True)

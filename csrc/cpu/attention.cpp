@@ -76,14 +76,21 @@ SPARROW_INLINE uint64_t read_biases(const BiasRow<Element>& bias, const Tile& ti
 }
 
 // Asks for the rows of a tile that comes next: the processor foresees no jump to another page.
+// `whole` rows are needed where they are short, over before it has seen where they go, and where
+// the call's slots are more than a cache keeps.
 template <typename Element, typename Stored>
 SPARROW_INLINE void foresee(const TreeAttention<Element, Stored>& call, const Tile& tile,
-                            int64_t kv_head, SlotWalk& walk) {
-  for (int64_t lane = 0; lane < kTile; lane += 8) {
+                            int64_t kv_head, bool whole, SlotWalk& walk) {
+  const int64_t bytes = whole ? call.head_dim * static_cast<int64_t>(sizeof(Stored)) : 1;
+  for (int64_t lane = 0; lane < kTile; lane += whole ? 1 : 8) {
     if ((tile.seen >> lane & 1) == 0) continue;
     walk.go_to(tile.slot(lane));
-    __builtin_prefetch(walk.row(call.key, kv_head));
-    __builtin_prefetch(walk.row(call.value, kv_head));
+    const char* key = reinterpret_cast<const char*>(walk.row(call.key, kv_head));
+    const char* value = reinterpret_cast<const char*>(walk.row(call.value, kv_head));
+    for (int64_t at = 0; at < bytes; at += 64) {
+      __builtin_prefetch(key + at);
+      __builtin_prefetch(value + at);
+    }
   }
 }
 
@@ -116,6 +123,8 @@ SPARROW_INLINE void attend(const TreeAttention<Element, Stored>& call, const See
   const Stored* keys[kTile];
   const float* values[kTile];
   SlotWalk walk(call.block_table, unit.b), ahead = walk;
+  const int64_t row_bytes = head_dim * static_cast<int64_t>(sizeof(Stored));
+  const bool are_far = row_bytes <= 512 && seen.num_slots() * row_bytes > (1 << 18);
   // Of the page at hand, or of the request: what is left to each lane is its row.
   const Stored* first_key = walk.is_paged() ? nullptr : walk.first_row(call.key, unit.kv_head);
   const Stored* first_value = walk.is_paged() ? nullptr : walk.first_row(call.value, unit.kv_head);
@@ -128,7 +137,7 @@ SPARROW_INLINE void attend(const TreeAttention<Element, Stored>& call, const See
     if (bias.is_there()) kept &= ~read_biases(bias, tile, seen.length(), biases);
     if (kept == 0) continue;
     if (walk.is_paged() && t + 1 < unit.last) {
-      foresee(call, seen.tiles()[t + 1], unit.kv_head, ahead);
+      foresee(call, seen.tiles()[t + 1], unit.kv_head, are_far, ahead);
     }
     const int64_t lanes = std::bit_width(kept);
     for (int64_t lane = 0; lane < kTile; ++lane) {
