@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sparrow_kernels.embedded.draft_recipe import DraftRecipe
 from sparrow_kernels.embedded.recipe import LanguageStage, Length, Quiz, TargetRecipe, VisionStage
 
@@ -64,19 +66,4 @@ HARDER_RECIPE = TargetRecipe(
     quiz=Quiz(parts=(2, 5)),
 )
 
-HARDER_DRAFT_RECIPE = DraftRecipe(
-    clips=LanguageStage(
-        "draft",
-        parts=(2, 5),
-        lengths=(
-            Length(1, (7, 32), 0.70),
-            Length(2, (8, 32), 0.22),
-            Length(4, (8, 20), 0.05),
-            Length(4, (32, 64), 0.03),
-        ),
-        steps=0,
-        learning_rate=(0.0, 0.0),
-        tokens=2048,
-        most_clips=8,
-    )
-)
+HARDER_DRAFT_RECIPE = DraftRecipe(clips=replace(DraftRecipe().clips, parts=(2, 5)))
