@@ -40,10 +40,10 @@ _NO_OVERLAP_US = 0.53
 """More, where a turn waits for its own copies: two stages."""
 MASKED_US = 3.0
 """A masked tile: words, keys and values wait for one another."""
-_MERGE_US, _MERGE_BYTES_A_US = 1.3, 1.87e6
+_MERGE_US, _MERGE_BYTES_A_US = 1.0, 5.5e6
 """The merge of splits: its launch, and parts written and read again."""
-_MERGED_AT_ONCE, _PASS_US = 32, 1.9
-"""A program of the merge takes so many parts in its first pass, and each pass more as long."""
+_PASS_US = 0.9
+"""What a program of the merge takes for each pass over splits but the first."""
 _EMPTY_US = 0.5
 
 
@@ -91,7 +91,7 @@ def cut(device: Device, call: Call) -> Cut:
     chosen = configurations.choose(device.arch, call.dtype, call.head_dim, False, rows, fixed=False)
     row_tiles = -(-rows // chosen.rows)
     programs = batch * call.kv_heads * row_tiles
-    splits = configurations.split_count(chosen, programs, device.multiprocessors, call.slots)
+    splits = configurations.split_count(chosen, programs, device.multiprocessors, call.slots, batch)
     return of_configuration(device, call, chosen, splits)
 
 
@@ -101,16 +101,34 @@ def shared_evenly(
     """Tiles of each split of a request, and the masked ones of the first, which holds the tree."""
     tiles = length // chosen.block_n
     masked = -(-(length - tiles * chosen.block_n + nodes) // chosen.block_t)
-    for split in range(splits):
-        run = (split + 1) * tiles // splits - split * tiles // splits
-        yield run, 0 if split else masked
+    own = max((tiles + configurations.TREE_TILES) // splits - configurations.TREE_TILES, 0)
+    yield own, masked
+    rest, others = tiles - own, splits - 1
+    for split in range(others):
+        yield (split + 1) * rest // others - split * rest // others, 0
 
 
 Runs = Callable[[int, int, Configuration, int], Iterable[tuple[int, int]]]
 
 
+def merge_us(call: Call, chosen: Configuration, splits: int) -> float:
+    """What the merge of several splits takes."""
+    parts = splits * len(call.lengths) * call.heads * call.nodes * call.head_dim
+    passes = -(-splits // configurations.splits_tile(chosen.rows)[1])
+    us = _MERGE_US + 2 * parts * call.dtype.itemsize / _MERGE_BYTES_A_US
+    return us + _PASS_US * (passes - 1)
+
+
+Merge = Callable[[Call, Configuration, int], float]
+
+
 def of_configuration(
-    device: Device, call: Call, chosen: Configuration, splits: int, runs_of: Runs = shared_evenly
+    device: Device,
+    call: Call,
+    chosen: Configuration,
+    splits: int,
+    runs_of: Runs = shared_evenly,
+    merge: Merge = merge_us,
 ) -> Cut:
     """The time of any choice."""
     rows = call.nodes * (call.heads // call.kv_heads)
@@ -130,10 +148,8 @@ def of_configuration(
     reading = 1e6 * 2 * slots * call.head_dim * call.dtype.itemsize / device.bandwidth
     us = _FIXED_US + max(_scheduled(times, call.kv_heads * row_tiles, room), reading)
     if splits > 1:
-        parts = splits * len(call.lengths) * call.heads * call.nodes * call.head_dim
-        us += _MERGE_US + 2 * parts * call.dtype.itemsize / _MERGE_BYTES_A_US
-        us += _PASS_US * (-(-splits // _MERGED_AT_ONCE) - 1)
-    turns = [tiles + masked for tiles, masked in busy]
+        us += merge(call, chosen, splits)
+    turns = [tiles + (configurations.TREE_TILES if masked else 0) for tiles, masked in busy]
     balance = sum(turns) / len(turns) / max(turns)
     return Cut(chosen, splits, blocks, blocks / room, balance, us - _EMPTY_US)
 

@@ -177,7 +177,10 @@ def alternated(
     for turn in range(max((way.samples for way in ways.values()), default=0)):
         for name in order:
             if turn < ways[name].samples:
-                found[name].append(ways[name].time(read_clock))
+                try:
+                    found[name].append(ways[name].time(read_clock))
+                except RuntimeError as error:  # the device is lost to all: say to whom
+                    raise RuntimeError(f"a replay of {name}: {error}") from error
         order = order[1:] + order[:1]
     return {
         name: Replays(

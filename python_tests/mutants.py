@@ -78,26 +78,32 @@ MUTANTS = {
     ),
     "residual: one mailbox for all turns": Mutant(
         "cuda/team.h",
-        "exchange_.boxes[turn_ % 2];",
-        "exchange_.boxes[0];",
+        "exchange_.boxes[turn];\n    const int blocks",
+        "exchange_.boxes[0];\n    const int blocks",
+        RESIDUAL,
+    ),
+    "residual: the warps' masses overwritten while they are read": Mutant(
+        "cuda/team.h",
+        "exchange_.of_warp[turn];\n    Mailbox",
+        "exchange_.of_warp[0];\n    Mailbox",
         RESIDUAL,
     ),
     "residual: no barrier behind the tree's links": Mutant(
         "cuda/residual.cu", "cluster_begin();\n  __syncthreads();", "cluster_begin();", RESIDUAL
     ),
-    "residual: lanes send while others read": Mutant(
-        "cuda/team.h", "__syncwarp();  // all lanes", "// all lanes", RESIDUAL
+    "residual: warps are summed before they have written": Mutant(
+        "cuda/team.h", "__syncthreads();\n    Masses all", "Masses all", RESIDUAL
     ),
     "residual: the parity of the other turn": Mutant(
         "cuda/team.h", "box.wait(turn_ / 2 % 2)", "box.wait(turn_ % 2)", RESIDUAL
     ),
     "residual: a pair too few is expected": Mutant(
-        "cuda/team.h", "box.expect(parts_)", "box.expect(parts_ - 1)", RESIDUAL
+        "cuda/team.h", "box.expect(blocks)", "box.expect(blocks - 1)", RESIDUAL
     ),
     "residual: masses stay in their block": Mutant(
         "cuda/team.h",
-        "if (lane() < static_cast<int>(cluster_size())) box.send(lane(),",
-        "if (lane() == 0) box.send(cluster_rank(),",
+        "if (static_cast<int>(threadIdx.x) < blocks) box.send(lane(),",
+        "if (threadIdx.x == 0) box.send(cluster_rank(),",
         RESIDUAL,
     ),
     "residual: no warp barrier behind a refusal": Mutant(

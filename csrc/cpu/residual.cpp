@@ -90,7 +90,9 @@ class ResidualNode {
 
   bool accepts(double uniform, WeightPair pair) const { return remainder_.accepts(uniform, pair); }
 
-  void refuse(int64_t, int64_t id, WeightPair pair) {
+  template <typename Meanwhile>
+  void refuse(int64_t, int64_t id, WeightPair pair, const Meanwhile& meanwhile) {
+    meanwhile();
     if (!is_mass(remainder_.target_mass)) return;  // accepts nothing, and never will
     remainder_.share = remainder_.share_after_refusal();
     memory_.refused.push_back({id, static_cast<float>(remainder_.left(pair))});

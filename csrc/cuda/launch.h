@@ -89,7 +89,8 @@ void launch(const char* name, void (*kernel)(Params...), const Grid& grid, Strea
   config.gridDim =
       dim3(static_cast<unsigned>(grid.blocks), static_cast<unsigned>(grid.blocks_y), 1);
   config.blockDim = dim3(static_cast<unsigned>(grid.threads), 1, 1);
-  config.dynamicSmemBytes = grid.shared_bytes;
+  // A compiled loop reads 16 bytes at a time, also of an array that ends within them.
+  config.dynamicSmemBytes = (grid.shared_bytes + 15) / 16 * 16;
   config.stream = stream;
   cudaLaunchAttribute attribute = {};
   if (grid.cluster > 0) {

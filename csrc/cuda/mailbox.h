@@ -1,13 +1,13 @@
-// What the warps of a cluster bring one another: each sends a pair to every block of the cluster,
-// and waits at its own block for the pairs of all.
+// What the blocks of a cluster bring one another: each sends a pair to every block, and waits at
+// its own mailbox for the pairs of all.
 //
 // A pair travels with its own notice: st.async stores it and tells the receiving block's mbarrier
 // of its bytes. So nobody fences: a cluster barrier would order all of a block's memory, which
 // costs a fence of the whole GPU, and whatever L1 holds.
 //
 // There are two mailboxes, taken by turns. Who sends for turn k + 2 has waited for turn k + 1, to
-// which every warp has sent, each once all of its lanes had done with turn k: nothing that is still
-// read is overwritten, and no mbarrier is two phases ahead of who waits for it.
+// which every block has sent, each once all of its threads had done with turn k: nothing that is
+// still read is overwritten, and no mbarrier is two phases ahead of who waits for it.
 #pragma once
 
 #include "cuda/cluster.h"
@@ -106,19 +106,15 @@ __device__ void Mailbox<kMostPairs>::wait(unsigned parity) {
         : "memory");
   }
 }
-#else  // before Hopper a cluster is one block
+#else  // before Hopper a cluster is one block, which sends nothing
 template <int kMostPairs>
 __device__ void Mailbox<kMostPairs>::open() {}
 template <int kMostPairs>
 __device__ void Mailbox<kMostPairs>::expect(int) {}
 template <int kMostPairs>
-__device__ void Mailbox<kMostPairs>::send(unsigned, int place, const Masses& pair) {
-  pairs[place] = pair;
-}
+__device__ void Mailbox<kMostPairs>::send(unsigned, int, const Masses&) {}
 template <int kMostPairs>
-__device__ void Mailbox<kMostPairs>::wait(unsigned) {
-  __syncthreads();
-}
+__device__ void Mailbox<kMostPairs>::wait(unsigned) {}
 #endif
 
 }  // namespace sparrow::cuda

@@ -9,18 +9,19 @@
 // part does not fit (one block before sm_90, V past 12k). All threads take every decision alike.
 // Who loads what: at a node each lane loads groups of four ids of its part of target and draft, up
 // to ten loads in flight; from then on memory is read for the children's own weights alone. A
-// refusal is one pass over the kept parts. Warps send their masses to every block of the cluster
-// (mailbox.h), one exchange a sum; softmax takes one more a node, for the highest logits. Links,
-// tokens and coins come into shared memory in one trip at the start, and the first child's own
-// weights are on their way while a row is. The masses of the parts are what the bonus is drawn
-// from: no pass of its own. Bytes: V * sizeof(Element) for each node on the path's target row, and
-// again for its draft row if it has a child to try; nothing else of [B, T, V]. One exponential an
-// id read, for logits. At V = 152k a level is 1.2 MB of float32, 76 KB a block of 16: bound by what
-// sixteen multiprocessors can read, and by the exchanges. Precision: multiplying by share rounds
-// once (its two halves are floats), a lane adds pairs of floats, warps and blocks add in double. So
-// masses keep the digits that survive a difference of two nearly equal rows, without
-// double-precision arithmetic on every id, of which consumer GPUs have little. Relies on: V below
-// 2^31; nothing about values. Does not handle: rows whose masses are more than 2^120 apart.
+// refusal is one pass over the kept parts. A block adds up its warps' masses and sends them to
+// every block of the cluster (mailbox.h), one exchange a sum; softmax takes one more a node, for
+// the highest logits. Links, tokens and coins come into shared memory in one trip at the start, and
+// the first child's own weights are on their way while a row is. The masses of blocks and warps are
+// what the bonus is drawn from: no pass of its own. Bytes: V * sizeof(Element) for each node on the
+// path's target row, and again for its draft row if it has a child to try; nothing else of [B, T,
+// V]. One exponential an id read, for logits. At V = 152k a level is 1.2 MB of float32, 76 KB a
+// block of 16: bound by what sixteen multiprocessors can read, and by the exchanges. Precision:
+// multiplying by share rounds once (its two halves are floats), a lane adds pairs of floats, warps
+// and blocks add in double. So masses keep the digits that survive a difference of two nearly equal
+// rows, without double-precision arithmetic on every id, of which consumer GPUs have little. Relies
+// on: V below 2^31; nothing about values. Does not handle: rows whose masses are more than 2^120
+// apart.
 #include <algorithm>
 #include <atomic>
 
@@ -83,16 +84,15 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
   Exchange& exchange = *reinterpret_cast<Exchange*>(dynamic_shared());
   const int64_t b = blockIdx.x / cluster_size();
   Team team(cut, exchange);
-  Kept kept;
+  const int64_t part = int64_t{cut.groups} * kGroup;
+  Kept own;
   if constexpr (kIsShared) {
-    kept.target =
-        reinterpret_cast<float*>(dynamic_shared() + bytes_before_rows(call.tree.num_slots));
-    kept.draft = kept.target + int64_t{blockDim.x} / kWarp * cut.groups * kGroup;
+    char* rows = dynamic_shared() + bytes_before_rows(call.tree.num_slots);
+    own.target = reinterpret_cast<float*>(rows) + warp() * part;
+    own.draft = own.target + int64_t{blockDim.x} / kWarp * part;
   } else {
-    const int64_t row = int64_t{cut.parts} * cut.groups * kGroup;
-    const int64_t block = row / cluster_size();
-    kept.target = scratch + 2 * b * row + cluster_rank() * block;
-    kept.draft = kept.target + row;
+    own.target = scratch + (2 * b * cut.parts + team.part()) * part;
+    own.draft = own.target + cut.parts * part;
   }
   if (threadIdx.x == 0) {
     for (auto& box : exchange.boxes) box.open();
@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
   cluster_begin();
   __syncthreads();
   const auto make_node = [&](int64_t node, FirstTrial first) {
-    return KeptNode<Weights>(team, call, in, kept, b, node, first);
+    return KeptNode<Weights>(team, call, in, own, b, node, first);
   };
   const int32_t length = residual_walk(in, make_node, call.out.rows(b), team.writes());
   if (team.writes()) call.out.accept_length[b] = length;

@@ -8,7 +8,7 @@
 
 namespace sparrow::cuda {
 
-// The kept weights of one block: both rows of its parts.
+// The kept weights of one warp's part of both rows.
 struct Kept {
   float* target;
   float* draft;
@@ -21,11 +21,11 @@ class KeptNode {
   using Element = typename Weights::Element;
 
   __device__ KeptNode(Team& team, const AcceptTreeResidual<Weights>& call, const ResidualInputs& in,
-                      const Kept& kept, int64_t b, int64_t node, FirstTrial first)
+                      const Kept& own, int64_t b, int64_t node, FirstTrial first)
       : team_(team),
         call_(call),
         in_(in),
-        kept_(kept),
+        own_(own),
         node_(node),
         target_(call.target.row(b, node), call.vocab),
         draft_(call.draft.row(b, node), call.vocab) {
@@ -50,24 +50,26 @@ class KeptNode {
     return remainder_.accepts(uniform, pair);
   }
 
-  __device__ void refuse(int64_t child, int64_t id, WeightPair pair) {
-    if (!is_mass(remainder_.target_mass)) return;  // accepts nothing, and never will
+  // What is to be done meanwhile is, while masses travel.
+  template <typename Meanwhile>
+  __device__ void refuse(int64_t child, int64_t id, WeightPair pair, const Meanwhile& meanwhile) {
+    if (!is_mass(remainder_.target_mass)) return meanwhile();  // accepts nothing, and never will
     remainder_.share = remainder_.share_after_refusal();
     if (team_.holds(id)) {
       if (team_.owns(id)) {
-        const int64_t place = team_.place(id / kGroup) + id % kGroup;
-        kept_.target[place] = static_cast<float>(remainder_.left(pair));
-        kept_.draft[place] = 0;
+        const int64_t place = id - team_.begin() * kGroup;
+        own_.target[place] = static_cast<float>(remainder_.left(pair));
+        own_.draft[place] = 0;
         own_draft_ = lane_draft();
       }
       __syncwarp();
       part_.draft = warp_sum(own_draft_);
     }
-    weigh_left();
+    weigh_left(meanwhile);
     if (is_mass(remainder_.target_mass)) return;
     restore(child);
     remainder_.share = 0;
-    weigh_left();
+    weigh_left([] {});
   }
 
   __device__ void bonus(double uniform, int64_t* id) const {
@@ -76,12 +78,12 @@ class KeptNode {
       if (team_.writes()) *id = kNoToken;
       return;
     }
-    const DrawnPart drawn = draw_part(team_.num_parts(), threshold_of(uniform, mass),
-                                      [&](int p) { return brought_[p].target; });
-    if (drawn.part != team_.part()) return;
+    const DrawnPart drawn = team_.draw(uniform, mass);
+    if (drawn.part < 0) return;
     const int64_t token =
-        draw_id(team_.begin(), team_.end(), drawn,
-                [&](int64_t group, float (&left)[kGroup]) { weigh(group, left); });
+        draw_id(team_.begin(), team_.end(), drawn, [&](int64_t group, float (&left)[kGroup]) {
+          weigh(static_cast<int>(group - team_.begin()), halves_of_share(), left);
+        });
     if (lane() == 0) *id = token;
   }
 
@@ -89,34 +91,33 @@ class KeptNode {
   // Brings this warp's part of the rows in, as weights, and their masses.
   template <bool kWithDraft>
   __device__ void load() {
-    constexpr int kLoads = 5;  // groups a lane and row, in flight
+    constexpr int kLoads = 10;  // groups a lane and row, in flight
     constexpr float kBeyond = Weights::kNeedsHighest ? -kInfinity : 0.0f;
-    PairSum target_sum, draft_sum;  // not by four: registers
+    RoundedSum target_sum, draft_sum;
     bool target_is_valid = true, draft_is_valid = true;
     const auto add = [&](const float (&target)[kGroup], const float (&draft)[kGroup]) {
+      target_sum.add(target);
+      if constexpr (kWithDraft) draft_sum.add(draft);
 #pragma unroll
       for (int j = 0; j < kGroup; ++j) {
         target_is_valid &= target[j] >= 0;
-        target_sum.add(target[j]);
-        if constexpr (kWithDraft) {
-          draft_is_valid &= draft[j] >= 0;
-          draft_sum.add(draft[j]);
-        }
+        if constexpr (kWithDraft) draft_is_valid &= draft[j] >= 0;
       }
     };
     float highest_target = -kInfinity, highest_draft = -kInfinity;
-    for (int64_t base = team_.begin(); base < team_.end(); base += kLoads * kWarp) {
+    for (int base = 0; base < team_.groups(); base += kLoads * kWarp) {
       float target[kLoads][kGroup], draft[kLoads][kGroup] = {};
-      target_.load_strided(base, team_.end(), lane(), kWarp, kBeyond, target);
+      const int64_t first = team_.begin() + base;
+      target_.load_strided(first, team_.end(), lane(), kWarp, kBeyond, target);
       if constexpr (kWithDraft) {
-        draft_.load_strided(base, team_.end(), lane(), kWarp, kBeyond, draft);
+        draft_.load_strided(first, team_.end(), lane(), kWarp, kBeyond, draft);
       }
 #pragma unroll
       for (int i = 0; i < kLoads; ++i) {
-        const int64_t group = base + i * kWarp + lane();
-        if (group >= team_.end()) continue;
-        keep(kept_.target, group, target[i]);
-        if constexpr (kWithDraft) keep(kept_.draft, group, draft[i]);
+        const int group = base + i * kWarp + lane();
+        if (group >= team_.groups()) continue;
+        keep(own_.target, group, target[i]);
+        if constexpr (kWithDraft) keep(own_.draft, group, draft[i]);
         if constexpr (!Weights::kNeedsHighest) {
           add(target[i], draft[i]);
         } else {
@@ -130,35 +131,30 @@ class KeptNode {
     }
     if constexpr (Weights::kNeedsHighest) {
       share_highest(highest_target, highest_draft);
-      for (int64_t group = team_.begin() + lane(); group < team_.end(); group += kWarp) {
+      for (int i = lane(); i < team_.groups(); i += kWarp) {
         float target[kGroup], draft[kGroup] = {};
-        kept(kept_.target, group, target);
-        if constexpr (kWithDraft) kept(kept_.draft, group, draft);
+        kept(own_.target, i, target);
+        if constexpr (kWithDraft) kept(own_.draft, i, draft);
 #pragma unroll
         for (int j = 0; j < kGroup; ++j) {
           target[j] = call_.target.weights(target[j], highest_target_);
           if constexpr (kWithDraft) draft[j] = call_.draft.weights(draft[j], highest_draft_);
         }
-        keep(kept_.target, group, target);
-        if constexpr (kWithDraft) keep(kept_.draft, group, draft);
+        keep(own_.target, i, target);
+        if constexpr (kWithDraft) keep(own_.draft, i, draft);
         add(target, draft);
       }
     }
     constexpr double kNan = __builtin_nanf("");
     own_draft_ = draft_is_valid ? draft_sum.value() : kNan;
     part_ = {warp_sum(target_is_valid ? target_sum.value() : kNan), warp_sum(own_draft_)};
-    gather();
+    add_up([] {});
   }
 
   __device__ void share_highest(float target, float draft) {
-    const Masses* brought = team_.gather({warp_max(target), warp_max(draft)});
-    float highest_target = -kInfinity, highest_draft = -kInfinity;
-    for (int p = lane(); p < team_.num_parts(); p += kWarp) {
-      highest_target = max(highest_target, static_cast<float>(brought[p].target));
-      highest_draft = max(highest_draft, static_cast<float>(brought[p].draft));
-    }
-    highest_target_ = warp_max(highest_target);
-    highest_draft_ = warp_max(highest_draft);
+    const Masses highest = team_.highest({warp_max(target), warp_max(draft)});
+    highest_target_ = static_cast<float>(highest.target);
+    highest_draft_ = static_cast<float>(highest.draft);
   }
 
   // The refused siblings up to `child` weigh again what they weighed; the draft is without them.
@@ -166,63 +162,71 @@ class KeptNode {
     for (int64_t s = in_.tree.child(node_); s >= 0; s = s == child ? -1 : in_.tree.sibling(s)) {
       const int64_t id = in_.tokens[s];
       if (id < 0 || id >= call_.vocab || !team_.owns(id)) continue;
-      kept_.target[team_.place(id / kGroup) + id % kGroup] = read(id).target;
+      own_.target[id - team_.begin() * kGroup] = read(id).target;
     }
     __syncwarp();
   }
 
-  // left(i) of a group.
-  __device__ void weigh(int64_t group, float (&left)[kGroup]) const {
-    kept(kept_.target, group, left);
-    if (remainder_.share == 0) return;
+  // The share as a sum of two floats.
+  struct Halves {
+    float high, low;
+  };
+  __device__ Halves halves_of_share() const {
     const double share = remainder_.share < 1e38 ? remainder_.share : 1e38;
-    const float high = static_cast<float>(share), low = static_cast<float>(share - high);
+    const float high = static_cast<float>(share);
+    return {high, static_cast<float>(share - high)};
+  }
+
+  // left(i) of one of this warp's groups.
+  __device__ void weigh(int group, Halves share, float (&left)[kGroup]) const {
+    kept(own_.target, group, left);
+    if (share.high == 0) return;
     float draft[kGroup];
-    kept(kept_.draft, group, draft);
+    kept(own_.draft, group, draft);
 #pragma unroll
     for (int j = 0; j < kGroup; ++j) {
-      const float rest = fmaf(-low, draft[j], fmaf(-high, draft[j], left[j]));
+      const float rest = fmaf(-share.low, draft[j], fmaf(-share.high, draft[j], left[j]));
       left[j] = rest > 0 ? rest : 0.0f;
     }
   }
 
-  __device__ void weigh_left() {
-    GroupSum sum;
-    for (int64_t group = team_.begin() + lane(); group < team_.end(); group += kWarp) {
+  template <typename Meanwhile>
+  __device__ void weigh_left(const Meanwhile& meanwhile) {
+    const Halves share = halves_of_share();
+    RoundedSum sum;
+    for (int group = lane(); group < team_.groups(); group += kWarp) {
       float left[kGroup];
-      weigh(group, left);
-#pragma unroll
-      for (int j = 0; j < kGroup; ++j) sum.of[j].add(left[j]);
+      weigh(group, share, left);
+      sum.add(left);
     }
     part_.target = warp_sum(sum.value());
-    gather();
+    add_up(meanwhile);
   }
 
-  __device__ void gather() {
-    brought_ = team_.gather(part_);
-    const Masses masses = team_.sum(brought_);
+  template <typename Meanwhile>
+  __device__ void add_up(const Meanwhile& meanwhile) {
+    const Masses masses = team_.sum(part_, meanwhile);
     remainder_.target_mass = masses.target;
     remainder_.draft_mass = masses.draft;
   }
 
   // What of the draft is left in this lane's groups: summed again, not subtracted from.
   __device__ double lane_draft() const {
-    GroupSum sum;
-    for (int64_t group = team_.begin() + lane(); group < team_.end(); group += kWarp) {
+    RoundedSum sum;
+    for (int group = lane(); group < team_.groups(); group += kWarp) {
       float draft[kGroup];
-      kept(kept_.draft, group, draft);
-#pragma unroll
-      for (int j = 0; j < kGroup; ++j) sum.of[j].add(draft[j]);
+      kept(own_.draft, group, draft);
+      sum.add(draft);
     }
     return sum.value();
   }
 
-  __device__ void keep(float* row, int64_t group, const float (&weights)[kGroup]) const {
-    *reinterpret_cast<float4*>(row + team_.place(group)) =
+  __device__ static void keep(float* row, int group, const float (&weights)[kGroup]) {
+    reinterpret_cast<float4*>(row)[group] =
         make_float4(weights[0], weights[1], weights[2], weights[3]);
   }
-  __device__ void kept(const float* row, int64_t group, float (&weights)[kGroup]) const {
-    const float4 four = *reinterpret_cast<const float4*>(row + team_.place(group));
+  __device__ static void kept(const float* row, int group, float (&weights)[kGroup]) {
+    const float4 four = reinterpret_cast<const float4*>(row)[group];
     weights[0] = four.x;
     weights[1] = four.y;
     weights[2] = four.z;
@@ -232,7 +236,7 @@ class KeptNode {
   Team& team_;
   const AcceptTreeResidual<Weights>& call_;
   const ResidualInputs& in_;
-  Kept kept_;
+  Kept own_;
   int64_t node_;
   VocabularyRow<Element> target_, draft_;
   int64_t first_id_ = -1;
@@ -241,7 +245,6 @@ class KeptNode {
   Remainder remainder_;
   Masses part_;           // of this warp
   double own_draft_ = 0;  // of this lane
-  const Masses* brought_ = nullptr;
 };
 
 }  // namespace sparrow::cuda

@@ -98,7 +98,8 @@ __global__ void __launch_bounds__(kWarp)
   const double mass = warp_sum(own);
   int64_t id = kNoToken;
   if (is_mass(mass)) {
-    const DrawnPart drawn = draw_part(num_parts, threshold_of(call.uniform[r], mass), mass_of_part);
+    const DrawnPart drawn =
+        draw_part(num_parts, {0, 0, threshold_of(call.uniform[r], mass)}, mass_of_part);
     const int64_t begin = int64_t{drawn.part} * kPartGroups;
     const int64_t past = groups_of(call.vocab);
     const VocabularyRow row(call.rows[r], call.vocab);

@@ -7,13 +7,14 @@
 
 namespace sparrow::cuda {
 
-inline constexpr int kMaxWarps = 16;
+inline constexpr int kMaxWarps = 8;
 inline constexpr int kMaxCluster = 16;
 inline constexpr int kMaxParts = kMaxWarps * kMaxCluster;
 
-// What the warps of a cluster bring one another, by turns.
+// What the warps of a block, and the blocks of a cluster, bring one another, by turns.
 struct Exchange {
-  Mailbox<kMaxParts> boxes[2];
+  Masses of_warp[2][kMaxWarps];
+  Mailbox<kMaxCluster> boxes[2];  // a pair for each block
 };
 
 // How a row is cut. Part p holds groups [p * groups, (p + 1) * groups); a block's parts are
@@ -29,21 +30,15 @@ class Team {
   __device__ Team(const Cut& cut, Exchange& exchange)
       : exchange_(exchange),
         warps_(static_cast<int>(blockDim.x) / kWarp),
-        first_part_(static_cast<int>(cluster_rank()) * warps_),
-        part_(first_part_ + warp()),
-        parts_(cut.parts),
+        part_(static_cast<int>(cluster_rank()) * warps_ + warp()),
         begin_(min(int64_t{part_} * cut.groups, cut.past)),
-        end_(min(begin_ + cut.groups, cut.past)),
-        kept_(first_part_ * int64_t{cut.groups}) {}
+        end_(min(begin_ + cut.groups, cut.past)) {}
 
   __device__ int part() const { return part_; }
-  __device__ int num_parts() const { return parts_; }
   __device__ int64_t begin() const { return begin_; }
   __device__ int64_t end() const { return end_; }
+  __device__ int groups() const { return static_cast<int>(end_ - begin_); }
   __device__ bool writes() const { return part_ == 0 && lane() == 0; }
-
-  // Where this block keeps a group of its parts, in weights.
-  __device__ int64_t place(int64_t group) const { return (group - kept_) * kGroup; }
 
   // Whether `id` is in this warp's part, and in this lane's groups of it.
   __device__ bool holds(int64_t id) const {
@@ -54,30 +49,83 @@ class Team {
     return holds(id) && (id / kGroup - begin_) % kWarp == lane();
   }
 
-  // Every warp brings one pair; all parts' pairs come back, until the call after the next.
-  __device__ const Masses* gather(const Masses& own) {
-    Mailbox<kMaxParts>& box = exchange_.boxes[turn_ % 2];
-    if (threadIdx.x == 0) box.expect(parts_);
-    __syncwarp();  // all lanes have read the turn before, and need it no more
-    if (lane() < static_cast<int>(cluster_size())) box.send(lane(), part_, own);
-    box.wait(turn_ / 2 % 2);
-    ++turn_;
-    return box.pairs;
+  // Over all parts; every warp brings its own. Calls meanwhile() while they travel.
+  template <typename Meanwhile>
+  __device__ Masses sum(const Masses& own, const Meanwhile& meanwhile) {
+    const auto add = [](double a, double b) { return a + b; };
+    return exchange(own, 0.0, add, meanwhile);
+  }
+  __device__ Masses highest(const Masses& own) {
+    const auto higher = [](double a, double b) { return b > a ? b : a; };
+    return exchange(own, -kInfinity, higher, [] {});
   }
 
-  __device__ Masses sum(const Masses* brought) const {
-    Masses own{0, 0};
-    for (int p = lane(); p < parts_; p += kWarp) {
-      own.target += brought[p].target;
-      own.draft += brought[p].draft;
+  // Draws by the target masses of the last `sum`, which add up to `mass`: where to go on, for the
+  // one warp whose part it is; part -1 for the others.
+  __device__ DrawnPart draw(double uniform, double mass) const {
+    constexpr DrawnPart kElsewhere{-1, 0, 0};
+    const int turn = (turn_ - 1) % 2;
+    const int blocks = static_cast<int>(cluster_size());
+    DrawnPart drawn{0, 0, threshold_of(uniform, mass)};
+    if (blocks > 1) {
+      const Masses* block = exchange_.boxes[turn].pairs;
+      drawn = draw_part(blocks, drawn, [&](int rank) { return block[rank].target; });
+      if (drawn.part != static_cast<int>(cluster_rank())) return kElsewhere;
     }
-    return {warp_sum(own.target), warp_sum(own.draft)};
+    const Masses* warps = exchange_.of_warp[turn];
+    drawn = draw_part(warps_, drawn, [&](int w) { return warps[w].target; });
+    return drawn.part == warp() ? drawn : kElsewhere;
   }
 
  private:
+  // Sixteen pairs are few enough for every lane to hold one: first those of the block's warps, then
+  // those of the blocks.
+  static constexpr int kHalf = kWarp / 2;
+  static_assert(kMaxWarps <= kHalf && kMaxCluster <= kHalf);
+
+  template <typename Combine>
+  __device__ static Masses combined(const Masses* pairs, int count, double none,
+                                    const Combine& combine) {
+    Masses all{none, none};
+    const int own = lane() % kHalf;
+    if (own < count) all = pairs[own];
+#pragma unroll
+    for (int step = kHalf / 2; step > 0; step /= 2) {
+      all.target = combine(all.target, __shfl_xor_sync(kWholeWarp, all.target, step));
+      all.draft = combine(all.draft, __shfl_xor_sync(kWholeWarp, all.draft, step));
+    }
+    return all;
+  }
+
+  // One pair a block travels, not one a warp: a block takes in what is sent to it one by one.
+  template <typename Combine, typename Meanwhile>
+  __device__ Masses exchange(const Masses& own, double none, const Combine& combine,
+                             const Meanwhile& meanwhile) {
+    const int turn = turn_ % 2;
+    Masses* warps = exchange_.of_warp[turn];
+    Mailbox<kMaxCluster>& box = exchange_.boxes[turn];
+    const int blocks = static_cast<int>(cluster_size());
+    if (lane() == 0) warps[warp()] = own;
+    if (blocks > 1 && threadIdx.x == 0) box.expect(blocks);
+    // Behind it nobody reads the turn before, neither of the block's warps nor of the cluster's.
+    __syncthreads();
+    Masses all{};
+    if (blocks == 1 || warp() == 0) all = combined(warps, warps_, none, combine);
+    if (blocks > 1 && static_cast<int>(threadIdx.x) < blocks) {
+      box.send(lane(), static_cast<int>(cluster_rank()), all);
+    }
+    meanwhile();
+    if (blocks > 1) {
+      box.wait(turn_ / 2 % 2);
+      all = combined(box.pairs, blocks, none, combine);
+    }
+    ++turn_;
+    return all;
+  }
+
   Exchange& exchange_;
-  int warps_, first_part_, part_, parts_;
-  int64_t begin_, end_, kept_;
+  int warps_, part_;
+  int64_t begin_, end_;
   unsigned turn_ = 0;
 };
 

@@ -7,7 +7,8 @@ namespace {
 
 void raise(Time& time, Time to) { time = std::max(time, to); }
 
-Time found(const std::map<uint32_t, Time>& times, uint32_t key) {
+template <typename Times>
+Time found(const Times& times, uint32_t key) {
   const auto entry = times.find(key);
   return entry == times.end() ? 0 : entry->second;
 }
@@ -139,7 +140,8 @@ void Order::send(Actor sender, Senders& senders) const {
   for (uint32_t lane = 0; lane < 32; ++lane) {
     if (lane != sender.lane()) time = std::min(time, std::max(thread.lanes[lane], own.barrier));
   }
-  raise(senders[sender.warp()], time);
+  raise(senders.warps[sender.warp()], time);
+  raise(senders.blocks[sender.block()], own.barrier);
 }
 
 void Order::receive(Actor actor, uint32_t turn, Time complete,
@@ -165,8 +167,8 @@ bool Order::knows(Actor actor, Actor other, Time time) const {
   const uint32_t warp = (other.is_thread() ? other : Actor::thread(other.block(), 0)).warp();
   for (const auto& senders : thread.senders) {
     if (senders == nullptr) continue;
-    const auto entry = senders->find(warp);
-    if (entry != senders->end() && entry->second >= time) return true;
+    if (found(senders->warps, warp) >= time) return true;
+    if (found(senders->blocks, other.block()) >= time) return true;
   }
   return own.known.of(other) >= time || (thread.own != nullptr && thread.own->of(other) >= time);
 }

@@ -9,7 +9,7 @@
 //   an atomic        nobody by itself. What a thread knows at a fence, its later atomics carry, and
 //                    who meets them with an atomic of its own knows it from its own next fence on.
 //   a mailbox        (mailbox.h) who waits knows of what was sent, and of what its senders' warps
-//                    had done by then
+//                    had done by then, and their blocks by their last barrier
 // A block's shared memory begins when the block does: whoever writes to it from outside must know
 // of that, and the block must know of every such access before its last thread leaves.
 #pragma once
@@ -52,8 +52,11 @@ struct Known {
   Time of(Actor actor) const;
 };
 
-// The same, of the warps that sent to a mailbox.
-using Senders = std::unordered_map<uint32_t, Time>;
+// The same, of those that sent to a mailbox.
+struct Senders {
+  std::unordered_map<uint32_t, Time> warps;
+  std::unordered_map<uint32_t, Time> blocks;
+};
 
 class Order {
  public:

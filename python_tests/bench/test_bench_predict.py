@@ -48,13 +48,26 @@ def in_whole_runs(
         yield max(0, min(run, tiles - split * run)), masked if split == tree_split else 0
 
 
+def a_program_a_row(call: Call, chosen: Configuration, splits: int) -> float:
+    """What the merge took then: a program a row, and 32 splits at once."""
+    parts = splits * call.heads * call.nodes * call.head_dim
+    return 1.3 + 2 * parts * call.dtype.itemsize / 1.87e6 + 1.9 * (-(-splits // 32) - 1)
+
+
 @pytest.mark.parametrize(("nodes", "tiles", "splits", "us"), MEASURED, ids=str)
 def test_the_model_says_what_was_measured(
     nodes: int, tiles: tuple[int, ...], splits: int, us: float
 ) -> None:
     chosen = Configuration(*tiles)
-    found = plans.of_configuration(H200, Call(nodes, (25_600,)), chosen, splits, in_whole_runs)
+    found = plans.of_configuration(
+        H200, Call(nodes, (25_600,)), chosen, splits, in_whole_runs, a_program_a_row
+    )
     assert found.us == pytest.approx(us, rel=0.09)
+
+
+@pytest.mark.parametrize(("nodes", "us"), [(8, 25.7), (30, 35.0), (60, 60.2)])
+def test_and_what_the_present_kernels_took_on_an_h100(nodes: int, us: float) -> None:
+    assert plans.cut(H100, Call(nodes, (25_600,))).us == pytest.approx(us, rel=0.09)
 
 
 ROWS_128 = Configuration(128, 0, 64, 32, 8, 3, 1)
@@ -70,10 +83,10 @@ def test_blocks_waves_and_balance() -> None:
     """8 nodes of a group of 7 are one row tile; 25,600 slots are 400 tiles."""
     whole = of_splits(1, 25_600)
     assert (whole.blocks, whole.waves, whole.balance) == (4, 4 / 132, 1.0)
-    four = of_splits(4, 25_600)  # a masked tile of the tree behind 100 others
-    assert (four.blocks, four.balance) == (16, pytest.approx(401 / 4 / 101))
-    uneven = of_splits(33, 25_600)  # the tree behind 12, and 13 for four of the others
-    assert (uneven.blocks, uneven.balance) == (4 * 33, pytest.approx(401 / 33 / 13))
+    four = of_splits(4, 25_600)  # the tree, worth 6 tiles, behind 95, and 101 or 102 for the others
+    assert (four.blocks, four.balance) == (16, pytest.approx(406 / 4 / 102))
+    uneven = of_splits(33, 25_600)  # the tree behind 6, and 12 or 13 for the others
+    assert (uneven.blocks, uneven.balance) == (4 * 33, pytest.approx(406 / 33 / 13))
     ragged = of_splits(1, 25_600, *[512] * 31)
     assert ragged.blocks == 128 and ragged.balance < 0.1
 

@@ -73,10 +73,22 @@ def with_lse_gradients(function, query, key, value, grad, d_lse):
     return [out.detach(), lse.detach(), *(leaf.grad for leaf in leaves)]
 
 
+def added_up(query, key, value, grad, mask, window):
+    """What `d_value` adds up, without signs: float32's rounding is measured by that, not by what
+    remains where terms cancel. Half precision rounds the result more coarsely."""
+    if query.dtype != torch.float32 or not query.numel():
+        return 0.0
+    leaves = [tensor.double() for tensor in (query, key, value)]
+    terms = with_gradients(
+        lambda *x: dense(*x, mask, window, torch.float64), *leaves, grad.double().abs()
+    )[3]
+    return float(terms.max())
+
+
 def lse_and_references(function, mask, window, query, key, value, grad):
     """For each of `out, lse, d_query, d_key, d_value`: ours, in float64, in the query's dtype."""
     generator = torch.Generator().manual_seed(1)
-    d_lse = torch.randn(query.shape[:3], generator=generator).to(query.device)
+    d_lse = torch.randn(query.shape[:3], generator=generator, device="cpu").to(query.device)
     actual = with_lse_gradients(function, query, key, value, grad, d_lse)
     references = [
         with_lse_gradients(

@@ -110,8 +110,10 @@ def test_samples_are_those_of_no_setting(name: str, tree: str) -> None:
             return decoder.generate(**given, **settings, generator=generator).sequences
 
     result = sample(AMBIENT[name]())
-    if name == "autocast":
-        assert result.shape == sample(nullcontext()).shape
+    if name == "autocast":  # other bits, other samples, which end where they end
+        prompt = given["input_ids"]
+        assert torch.equal(result[:, : prompt.shape[1]], prompt)
+        assert 0 < result.shape[1] - prompt.shape[1] <= NEW_TOKENS
     else:
         assert torch.equal(result, sample(nullcontext()))
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import sparrow_kernels as sk
+from sparrow_kernels.ops import native
 
+WITH_NATIVE = [] if native.unavailable() else ["native"]
 LAYOUT = sk.build_tree(torch.tensor([[-1, 0, 0, 1, 1]], dtype=torch.int32))
 LENGTHS = torch.tensor([4], dtype=torch.int32)
 QUERY = torch.randn(1, 4, 5, 8)
@@ -80,7 +82,7 @@ def test_words_that_do_not_fit_a_query_with_as_many_heads_as_slots() -> None:
     assert window(wide, torch.randn(1, 9, 9, 8), torch.randn(1, 9, 9, 8)).shape == wide.shape
 
 
-@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("backend", [*WITH_NATIVE, "reference"])
 def test_a_commit_without_states_gives_none(backend: str) -> None:
     accepted = sk.accept_tree(TOKENS, LAYOUT, TARGETS, 3)
     with sk.backend(backend):

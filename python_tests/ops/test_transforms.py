@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from attention_oracle import CPU_BACKENDS
 from dispatch import opcheck
 from torch import Tensor
 from torch.autograd import forward_ad, gradcheck
@@ -98,7 +99,7 @@ def test_against_double_precision(name: str) -> None:
     function, x = DIFFERENTIABLE[name]
     leaf = x[..., :4].double().requires_grad_()
     twice = {"check_forward_ad": True, "fast_mode": True}
-    for backend in ("native", "torch", "reference"):
+    for backend in CPU_BACKENDS:
         with sk.backend(backend):
             assert gradcheck(function, leaf, **twice)
 

@@ -12,7 +12,7 @@ from dispatch import compiles_once, opcheck
 from hypothesis import HealthCheck, given, settings
 from interpreter import DEVICES
 from triton_window_cases import CASES, attend, check, largest_summand, scattered
-from window_cases import drawn, lse_and_references, text, with_gradients
+from window_cases import added_up, drawn, lse_and_references, text, with_gradients
 
 from sparrow_kernels.ops import env
 from sparrow_kernels.ops.attention import anchored_window_attention
@@ -82,13 +82,14 @@ def test_log_sum_exp_and_its_gradient(name, device, small_tiles):
 
     with env.backend("triton"), torch.device(device):
         compared = lse_and_references(ours, mask, window, query, key, value, grad)
+        added = added_up(query, key, value, grad, mask, window)
     for what, got, exact, rounded in compared:
         if what == "lse":
             assert got.dtype == torch.float32
             blind = exact.isinf()
             assert torch.equal(got.isinf(), blind)
             got, exact, rounded = (x.masked_fill(blind, 0.0) for x in (got, exact, rounded.float()))
-        summands = {"lse": 4.0, "d_query": wide, "d_key": wide}.get(what, 0.0)
+        summands = {"lse": 4.0, "d_query": wide, "d_key": wide, "d_value": added}.get(what, 0.0)
         assert_close(got, exact, rounded, name=what, summands=summands)
 
 

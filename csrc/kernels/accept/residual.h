@@ -44,10 +44,12 @@ struct Remainder {
     return left > 0 ? left : 0.0;
   }
 
+  // uniform * draft / draft_mass < left / target_mass, without a division: doubles have room for
+  // the products of floats with sums of floats.
   SPARROW_HD bool accepts(double uniform, WeightPair of) const {
-    const double target_prob = is_mass(target_mass) ? left(of) / target_mass : 0.0;
-    const double draft_prob = is_mass(draft_mass) ? of.draft / draft_mass : 0.0;
-    return uniform * draft_prob < target_prob;
+    if (!is_mass(target_mass)) return false;
+    if (!is_mass(draft_mass)) return left(of) > 0;
+    return uniform * of.draft * target_mass < left(of) * draft_mass;
   }
 
   SPARROW_HD double share_after_refusal() const {
@@ -96,7 +98,7 @@ struct FirstTrial {
 // make_node(node, FirstTrial) makes what holds a node's distributions while its children are tried:
 //   WeightPair read(id)              of an id not refused so far
 //   bool accepts(uniform, pair)
-//   void refuse(child, id, pair)     the update above
+//   void refuse(child, id, pair, meanwhile)     the update above; calls meanwhile() once
 //   void bonus(uniform, id*)         a draw from the target that is left; who knows it writes it
 template <typename MakeNode>
 SPARROW_HD int32_t residual_walk(const ResidualInputs& in, const MakeNode& make_node,
@@ -114,13 +116,13 @@ SPARROW_HD int32_t residual_walk(const ResidualInputs& in, const MakeNode& make_
     auto here = make_node(node, FirstTrial{child});
     WeightPair pair{};
     if (child >= 0) pair = here.read(in.tokens[child]);
-    while (child >= 0) {
-      // Read ahead: a refusal takes long, and the next child's loads need not wait for it.
-      const int64_t next = in.next_trial(node, in.tree.sibling(child));
+    while (child >= 0 && !here.accepts(in.uniform[child], pair)) {
+      int64_t next = -1;
       WeightPair next_pair{};
-      if (next >= 0) next_pair = here.read(in.tokens[next]);
-      if (here.accepts(in.uniform[child], pair)) break;
-      here.refuse(child, in.tokens[child], pair);
+      here.refuse(child, in.tokens[child], pair, [&] {
+        next = in.next_trial(node, in.tree.sibling(child));
+        if (next >= 0) next_pair = here.read(in.tokens[next]);
+      });
       child = next;
       pair = next_pair;
     }

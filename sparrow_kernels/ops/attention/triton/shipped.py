@@ -20,12 +20,13 @@ from sparrow_kernels.ops.attention.triton.configurations import (
     Configuration,
     configurations,
     padded_head_dim,
+    splits_tile,
 )
 from sparrow_kernels.ops.attention.triton.mass import mass_kernel
 from sparrow_kernels.ops.attention.triton.mass_launch import tiles
 from sparrow_kernels.ops.attention.triton.merge import (
     BLOCK_R,
-    BLOCK_S,
+    SPLITS_WARPS,
     parts_kernel,
     splits_kernel,
 )
@@ -96,7 +97,7 @@ def shipped(arch: int) -> list[Shipped]:
         found.append(
             _mass("bf16", 128, UNFENCED)._replace(name="attention_mass D128 bf16 unfenced")
         )
-    found += [_merge(dtype, arch >= 90) for dtype in ("bf16", "fp32")]
+    found += [_merge(dtype, rows, arch >= 90) for dtype in ("bf16", "fp32") for rows in (64, 128)]
     return [*found, _parts("bf16"), _anchors()]
 
 
@@ -198,12 +199,17 @@ def _mass(dtype: str, head_dim: int, arch: int, paged: bool = False) -> Shipped:
     )
 
 
-def _merge(dtype: str, dependent: bool) -> Shipped:
+def _merge(dtype: str, rows: int, dependent: bool) -> Shipped:
+    """For splits of programs that hold so many rows."""
     tensors = {"parts_ptr": f"*{dtype}", "out_ptr": f"*{dtype}"}
     tensors |= {"lses_ptr": "*fp32", "lse_ptr": "*fp32"}
-    constants = {"D": 128, "BLOCK_D": 128, "BLOCK_S": BLOCK_S, "DEPENDENT": dependent}
+    block_r, block_s = splits_tile(rows)
+    constants = {
+        "D": 128, "BLOCK_D": 128, "BLOCK_R": block_r, "BLOCK_S": block_s, "DEPENDENT": dependent
+    }  # fmt: skip
     sorted_out = _arguments(splits_kernel, tensors, constants, ("out_stride",), merge.ANY_ALIGNMENT)
-    return Shipped(f"merge of splits D128 {dtype}", splits_kernel, *sorted_out, 4, 3, False)
+    name = f"merge of {block_r} x {block_s} splits D128 {dtype}"
+    return Shipped(name, splits_kernel, *sorted_out, SPLITS_WARPS, 3, False)
 
 
 def _parts(dtype: str) -> Shipped:

@@ -9,12 +9,12 @@ would, and one subtile's exponentials can run beside the other's products.
 
 Grid: row tile (fastest: programs that share K and V run together) x split x KV head x request.
 Loads: Q once; K and V by asynchronous copies, num_stages tiles deep; words once, by the split that
-holds the tree. The lengths are read here: of the whole tiles of the prefix, which carry no mask,
-split i takes those from i * tiles / num_splits on; the rest of it and the tree, which lies right
-behind, are masked tiles of split 0, which has no more whole ones than any other. A split without a
-tile loads nothing. With anchors a split takes each num_splits-th tile of the anchor list, then of
-the window, counted from the end of the prefix: where tiles lie depends on the request alone, and a
-row masks what it does not see, which changes none of its bits.
+holds the tree. The lengths are read here: whole tiles of the prefix carry no mask and are shared
+out evenly; the rest of the prefix and the tree, which lies right behind, are masked tiles of split
+0, which has TREE_TILES whole ones less for them. A split without a tile loads nothing. With anchors
+a split takes each num_splits-th tile of the anchor list, then of the window, counted from the end
+of the prefix: where tiles lie depends on the request alone, and a row masks what it does not see,
+which changes none of its bits.
 Bytes: 2 D itemsize a seen slot and KV head, from memory once (row tiles after the first find them
 in the L2), Q and out, and with several splits out and 4 bytes a row for each. Flops: 4 D a row and
 slot. Exponentials: 1 a row and slot. Bound: memory, up to about 256 rows a KV head in 16 bits.
@@ -38,6 +38,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from sparrow_kernels.ops.attention.triton import configurations
 from sparrow_kernels.ops.attention.triton.tree_spans import anchored_span, prefix_span, tree_span
 from sparrow_kernels.ops.attention.triton.tree_tiles import (
     begin,
@@ -60,6 +61,8 @@ _ANY_VALUE = [
     "lse_stride_s", "lse_stride_b", "lse_stride_h", "lse_stride_t",
     "window", "T", "N", "W", "A", "num_pages", "num_splits", "row_tiles", "num_groups",
 ]  # fmt: skip
+
+TREE_TILES: tl.constexpr = tl.constexpr(configurations.TREE_TILES)
 
 
 @triton.jit(do_not_specialize=_ANY_VALUE, do_not_specialize_on_alignment=ANY_ALIGNMENT)
@@ -141,8 +144,11 @@ def tree_kernel(
     query_steps = (query_stride_h, query_stride_t)
 
     tiles = (length - start) // BLOCK_N
-    first_tile = (split.to(tl.int64) * tiles // num_splits).to(tl.int32)
-    end_tile = ((split + 1).to(tl.int64) * tiles // num_splits).to(tl.int32)
+    # What the split of the tree takes of them; the others share the rest.
+    own = tl.maximum((tiles + TREE_TILES) // num_splits - TREE_TILES, 0)
+    others, rest = tl.maximum(num_splits - 1, 1), (tiles - own).to(tl.int64)
+    first_tile = tl.where(split == 0, 0, own + ((split - 1) * rest // others).to(tl.int32))
+    end_tile = own + (split * rest // others).to(tl.int32)
     asked = T  # nodes whose queries are loaded
     if anchor_slots_ptr is None:
         asked = tl.where((first_tile < end_tile) | (split == 0), T, 0)

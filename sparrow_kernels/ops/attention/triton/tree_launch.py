@@ -97,7 +97,9 @@ def with_splits(shape: Shape, chosen: Configuration) -> Plan:
         return Plan(chosen, shape.num_splits)
     programs = shape.batch * shape.kv_heads * -(-shape.rows // chosen.rows)
     facts = device_facts(shape.device)
-    splits = configurations.split_count(chosen, programs, facts.multiprocessors, shape.slots)
+    splits = configurations.split_count(
+        chosen, programs, facts.multiprocessors, shape.slots, shape.batch
+    )
     return Plan(chosen, splits)
 
 
@@ -236,8 +238,9 @@ def attend(
         launch(tree_kernel, key_of_call, pointers, prepare)
         if num_splits > 1:
             assert target_lse is not None
+            tile = configurations.splits_tile(chosen.configuration.rows)
             dependent = device_facts(query.device).dependent_launch
-            merge_splits(target, target_lse, out, lse, dependent)
+            merge_splits(target, target_lse, out, lse, tile, dependent)
 
 
 def _repeated(tensor: Tensor | None) -> tuple[int, int]:
