@@ -120,6 +120,8 @@ class Captured(NamedTuple):
     """How many differences of the two it is worth."""
     undoing: Captured | None
     """What has to run before each copy, by itself: its time is subtracted."""
+    calls: Sequence[Call]
+    """Kept, for what they own (masks, indices) is read by every replay."""
 
     def time(self, read_clock: Callable[[], float | None] = lambda: None) -> tuple[float, Any]:
         """Microseconds of a call, once, and what the clock said while the GPU was at it."""
@@ -165,7 +167,7 @@ def captured(
     short = _graph(calls, copies)
     # They never run at once, and what they leave behind nobody reads: one memory is enough.
     long = _graph(calls, _LONGER * copies, short.pool())
-    return Captured(short, long, copies, samples, undoing)
+    return Captured(short, long, copies, samples, undoing, calls)
 
 
 def alternated(

@@ -3,25 +3,29 @@
 //
 //   left(i) = max(t(i) - share * d(i), 0)      share += mass(left) / mass(d) at a refusal
 //
-// Grid: B clusters of 1 to 16 blocks (one block before sm_90), 1 to 16 warps each. A row of ids is
+// Grid: B clusters of 1 to 16 blocks (one block before sm_90), 1 to 8 warps each. A row of ids is
 // cut into as many parts as the cluster has warps; a warp keeps its part of the node's two rows,
 // as float32 weights, where only it reads them: in shared memory, or in scratch [B, 2, V] where a
-// part does not fit (one block before sm_90, V past 12k). All threads take every decision alike.
+// part does not fit (one block before sm_90, V past 12k). All threads take every decision alike, so
+// a warp more is also one more that decides: eight a block took three quarters of the time of
+// sixteen on an H100, and of four.
 // Who loads what: at a node each lane loads groups of four ids of its part of target and draft, up
-// to ten loads in flight; from then on memory is read for the children's own weights alone. A
+// to twenty loads in flight; from then on memory is read for the children's own weights alone. A
 // refusal is one pass over the kept parts. A block adds up its warps' masses and sends them to
-// every block of the cluster (mailbox.h), one exchange a sum; softmax takes one more a node, for
-// the highest logits. Links, tokens and coins come into shared memory in one trip at the start, and
-// the first child's own weights are on their way while a row is. The masses of blocks and warps are
-// what the bonus is drawn from: no pass of its own. Bytes: V * sizeof(Element) for each node on the
-// path's target row, and again for its draft row if it has a child to try; nothing else of [B, T,
-// V]. One exponential an id read, for logits. At V = 152k a level is 1.2 MB of float32, 76 KB a
-// block of 16: bound by what sixteen multiprocessors can read, and by the exchanges. Precision:
-// multiplying by share rounds once (its two halves are floats), a lane adds pairs of floats, warps
-// and blocks add in double. So masses keep the digits that survive a difference of two nearly equal
-// rows, without double-precision arithmetic on every id, of which consumer GPUs have little. Relies
-// on: V below 2^31; nothing about values. Does not handle: rows whose masses are more than 2^120
-// apart.
+// every block of the cluster (mailbox.h), one exchange a sum, during which the next child is looked
+// up; softmax takes one more a node, for the highest logits. Links, tokens and coins come into
+// shared memory in one trip at the start, and the first child's own weights are on their way while
+// a row is. The masses of blocks and warps are what the bonus is drawn from: no pass of its own.
+// Bytes: V * sizeof(Element) for each node on the path's target row, and again for its draft row if
+// it has a child to try; nothing else of [B, T, V]. One exponential an id read, for logits. At
+// V = 152k a level is 1.2 MB of float32, 76 KB a block of 16: bound by what sixteen multiprocessors
+// can read, and by the sums, one after the other.
+// Precision: multiplying by share rounds once (its two halves are floats), the weights of a group
+// are added as floats, groups as pairs of floats, lanes, warps and blocks in double. No term is
+// negative, so masses keep the digits that survive a difference of two nearly equal rows, without
+// double-precision arithmetic on every id, of which consumer GPUs have little.
+// Relies on: V below 2^31; nothing about values. Does not handle: rows whose masses are more than
+// 2^120 apart.
 #include <algorithm>
 #include <atomic>
 

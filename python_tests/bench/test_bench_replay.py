@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
@@ -112,6 +114,22 @@ def test_what_undoes_a_call_is_subtracted(gpu: Gpu) -> None:
     found = timing.captured(calls(gpu, "a", 7, 9), calls(gpu, "undo", 2, 4))
     assert found.time()[0] == pytest.approx(8)
     assert "".join(name[0] for name in gpu.log[-8:]) == "uauauaua"
+
+
+def test_what_a_call_owns_lives_as_long_as_its_graphs(gpu: Gpu) -> None:
+    """A replay reads it: freed, it would be the memory of whoever came next."""
+
+    class Mask: ...
+
+    mask = Mask()
+    alive = weakref.ref(mask)
+    found = timing.captured([lambda mask=mask: gpu.kernel("a", 5.0)])
+    del mask
+    gc.collect()
+    assert alive() is not None and found.time()[0] == pytest.approx(5)
+    del found
+    gc.collect()
+    assert alive() is None
 
 
 def test_the_clock_is_read_once_a_replay(gpu: Gpu) -> None:
