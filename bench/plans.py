@@ -10,8 +10,9 @@
 
 The constants were fitted to 40 graph replays with cold inputs on one H200 (triton 3.6; 1 to 60
 nodes, 28 query and 4 KV heads of 128, 25,600 slots, ten configurations, 8 to 132 splits), when a
-split took a run of ceil(tiles / splits): the error has an RMS of 3 % and is 8 % at most. For other
-GPUs they are scaled by clock and bandwidth, which nothing measured yet.
+split took a run of ceil(tiles / splits): the error has an RMS of 3 % and is 8 % at most. Those of
+the merge are of an H100, where the whole model is within 9 % for 8 to 60 nodes. For other GPUs they
+are scaled by clock and bandwidth.
 """
 
 from __future__ import annotations

@@ -71,22 +71,16 @@ MUTANTS = {
         "native_gather",
     ),
     "residual: nobody waits for the masses": Mutant(
-        "cuda/team.h", "box.wait(turn_ / 2 % 2);", "", RESIDUAL
+        "cuda/team.h", "from_blocks.wait(turn_ / 2 % 2);", "", RESIDUAL
     ),
     "residual: blocks may not have begun": Mutant(
         "cuda/residual.cu", "cluster_begin();", "", RESIDUAL
     ),
     "residual: one mailbox for all turns": Mutant(
-        "cuda/team.h",
-        "exchange_.boxes[turn];\n    const int blocks",
-        "exchange_.boxes[0];\n    const int blocks",
-        RESIDUAL,
+        "cuda/team.h", "exchange_.boxes[turn % 2]", "exchange_.boxes[0]", RESIDUAL
     ),
     "residual: the warps' masses overwritten while they are read": Mutant(
-        "cuda/team.h",
-        "exchange_.of_warp[turn];\n    Mailbox",
-        "exchange_.of_warp[0];\n    Mailbox",
-        RESIDUAL,
+        "cuda/team.h", "exchange_.of_warp[turn % 2]", "exchange_.of_warp[0]", RESIDUAL
     ),
     "residual: no barrier behind the tree's links": Mutant(
         "cuda/residual.cu", "cluster_begin();\n  __syncthreads();", "cluster_begin();", RESIDUAL
@@ -95,15 +89,15 @@ MUTANTS = {
         "cuda/team.h", "__syncthreads();\n    Masses all", "Masses all", RESIDUAL
     ),
     "residual: the parity of the other turn": Mutant(
-        "cuda/team.h", "box.wait(turn_ / 2 % 2)", "box.wait(turn_ % 2)", RESIDUAL
+        "cuda/team.h", "wait(turn_ / 2 % 2)", "wait(turn_ % 2)", RESIDUAL
     ),
     "residual: a pair too few is expected": Mutant(
-        "cuda/team.h", "box.expect(blocks)", "box.expect(blocks - 1)", RESIDUAL
+        "cuda/team.h", ".expect(blocks)", ".expect(blocks - 1)", RESIDUAL
     ),
     "residual: masses stay in their block": Mutant(
         "cuda/team.h",
-        "if (static_cast<int>(threadIdx.x) < blocks) box.send(lane(),",
-        "if (threadIdx.x == 0) box.send(cluster_rank(),",
+        "static_cast<int>(threadIdx.x) < blocks) {\n      from_blocks.send(lane(),",
+        "threadIdx.x == 0) {\n      from_blocks.send(cluster_rank(),",
         RESIDUAL,
     ),
     "residual: no warp barrier behind a refusal": Mutant(

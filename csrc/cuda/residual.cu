@@ -21,9 +21,9 @@
 // V = 152k a level is 1.2 MB of float32, 76 KB a block of 16: bound by what sixteen multiprocessors
 // can read, and by the sums, one after the other.
 // Precision: multiplying by share rounds once (its two halves are floats), the weights of a group
-// are added as floats, groups as pairs of floats, lanes, warps and blocks in double. No term is
-// negative, so masses keep the digits that survive a difference of two nearly equal rows, without
-// double-precision arithmetic on every id, of which consumer GPUs have little.
+// are added as floats, groups as pairs of floats, lanes, warps and blocks in double: no term is
+// negative, so for a given share a mass has float32's digits, without double-precision arithmetic
+// on every id, of which consumer GPUs have little.
 // Relies on: V below 2^31; nothing about values. Does not handle: rows whose masses are more than
 // 2^120 apart.
 #include <algorithm>

@@ -9,7 +9,6 @@ namespace sparrow::cuda {
 
 inline constexpr int kMaxWarps = 8;
 inline constexpr int kMaxCluster = 16;
-inline constexpr int kMaxParts = kMaxWarps * kMaxCluster;
 
 // What the warps of a block, and the blocks of a cluster, bring one another, by turns.
 struct Exchange {
@@ -62,22 +61,25 @@ class Team {
 
   // Draws by the target masses of the last `sum`, which add up to `mass`: where to go on, for the
   // one warp whose part it is; part -1 for the others.
-  __device__ DrawnPart draw(double uniform, double mass) const {
+  __device__ DrawnPart draw(double uniform, double mass) {
     constexpr DrawnPart kElsewhere{-1, 0, 0};
-    const int turn = (turn_ - 1) % 2;
+    const unsigned turn = turn_ - 1;
     const int blocks = static_cast<int>(cluster_size());
     DrawnPart drawn{0, 0, threshold_of(uniform, mass)};
     if (blocks > 1) {
-      const Masses* block = exchange_.boxes[turn].pairs;
+      const Masses* block = box(turn).pairs;
       drawn = draw_part(blocks, drawn, [&](int rank) { return block[rank].target; });
       if (drawn.part != static_cast<int>(cluster_rank())) return kElsewhere;
     }
-    const Masses* warps = exchange_.of_warp[turn];
+    const Masses* warps = of_warp(turn);
     drawn = draw_part(warps_, drawn, [&](int w) { return warps[w].target; });
     return drawn.part == warp() ? drawn : kElsewhere;
   }
 
  private:
+  __device__ Masses* of_warp(unsigned turn) { return exchange_.of_warp[turn % 2]; }
+  __device__ Mailbox<kMaxCluster>& box(unsigned turn) { return exchange_.boxes[turn % 2]; }
+
   // Sixteen pairs are few enough for every lane to hold one: first those of the block's warps, then
   // those of the blocks.
   static constexpr int kHalf = kWarp / 2;
@@ -101,23 +103,22 @@ class Team {
   template <typename Combine, typename Meanwhile>
   __device__ Masses exchange(const Masses& own, double none, const Combine& combine,
                              const Meanwhile& meanwhile) {
-    const int turn = turn_ % 2;
-    Masses* warps = exchange_.of_warp[turn];
-    Mailbox<kMaxCluster>& box = exchange_.boxes[turn];
+    Masses* warps = of_warp(turn_);
+    Mailbox<kMaxCluster>& from_blocks = box(turn_);
     const int blocks = static_cast<int>(cluster_size());
     if (lane() == 0) warps[warp()] = own;
-    if (blocks > 1 && threadIdx.x == 0) box.expect(blocks);
+    if (blocks > 1 && threadIdx.x == 0) from_blocks.expect(blocks);
     // Behind it nobody reads the turn before, neither of the block's warps nor of the cluster's.
     __syncthreads();
     Masses all{};
     if (blocks == 1 || warp() == 0) all = combined(warps, warps_, none, combine);
     if (blocks > 1 && static_cast<int>(threadIdx.x) < blocks) {
-      box.send(lane(), static_cast<int>(cluster_rank()), all);
+      from_blocks.send(lane(), static_cast<int>(cluster_rank()), all);
     }
     meanwhile();
     if (blocks > 1) {
-      box.wait(turn_ / 2 % 2);
-      all = combined(box.pairs, blocks, none, combine);
+      from_blocks.wait(turn_ / 2 % 2);
+      all = combined(from_blocks.pairs, blocks, none, combine);
     }
     ++turn_;
     return all;

@@ -64,6 +64,11 @@ def said(folder: Path, mutant: str = "") -> str:
     return subprocess.run([program], capture_output=True, text=True, check=False).stdout
 
 
+def test_every_mutant_finds_its_line_once() -> None:
+    for name, mutant in MUTANTS.items():
+        assert (CSRC / mutant.file).read_text().count(mutant.old) == 1, name
+
+
 @pytest.mark.slow
 def test_a_commit_as_it_is(tmp_path: Path) -> None:
     assert said(tmp_path) == "6 9 5 6"

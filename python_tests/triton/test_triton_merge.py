@@ -14,6 +14,7 @@ from test_attention_merge import merged, parts
 from sparrow_kernels.ops import env
 from sparrow_kernels.ops.attention import anchor_index, merge_attention
 from sparrow_kernels.ops.attention.ops import ANCHOR_INDEX, MERGE_ATTENTION
+from sparrow_kernels.ops.attention.triton.merge import merge_splits
 from sparrow_kernels.testing import assert_close
 
 
@@ -59,6 +60,25 @@ def test_far_apart_masses_do_not_overflow(device):
     outs[0][lses[0] < lses[1] - 200] = math.inf  # of no mass beside the other
     out, _ = merge(outs, lses, device)
     assert_close(out, merged(outs, lses)[0])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("number", [2, 8, 19])
+@pytest.mark.parametrize("tile", [(1, 32), (4, 8)], ids=str)
+def test_splits_several_rows_at_once(tile, number, device):
+    """Rows that fill no last program, a padded head dim, a result that lies strided, without its
+    lse too. A split without mass has not been written."""
+    outs, lses = parts(number, shape=(2, 3, 5, 24))
+    exact, exact_lse = merged(outs, lses)
+    outs.append(torch.full_like(outs[0], math.nan))
+    lses.append(torch.full_like(lses[0], -math.inf))
+    splits, weights = torch.stack(outs).to(device), torch.stack(lses).to(device)
+    for lse in (torch.empty(2, 5, 3, device=device).transpose(1, 2), None):
+        out = torch.empty(2, 5, 3, 24, device=device).transpose(1, 2)
+        merge_splits(splits, weights, out, lse, tile, False)
+        assert_close(out.cpu(), exact)
+        if lse is not None:
+            assert_close(lse.cpu(), exact_lse)
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -58,6 +58,14 @@ def test_matches_the_definition(name, way, device):
         CASES[name].check(CASES[name].poisoned().run(device))
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("num_splits", [2, 3])
+def test_the_tree_s_split_takes_a_share_of_a_longer_prefix(num_splits, device):
+    case = Case([tree_bits(BUSHY)] * 2, [300, 170], capacity=340, starts=[0, 17])
+    with planned("splits"):
+        case.check(case.poisoned().run(device, num_splits=num_splits))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ALL_CASES)
 def test_bfloat16(name):

@@ -98,4 +98,4 @@ def test_anchors_around_a_clip_replayed_by_a_graph(visual):
     scores = (query.double() @ keys.double().mT * HEAD_DIM**-0.5).masked_fill_(~seen, -torch.inf)
     exact = scores.softmax(-1) @ values.double()
     rounded = torch.nn.functional.scaled_dot_product_attention(query, keys, values, seen)
-    assert_close(out.cpu(), exact.cpu(), rounded.cpu(), summands=1.0)
+    assert_close(out.cpu(), exact.cpu(), rounded.cpu(), summands=0.1)

@@ -124,7 +124,6 @@ _ANCHORED: _Table = {
 }
 _INTERPRETED = (_C(16, 0, 128, 64, 4, 1, 1), _C(64, 0, 128, 64, 4, 1, 1))
 MOST_SPLITS = 32
-"""What one pass of the merge takes."""
 TREE_TILES = 6
 """Whole tiles that a split has less for those of the tree: words first, then keys, one after the
 other. On an H100 with 25,600 slots, six took least of 0 to 8: 3 us less than none for 8 nodes, 8 us

@@ -31,7 +31,6 @@ from sparrow_kernels.ops.attention.triton.configurations import padded_head_dim
 from sparrow_kernels.ops.attention.triton.launch import aligned, launch
 
 BLOCK_R = 16
-SPLITS_WARPS = 2
 ANY_ALIGNMENT = ["lses_ptr", "lse_ptr"]
 _ANY_VALUE = ["lse_stride_b", "lse_stride_h", "lse_stride_t", "num_splits", "rows", "heads", "T"]
 
@@ -136,6 +135,11 @@ def parts_kernel(
     tl.store(lse_ptr + row, highest + tl.log(tl.where(blind, 1.0, total)), mask=exists)
 
 
+def splits_warps(head_dim: int) -> int:
+    """Warps of a program: as many as hold its tile in 64 registers a thread."""
+    return max(2, padded_head_dim(head_dim) // 64)
+
+
 def merge_splits(
     parts: Tensor,
     lses: Tensor,
@@ -158,8 +162,10 @@ def merge_splits(
             *out.stride()[:3], *((0, 0, 0) if lse is None else lse.stride()), num_splits, rows,
             heads, nodes, head_dim, padded_head_dim(head_dim), block_r, block_s, dependent,
         )  # fmt: skip
-        options = {"launch_pdl": True} if dependent else {}
-        return triton.cdiv(rows, block_r), arguments, {"num_warps": SPLITS_WARPS, **options}
+        options: dict[str, Any] = {"num_warps": splits_warps(head_dim)}
+        if dependent:
+            options["launch_pdl"] = True
+        return triton.cdiv(rows, block_r), arguments, options
 
     key = (
         out.device, out.dtype, parts.shape, out.stride(),

@@ -26,9 +26,9 @@ from sparrow_kernels.ops.attention.triton.mass import mass_kernel
 from sparrow_kernels.ops.attention.triton.mass_launch import tiles
 from sparrow_kernels.ops.attention.triton.merge import (
     BLOCK_R,
-    SPLITS_WARPS,
     parts_kernel,
     splits_kernel,
+    splits_warps,
 )
 from sparrow_kernels.ops.attention.triton.shipped_type import Shipped
 from sparrow_kernels.ops.attention.triton.tree import tree_kernel
@@ -97,7 +97,8 @@ def shipped(arch: int) -> list[Shipped]:
         found.append(
             _mass("bf16", 128, UNFENCED)._replace(name="attention_mass D128 bf16 unfenced")
         )
-    found += [_merge(dtype, rows, arch >= 90) for dtype in ("bf16", "fp32") for rows in (64, 128)]
+    merges = (("bf16", 128, 64), ("bf16", 128, 128), ("bf16", 256, 128), ("fp32", 128, 16))
+    found += [_merge(*each, arch >= 90) for each in merges]
     return [*found, _parts("bf16"), _anchors()]
 
 
@@ -199,17 +200,18 @@ def _mass(dtype: str, head_dim: int, arch: int, paged: bool = False) -> Shipped:
     )
 
 
-def _merge(dtype: str, rows: int, dependent: bool) -> Shipped:
+def _merge(dtype: str, head_dim: int, rows: int, dependent: bool) -> Shipped:
     """For splits of programs that hold so many rows."""
     tensors = {"parts_ptr": f"*{dtype}", "out_ptr": f"*{dtype}"}
     tensors |= {"lses_ptr": "*fp32", "lse_ptr": "*fp32"}
     block_r, block_s = splits_tile(rows)
     constants = {
-        "D": 128, "BLOCK_D": 128, "BLOCK_R": block_r, "BLOCK_S": block_s, "DEPENDENT": dependent
+        "D": head_dim, "BLOCK_D": head_dim, "BLOCK_R": block_r, "BLOCK_S": block_s,
+        "DEPENDENT": dependent,
     }  # fmt: skip
     sorted_out = _arguments(splits_kernel, tensors, constants, ("out_stride",), merge.ANY_ALIGNMENT)
-    name = f"merge of {block_r} x {block_s} splits D128 {dtype}"
-    return Shipped(name, splits_kernel, *sorted_out, SPLITS_WARPS, 3, False)
+    name = f"merge of {block_r} x {block_s} splits D{head_dim} {dtype}"
+    return Shipped(name, splits_kernel, *sorted_out, splits_warps(head_dim), 3, False)
 
 
 def _parts(dtype: str) -> Shipped:
