@@ -21,6 +21,7 @@ namespace {
 constexpr int64_t kMostRows = 240;   // of one pass over the tiles: their floats stay in the L2
 constexpr int64_t kFewestTiles = 8;  // of a part: less is not worth joining
 constexpr int64_t kStepsWorthThreads = 400'000;  // multiply-adds: some 30 us
+constexpr int64_t kAsked = 512;                  // bytes of a page, ahead of the processor
 constexpr int64_t kRowsOfASlot = 8;              // what a slot costs beside its rows, in rows
 
 // Rows [begin, begin + count) of a KV head, head by head, over tiles [first, last) of a request.
@@ -75,22 +76,34 @@ SPARROW_INLINE uint64_t read_biases(const BiasRow<Element>& bias, const Tile& ti
   return lost;
 }
 
-// Asks for the rows of a tile that comes next: the processor foresees no jump to another page.
-// `whole` rows are needed where they are short, over before it has seen where they go, and where
-// the call's slots are more than a cache keeps.
+// Whether the lanes are all there, and their slots one behind the other: tiles of a prefix.
+SPARROW_INLINE bool is_run(const Tile& tile, uint64_t lanes) {
+  return lanes == ~uint64_t{0} && tile.list == nullptr;
+}
+
+// Asks for the rows of a tile that comes next: the processor foresees no jump to another page. How
+// a page goes on it sees soon; the beginning of each is asked for (`far`) where rows are short,
+// over before it has seen where they go, and the call's slots are more than a cache keeps.
 template <typename Element, typename Stored>
 SPARROW_INLINE void foresee(const TreeAttention<Element, Stored>& call, const Tile& tile,
-                            int64_t kv_head, bool whole, SlotWalk& walk) {
-  const int64_t bytes = whole ? call.head_dim * static_cast<int64_t>(sizeof(Stored)) : 1;
-  for (int64_t lane = 0; lane < kTile; lane += whole ? 1 : 8) {
-    if ((tile.seen >> lane & 1) == 0) continue;
+                            int64_t kv_head, bool far, SlotWalk& walk) {
+  const int64_t bytes = call.head_dim * static_cast<int64_t>(sizeof(Stored));
+  const int64_t most = far ? kTile : 8, asked = far ? kAsked : 1;
+  for (int64_t lane = 0; lane < kTile;) {
+    if ((tile.seen >> lane & 1) == 0) {
+      ++lane;
+      continue;
+    }
     walk.go_to(tile.slot(lane));
+    int64_t rows = far ? 1 : 8;
+    if (is_run(tile, tile.seen)) rows = std::min({walk.run(), most, kTile - lane});
     const char* key = reinterpret_cast<const char*>(walk.row(call.key, kv_head));
     const char* value = reinterpret_cast<const char*>(walk.row(call.value, kv_head));
-    for (int64_t at = 0; at < bytes; at += 64) {
+    for (int64_t at = 0; at < std::min(rows * bytes, asked); at += 64) {
       __builtin_prefetch(key + at);
       __builtin_prefetch(value + at);
     }
+    lane += rows;
   }
 }
 
@@ -140,20 +153,30 @@ SPARROW_INLINE void attend(const TreeAttention<Element, Stored>& call, const See
       foresee(call, seen.tiles()[t + 1], unit.kv_head, are_far, ahead);
     }
     const int64_t lanes = std::bit_width(kept);
-    for (int64_t lane = 0; lane < kTile; ++lane) {
+    const bool are_a_run = is_run(tile, kept);
+    for (int64_t lane = 0; lane < kTile;) {
       keys[lane] = nothing;
       values[lane] = zeros;
-      if ((kept >> lane & 1) == 0) continue;
+      if ((kept >> lane & 1) == 0) {
+        ++lane;
+        continue;
+      }
       if (walk.go_to(tile.slot(lane))) {
         first_key = walk.first_row(call.key, unit.kv_head);
         first_value = walk.first_row(call.value, unit.kv_head);
       }
-      keys[lane] = first_key + walk.row() * call.key.row_stride;
+      const Stored* key = first_key + walk.row() * call.key.row_stride;
       const Stored* value = first_value + walk.row() * call.value.row_stride;
-      if constexpr (kIsFloat) values[lane] = value;
-      if (!in_place) {
-        widen(value, head_dim, width, widened + lane * width);
-        values[lane] = widened + lane * width;
+      const int64_t end = are_a_run ? lane + std::min(walk.run(), kTile - lane) : lane + 1;
+      for (; lane < end; ++lane) {
+        keys[lane] = key;
+        if constexpr (kIsFloat) values[lane] = value;
+        if (!in_place) {
+          widen(value, head_dim, width, widened + lane * width);
+          values[lane] = widened + lane * width;
+        }
+        key += call.key.row_stride;
+        value += call.value.row_stride;
       }
     }
     const auto mask_of = [&](int64_t row) __attribute__((always_inline)) {

@@ -32,6 +32,8 @@ class SlotWalk {
     return true;
   }
   SPARROW_INLINE int64_t row() const { return row_; }
+  // How many slots from this one on lie behind one another.
+  SPARROW_INLINE int64_t run() const { return is_paged() ? page_size_ - row_ : INT64_MAX; }
   template <typename T>
   SPARROW_INLINE T* first_row(const HeadRows<T>& cache, int64_t head) const {
     return cache.row(block_, head, 0);
