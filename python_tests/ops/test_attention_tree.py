@@ -173,7 +173,7 @@ def test_scores_far_apart_do_not_overflow(backend):
     case = Case([tree_bits(BUSHY)], [600], capacity=640, kv_heads=1)
     case.key[:, :, 600:] *= 300
     with env.backend(backend):
-        case.check()
+        case.check(largest_score=300.0)
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
