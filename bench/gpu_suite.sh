@@ -171,7 +171,8 @@ tell() {
       *) word="FAILED ($status)" failed=1 ;;
     esac
     [ "$status" = 0 ] || [ "$status" = 77 ] || tail -n 25 "$OUT/$part.log"
-    last=$(grep -v '^[[:space:]]*$' "$OUT/$part.log" | tail -n 1 | cut -c 1-150)
+    last=$(grep -v '^[[:space:]]*$' "$OUT/$part.log" | tail -n 1)
+    last=${last//"$OUT/"/} last=${last:0:150} # of results the names: where they lie is this machine's
     printf '\n== %s, at most %s s\n' "$part" "$2" >>"$log"
     cat "$OUT/$part.log" >>"$log" && rm "$OUT/$part.log"
   fi

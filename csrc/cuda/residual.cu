@@ -7,8 +7,8 @@
 // cut into as many parts as the cluster has warps; a warp keeps its part of the node's two rows,
 // as float32 weights, where only it reads them: in shared memory, or in scratch [B, 2, V] where a
 // part does not fit (one block before sm_90, V past 12k). All threads take every decision alike, so
-// a warp more is also one more that decides: eight a block took three quarters of the time of
-// sixteen on an H100, and of four.
+// a warp more is also one more that decides: on an H100 eight a block took 44 us for four levels of
+// three refusals each, four 63; sixteen took 59, timed before a sum was as short as it is now.
 // Who loads what: at a node each lane loads groups of four ids of its part of target and draft, up
 // to twenty loads in flight; from then on memory is read for the children's own weights alone. A
 // refusal is one pass over the kept parts. A block adds up its warps' masses and sends them to

@@ -5,7 +5,7 @@
 
 Splits: a program reads a tile of BLOCK_R rows times BLOCK_S splits, and again where there are more
 splits; grid ceil(B * Hq * T / BLOCK_R). With a program a row of many rows, their number was what
-took the time: 11 us for 1,680 rows of 8 splits on an H100, 2 to 4 with four rows a program.
+took the time: 11 us for 1,680 rows of 8 splits on an H100, 2 us with four rows a program.
 Parts: a program a tile of rows reads part after part; grid ceil(B * Hq * T / BLOCK_R); their
 pointers and strides come as tuples, so any number of parts is one launch, compiled once a number.
 Bytes: every part once, the result once; 2 flops an element. Bound: memory, mostly the L2, where
