@@ -69,6 +69,63 @@ def _ones_of_unsigned_numbers() -> None:
     InterpreterBuilder.get_all_ones_value = get_all_ones_value
 
 
+def _the_language_is_patched_once() -> None:
+    """A launch patches triton's language, and every call of a device function patches it again:
+    a quarter of the time. Once a function will do: what its first call patches besides stays."""
+    from triton.runtime.interpreter import InterpretedFunction
+
+    patching = InterpretedFunction.__call__
+    patched = set()
+
+    def call(function: Any, *args: Any, **kwargs: Any) -> Any:
+        if function in patched:
+            return function.rewrite()(*args, **kwargs)
+        patched.add(function)
+        return patching(function, *args, **kwargs)
+
+    InterpretedFunction.__call__ = call
+
+
+def _overflows_are_found_by_numpy() -> None:
+    """The same check of every sum, difference and product of integers, without a dozen
+    operations of triton's for it: another quarter."""
+    import numpy
+    from triton.language.semantic import TritonSemantic
+
+    operations = {"add": numpy.add, "sub": numpy.subtract, "mul": numpy.multiply}
+
+    def check(semantic: Any, left: Any, right: Any, operation: Any) -> None:
+        scalar = left.type.scalar
+        if scalar.int_bitwidth >= 64:
+            return
+        exact = operations[operation.__name__](
+            left.handle.data.astype(numpy.int64), right.handle.data.astype(numpy.int64)
+        )
+        inside = exact.min() >= scalar.get_int_min_value()
+        assert inside and exact.max() <= scalar.get_int_max_value(), (
+            f"{scalar} overflow detected for operation {operation.__name__}"
+        )
+
+    TritonSemantic.binary_op_sanitize_overflow_impl = check
+
+
+def _dtypes_are_looked_up_once() -> None:
+    """The interpreter makes a table of all of them to look one up, tens of times an operation."""
+    from triton.runtime import interpreter
+
+    looked_up, known = interpreter._get_np_dtype, {}
+
+    def get(type: Any) -> Any:
+        if type.name not in known:  # blocks and pointers of a kind have a name of their own
+            known[type.name] = looked_up(type)
+        return known[type.name]
+
+    interpreter._get_np_dtype = get
+
+
 if CANNOT_INTERPRET is None:
     _sum_products_in_order()
     _ones_of_unsigned_numbers()
+    _the_language_is_patched_once()
+    _overflows_are_found_by_numpy()
+    _dtypes_are_looked_up_once()
