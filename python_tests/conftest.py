@@ -7,6 +7,7 @@ other reason they fail.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections import Counter
@@ -56,6 +57,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=NO_GPU))
 
 
+def pytest_collection_finish() -> None:
+    """Half a million objects of torch, transformers and the tests stay to the end: a collection,
+    which some tests ask for at every step, need not walk them."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     """What a test draws does not depend on the tests before it, nor on the process it runs in."""
@@ -65,6 +73,7 @@ def pytest_runtest_setup() -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_unconfigure(config: pytest.Config) -> Iterator[None]:
     yield
+    gc.unfreeze()  # or bindings complain at the end of what is left over
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if terminal is None:
         return

@@ -1,4 +1,4 @@
-"""A short run of a tiny target, as a process: `python training_run.py OUT [STEPS]`.
+"""A short run of a tiny target, as a process: `python training_run.py FOLDER OUT`.
 
 What it is to be killed in, resumed, and shared by several processes. Prints each step's loss.
 """
@@ -6,7 +6,9 @@ What it is to be killed in, resumed, and shared by several processes. Prints eac
 from __future__ import annotations
 
 import copy
+import os
 import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -56,8 +58,7 @@ def training(
     )
 
 
-def main() -> None:
-    folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+def main(folder: Path, out: Path) -> None:
     torch.set_num_threads(1)
     run_module._SECONDS_BETWEEN_CHECKPOINTS = 0.0
     workers = join_workers(torch.device("cpu"))
@@ -74,5 +75,11 @@ def main() -> None:
     workers.leave()
 
 
+def forked(folder: Path, out: Path, told: Connection) -> None:
+    """`main` in a process that a fork server made, which has imported all it needs."""
+    os.dup2(told.fileno(), sys.stdout.fileno())
+    main(folder, out)
+
+
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

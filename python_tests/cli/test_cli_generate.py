@@ -248,7 +248,7 @@ def test_ctrl_c_in_mid_stream_ends_the_line_and_says_so(folder: Path) -> None:
     # A small random model is done before a signal reaches it, unless its words take their time.
     slowly = (
         "import time; from sparrow_kernels.cli import terminal; put = terminal.WordStream.put;"
-        " terminal.WordStream.put = lambda self, ids: (time.sleep(0.2), put(self, ids))[1]"
+        " terminal.WordStream.put = lambda self, ids: (time.sleep(0.05), put(self, ids))[1]"
     )
     process = start(folder, command, slowly, stdout=follower, stderr=follower, stdin=follower)
     os.close(follower)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import TextIO
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -28,11 +32,34 @@ def losses(said: str) -> dict[int, float]:
     return {int(step): float(loss) for step, loss in found}
 
 
-def run(folder: Path, out: Path, *launcher: str) -> dict[int, float]:
+def shared(folder: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    """A run that two processes share."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     command = [sys.executable, *launcher, str(SCRIPT), str(folder), str(out)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return losses(done.stdout)
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+
+
+# Most of a run as short is importing; a fork server imports once.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["training_run"])
+
+
+def started(folder: Path, out: Path) -> tuple[ForkServerProcess, TextIO]:
+    """A run of one process, and what it says."""
+    said, told = SERVER.Pipe(duplex=False)
+    process = SERVER.Process(target=training_run.forked, args=(folder, out, told))
+    with patch.dict(os.environ, environment()):  # the server starts with the first
+        process.start()
+    told.close()
+    return process, os.fdopen(os.dup(said.fileno()))
+
+
+def run(folder: Path, out: Path) -> dict[int, float]:
+    process, lines = started(folder, out)
+    said = lines.read()
+    process.join()
+    assert process.exitcode == 0
+    return losses(said)
 
 
 @pytest.fixture(scope="module")
@@ -49,20 +76,17 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_not(
 ) -> None:
     folder, expected = whole
     out = tmp_path / "killed"
-    command = [sys.executable, str(SCRIPT), str(folder), str(out)]
     said = ""
     # In the first stage, as it writes a checkpoint or not, between the stages, near the end.
     for last in (0, 4, 6, 17):
-        process = subprocess.Popen(
-            command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        assert process.stdout is not None
-        for line in process.stdout:
+        process, lines = started(folder, out)
+        for line in lines:
             said += line
             if line.startswith(f"step {last} "):
                 break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
     found = {**losses(said), **run(folder, out)}
     assert found == expected
     kept, ours = (load_file(each / "model.safetensors") for each in (folder / "whole", out))
@@ -78,8 +102,9 @@ def test_two_processes_take_the_steps_of_one(
     whole: tuple[Path, dict[int, float]], tmp_path: Path
 ) -> None:
     folder, expected = whole
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    found = run(folder, tmp_path / "shared", *launcher)
+    done = shared(folder, tmp_path / "shared")
+    assert done.returncode == 0, done.stderr
+    found = losses(done.stdout)
     assert found.keys() == expected.keys() and len(found) == training_run.STEPS
     for step, loss in expected.items():
         assert found[step] == pytest.approx(loss, abs=1e-5), step
@@ -103,9 +128,7 @@ def test_what_one_process_cannot_use_ends_both_and_keeps_what_was_learnt(
     (tmp_path / "data.jsonl").write_text("\n".join(data) + "\n")
     (tmp_path / "other.mp4").write_bytes(b"no video")
     out = tmp_path / "out"
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    command = [sys.executable, *launcher, str(SCRIPT), str(tmp_path), str(out)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    done = shared(tmp_path, out)
     assert done.returncode != 0
     assert f"data.jsonl:{clips[-1] + 1}: " in done.stderr and "other.mp4" in done.stderr
     kept = torch.load(out / "training.pt", weights_only=True)["progress"]["step"]
