@@ -33,7 +33,7 @@ VENV ?= .venv
 LOCK ?= requirements.lock
 TORCH ?= torch==2.13.0
 TORCHVISION ?= torchvision==0.28.0
-# Processes that run tests, of one torch thread each: more threads than cores slow torch down a lot.
+# Processes that run tests, of one torch thread each.
 WORKERS ?= 2
 WORLD ?= easy
 RELEASES ?= oldest locked newest
@@ -93,7 +93,7 @@ demo: setup
 test: setup
 	@$(MAKE) --no-print-directory -j2 lint suite
 
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 suite: setup
 	$(PYTEST)

@@ -36,8 +36,11 @@ if NO_NATIVE is not None and os.environ.get("SPARROW_BUILD_NATIVE") == "0":
 
 
 def pytest_configure() -> None:
-    """A shell's job in the background ignores Ctrl-C, and so would every process that tests start
-    and interrupt."""
+    # Processes side by side have a thread each: of more threads than cores each waits for others.
+    if "PYTEST_XDIST_WORKER" in os.environ and "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
+    # A shell's job in the background ignores Ctrl-C, and so would what tests start and interrupt.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -23,8 +23,8 @@ from sparrow_kernels.models import SparrowDecoder
 from sparrow_kernels.models.pair import draft_for, load_target
 from sparrow_kernels.training.small_target import END, VIDEO, clip_inputs
 
-CLIPS, TEXTS = 8, 64
-BATCH = 8
+CLIPS, TEXTS = 8, 32
+BATCH = 4
 STEPS = 25
 PASSES = 2
 NEW_TOKENS = 160

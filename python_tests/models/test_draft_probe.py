@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow  # a draft that knows its settings takes a while t
 def files() -> DraftFiles:
     """A trained draft, said as it was trained."""
     settings = {**SETTINGS[NAME], "layer_ids": LAYERS, "rope_theta": BASE}
-    draft = trained(steps=80, passes=3, texts=True, **settings)
+    draft = trained(steps=90, passes=3, texts=True, **settings)
     said = as_format(draft, NAME, embedded()[0].get_input_embeddings().weight)
     return replace(said, config={**said.config, "aux_hidden_states_layer_ids": [0, 3, 6]})
 
