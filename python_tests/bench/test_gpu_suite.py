@@ -86,6 +86,7 @@ def test_a_part_that_fails_makes_it_fail_and_the_rest_runs(planted: Path) -> Non
     assert done.stdout.count("a test failed") == 2  # its log's end, and its line of the table
 
 
+@pytest.mark.slow
 def test_a_part_that_takes_too_long_is_cut(planted: Path) -> None:
     short = (planted / SUITE).read_text().replace("[build]=300", "[build]=1")
     (planted / SUITE).write_text(short.replace("least=20", "least=1"))
@@ -137,6 +138,7 @@ def test_time_is_shared_with_the_parts_to_come(planted: Path) -> None:
     assert seconds["build"] >= 240 and min(measuring) >= 20
 
 
+@pytest.mark.slow
 def test_a_part_that_is_cut_says_what_it_had_and_leaves_nothing_running(planted: Path) -> None:
     (planted / SUITE).write_text(
         (planted / SUITE).read_text().replace("least=20", "least=1").replace("after=10", "after=2")

@@ -49,6 +49,7 @@ def test_states_carry_the_clip() -> None:
     assert result["mean_emitted"] - result["mean_emitted_other_clip"] > 0.7
 
 
+@pytest.mark.slow
 def test_the_harder_pair_reads_order_and_motion() -> None:
     """Nothing drawn tells a part's number. The draft helps, and changes no word."""
     target, draft, processor = pair("harder")

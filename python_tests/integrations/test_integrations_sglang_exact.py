@@ -78,6 +78,7 @@ def expected_laws(game: Game, reached: dict[int, list[Fraction]]) -> dict[int, l
     return {node: [Fraction(mass, EIGHTHS) for mass in game[2][node]] for node in reached}
 
 
+@pytest.mark.slow
 @DEVICES
 @pytest.mark.parametrize("name", GAMES)
 def test_what_is_emitted_has_the_targets_distribution(name: str, device: str) -> None:
@@ -91,6 +92,7 @@ def test_what_is_emitted_has_the_targets_distribution(name: str, device: str) ->
     assert len(laws) > 1, "no child was ever accepted"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GAMES)
 def test_counting_repeats_is_biased_for_twins_only(name: str) -> None:
     """The proof above would find sgl-kernel's rule out; without twins it is ours."""

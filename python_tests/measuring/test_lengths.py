@@ -118,6 +118,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [root / "long.mp4", root / "short.mp4"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_is_planned_is_what_a_target_of_any_family_gets(name: str, videos: list[Path]) -> None:
     target, processor = tiny(name)
@@ -146,6 +147,7 @@ def test_what_is_planned_is_what_a_target_of_any_family_gets(name: str, videos: 
         assert abs(case.visual_tokens - length) <= max(0.1 * length, 2)  # glm4v: 4 for two frames
 
 
+@pytest.mark.slow
 def test_a_prompt_beyond_the_context_is_left_out(videos: list[Path]) -> None:
     prompt = Prompt(*tiny("qwen2_5_vl"), "Why?")
     tokens = prompt.counts(read_densely(videos[0], prompt.rules))

@@ -45,6 +45,7 @@ def run(folder: Path, fails: str = "none", lasts: str = "none") -> tuple[int, st
     return done.returncode, done.stdout, (folder / "said").read_text(), seconds
 
 
+@pytest.mark.slow
 def test_tools_run_side_by_side_over_every_native_test(tmp_path: Path) -> None:
     status, printed, asked, seconds = run(tmp_path)
     assert status == 0, printed
@@ -76,6 +77,7 @@ def test_one_that_finds_something_fails_the_part(tmp_path: Path) -> None:
     assert "output of racecheck" in printed
 
 
+@pytest.mark.slow
 def test_one_that_takes_too_long_is_cut_and_the_others_are_told(tmp_path: Path) -> None:
     status, printed, _, seconds = run(tmp_path, lasts="initcheck*")
     assert status == 1 and seconds < 20

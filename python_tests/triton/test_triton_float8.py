@@ -32,6 +32,7 @@ def of_16_bits(case, device):
     return case if device != "cuda" else replace(case, dtype=torch.bfloat16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("way", WAYS)
 def test_every_case_and_the_same_bits_in_pages(way, device):

@@ -120,6 +120,7 @@ def test_drawn_masks(device, small_tiles, mask, window, group, split, ahead):
     check(*drawn(mask, heads=group, kv_heads=1, rows=rows), mask, window, device)
 
 
+@pytest.mark.slow
 @on_each_device
 def test_the_last_rows_are_those_of_a_whole_call(device, small_tiles):
     """Not a row ahead of them is read: there memory is poisoned. Nor is one written."""
@@ -137,6 +138,7 @@ def test_the_last_rows_are_those_of_a_whole_call(device, small_tiles):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @on_each_device
 def test_rows_that_nobody_sees_are_not_read(device, small_tiles):
     mask = scattered(70, 0.3).to(device)
@@ -159,6 +161,7 @@ def test_rows_that_nobody_sees_are_not_read(device, small_tiles):
             assert not gradient[:, :, unseen].any()
 
 
+@pytest.mark.slow
 @on_each_device
 def test_what_is_not_seen_is_skipped_not_masked(device, small_tiles):
     """A masked product would still carry the NaN: 0 * NaN is NaN."""
@@ -193,6 +196,7 @@ def test_the_same_bits_every_time(device, small_tiles):
         assert torch.equal(left, right)
 
 
+@pytest.mark.slow
 @on_each_device
 def test_strided_inputs_and_scale(device, small_tiles):
     mask = scattered(40, 0.2).to(device)
