@@ -25,10 +25,10 @@ class SlotWalk {
     }
     row_ = slot - first_;
     if (static_cast<uint64_t>(row_) < static_cast<uint64_t>(page_size_)) return false;
-    const int64_t place = slot / page_size_;
-    first_ = place * page_size_;
+    place_ = row_ == page_size_ ? place_ + 1 : slot / page_size_;  // most walks go straight on
+    first_ = place_ * page_size_;
     row_ = slot - first_;
-    block_ = clamp(pages_[place], 0, num_pages_ - 1);
+    block_ = clamp(pages_[place_], 0, num_pages_ - 1);
     return true;
   }
   SPARROW_INLINE int64_t row() const { return row_; }
@@ -48,6 +48,7 @@ class SlotWalk {
   int64_t num_pages_, page_size_;
   int64_t block_;              // the request, or the page
   int64_t row_ = 0;            // in it
+  int64_t place_ = 0;          // of the page in the table
   int64_t first_ = INT64_MAX;  // slot of the page's first row; no slot is behind it at first
 };
 
