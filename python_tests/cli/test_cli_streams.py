@@ -153,7 +153,9 @@ class Console(io.TextIOWrapper):
 def answered(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """A `generate` whose models answer `ANSWER`; gives its words."""
     row = RequestStats(new_tokens=3, target_calls=1, histogram=[0, 0, 1])
-    prepared = SimpleNamespace(texts=lambda _: [ANSWER], visual_tokens=[8], unlike=[])
+    prepared = SimpleNamespace(
+        texts=lambda _: [ANSWER], visual_tokens=[8], unlike=[], not_taught=[]
+    )
     result = SimpleNamespace(stats=DecodeStats(seconds={"draft": 0.5}, rows=[row]))
     monkeypatch.setattr(generate, "_prepare", lambda *_: prepared)
     monkeypatch.setattr(generate, "_decode", lambda *_: result)

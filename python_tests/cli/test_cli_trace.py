@@ -67,6 +67,10 @@ def test_the_embedded_pair_says_what_it_knows(
     few = ("How many parts are there?", "--max-new-tokens", "2", "--json")
     assert main(["generate", clip, *few]) == 0
     assert capsys.readouterr().err == ""
+    assert main(["generate", clip, "Why are there so many parts?", *few[1:]]) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("note: the embedded pair was not taught why, so: ")
+    assert said.count("\n") == 1
     assert main(["generate", str(folder / "clip.mp4"), *few]) == 0
     said = capsys.readouterr().err
     assert said.startswith(f"note: {folder / 'clip.mp4'} is no clip that `sparrow clip` makes")

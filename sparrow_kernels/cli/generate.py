@@ -109,6 +109,9 @@ def run(arguments: argparse.Namespace) -> int:
         for each in question.unlike:
             bar.clear()
             print(_UNLIKE.format(one_line(each)), file=sys.stderr)
+        if question.not_taught:
+            bar.clear()
+            print(_NOT_TAUGHT.format(", ".join(question.not_taught)), file=sys.stderr)
         observer = steps.append if arguments.trace is not None else None
         result = _decode(question, arguments.seed, bar, streams, observer)
         comparison = _compare(question, arguments, bar) if arguments.compare else None
@@ -147,6 +150,10 @@ def run(arguments: argparse.Namespace) -> int:
 _UNLIKE = (
     "note: {} is no clip that `sparrow clip` makes, and the embedded pair knows no others: what it"
     " says will be made up (--target takes a Vid-LLM of yours)"
+)
+_NOT_TAUGHT = (
+    "note: the embedded pair was not taught {}: it answers as if asked something else"
+    " (sparrow generate --help lists its questions)"
 )
 
 

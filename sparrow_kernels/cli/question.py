@@ -10,6 +10,7 @@ import torch
 
 from sparrow_kernels import SparrowDecoder, backend
 from sparrow_kernels.cli.terminal import ProgressBar
+from sparrow_kernels.embedded.captions import words_not_taught
 from sparrow_kernels.embedded.recognition import is_of_the_world
 from sparrow_kernels.embedded.worlds import EASY
 from sparrow_kernels.measuring.trace_page.film import Frame, film_of
@@ -33,6 +34,8 @@ class Question(NamedTuple):
     """Some frames of each clip, where a trace is to show them."""
     unlike: list[str]
     """Clips that the embedded target cannot know."""
+    not_taught: list[str]
+    """Words of the question that it cannot know."""
 
     def text(self, sequence: Any) -> str:
         """The new text of a sequence `[prompt + new]`."""
@@ -54,17 +57,18 @@ def prepare(arguments: argparse.Namespace, clips: list[str], bar: ProgressBar) -
     check_chat_template(processor)
     read = [clip_for(processor, clip, arguments.fps) for clip in clips]
     films = [film_of(clip) for clip in read] if arguments.trace else []
-    unlike = []
+    unlike, not_taught = [], []
     if arguments.target is None and arguments.world in (None, EASY.name):
         each = zip(clips, read, strict=True)
         unlike = [name for name, clip in each if not is_of_the_world(clip.frames.numpy())]
+        not_taught = words_not_taught(arguments.question)
     with quiet_transformers():
         inputs = build_batch(processor, arguments.question, read, fps=arguments.fps)
     del read
     inputs = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
     visual_tokens = Parts(target).visual_mask(inputs["input_ids"]).sum(dim=1).tolist()
     settings = _settings(arguments, target, inputs["input_ids"].shape[1])
-    return Question(decoder, processor, inputs, settings, visual_tokens, films, unlike)
+    return Question(decoder, processor, inputs, settings, visual_tokens, films, unlike, not_taught)
 
 
 def load_decoder(arguments: argparse.Namespace, bar: ProgressBar) -> tuple[SparrowDecoder, Any]:

@@ -89,6 +89,15 @@ def ask(kind: str, script: ClipScript, rng: np.random.Generator) -> Exchange:
     return Exchange(kind, question, answer(kind, script, number))
 
 
+def words_not_taught(question: str) -> list[str]:
+    """The words of a question that are in none of `QUESTIONS`, in its order."""
+    taught = {*NUMBERS}
+    for forms in QUESTIONS.values():
+        for each in forms:
+            taught.update(re.findall(r"\w+", each.lower()))
+    return [word for word in re.findall(r"\w+", question.lower()) if word not in taught]
+
+
 def content_words(text: str, known: Set[str] = CONTENT_WORDS) -> list[str]:
     """The words of a text that name an attribute, in order."""
     return [word for word in re.findall(r"[a-z]+", text.lower()) if word in known]

@@ -91,7 +91,7 @@ def _bits_inside(op: str, words: Tensor, b: int, room: int) -> None:
             refuse(
                 op,
                 "ancestors",
-                f"without bits from {room} on, where the cache ends",
+                f"without bits from {room} on: behind prefix_lens[{b}] the cache has {room} slots",
                 f"bit {bits.bit_length() - 1} in row {row} of request {b}",
             )
 
