@@ -129,12 +129,17 @@ _TILES = "attention.triton.configurations"
 def includes(source: Source) -> list[str]:
     """Torch and pybind11 in csrc/bindings only; kernels include kernels and the toolkits."""
     outside = re.compile(r"(torch|ATen|c10|caffe2|pybind11|Python\.h)\b")
-    ours = re.compile(r"(bindings|cpu|cuda)/")
+    # csrc/cpu and csrc/cuda know neither each other nor the bindings.
+    not_its = {
+        "csrc/kernels/": re.compile(r"(bindings|cpu|cuda)/"),
+        "csrc/cpu/": re.compile(r"(bindings|cuda)/"),
+        "csrc/cuda/": re.compile(r"(bindings|cpu)/"),
+    }
     return [
         f"{file} includes {header}"
         for file, header in source.includes()
         if (outside.match(header) and not file.startswith("csrc/bindings/"))
-        or (ours.match(header) and file.startswith("csrc/kernels/"))
+        or any(file.startswith(each) and not_its[each].match(header) for each in not_its)
     ]
 
 
@@ -181,6 +186,8 @@ BREACHES = [
     (includes, "csrc/kernels/tree/a.h", "#include <torch/extension.h>"),
     (includes, "csrc/cuda/a.cu", '  #  include "ATen/ATen.h"'),
     (includes, "csrc/kernels/tree/a.h", '#include "cpu/tree.h"'),
+    (includes, "csrc/cpu/a.cpp", '#include "cuda/tree.h"'),
+    (includes, "csrc/cuda/a.cu", '#include "cpu/tree.h"'),
     (lengths, "sparrow_kernels/long.py", "x = 1\n" * 301),
     (lengths, "csrc/kernels/long.h", "//\n" * 401),
     (rings, "sparrow_kernels/ops/tree/reference.py", "import sparrow_kernels.ops.tree.api"),

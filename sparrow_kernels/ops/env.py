@@ -89,7 +89,11 @@ def checks(enabled: bool) -> Iterator[None]:
     """Turn the value checks of all ops on or off inside the block.
 
     It reaches what `backend` reaches: this thread, and no other. SPARROW_CHECK reaches all.
+
+    Raises `TypeError` for anything but a bool.
     """
+    if not isinstance(enabled, bool):
+        raise TypeError(f"checks: enabled must be True or False, got {enabled!r}")
     token = _checks.set(enabled)
     try:
         yield

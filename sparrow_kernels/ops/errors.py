@@ -95,5 +95,6 @@ def check_rows_are_dense(op: str, argument: str, value: Tensor) -> None:
             argument,
             "contiguous in its last dim",
             f"strides {list(value.stride())}",
-            "call .contiguous() once, outside the step",
+            "call .contiguous() once, outside the step, and keep the copy: an op that writes in"
+            " place writes to it",
         )
