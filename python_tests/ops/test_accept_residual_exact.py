@@ -82,7 +82,7 @@ def some(games: list[Game], runner: str, siblings: int, levels: int) -> list[Gam
     if levels == 2 and runner == "native":
         share = {3: 2, 4: 4}.get(siblings, 1)
     if levels == 2 and runner in ("reference", "emulated"):
-        share = {1: 8, 2: 24}.get(siblings, len(games))
+        share = {1: 4, 2: 12}.get(siblings, len(games))
     return games[::share]
 
 

@@ -99,3 +99,13 @@ def test_a_commit_without_states_gives_none(backend: str) -> None:
     assert results[0][2].tolist() == [7]
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("enabled", ["off", 0, None])
+def test_checks_are_on_or_off(enabled: object) -> None:
+    """A word would be true, whatever it says."""
+    with (
+        pytest.raises(TypeError, match="checks: enabled must be True or False"),
+        sk.checks(enabled),  # type: ignore[arg-type]
+    ):
+        pass

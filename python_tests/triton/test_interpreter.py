@@ -1,4 +1,5 @@
-"""Under Triton's interpreter a product has the same bits on every machine."""
+"""Triton's interpreter as tests run it: a product has the same bits on every machine, and what it
+checks it still checks."""
 
 from __future__ import annotations
 
@@ -48,3 +49,23 @@ def test_it_is_rounded_once() -> None:
     assert torch.equal(dot(a, b, acc=1.0), torch.full((16, 16), 3.0))
     a[3, 7] = torch.nan
     assert bool(dot(a, b)[3].isnan().all()) and bool(dot(a, b)[4].isfinite().all())
+
+
+@triton.jit
+def added(left, right):
+    return left + right
+
+
+@triton.jit
+def add_kernel(out_ptr, left_ptr, right_ptr):
+    tl.store(out_ptr, added(tl.load(left_ptr), tl.load(right_ptr)))
+
+
+@interpreted
+def test_an_overflow_is_found_and_what_fits_is_none() -> None:
+    out, one = torch.zeros(1, dtype=torch.int32), torch.ones(1, dtype=torch.int32)
+    for _ in range(2):  # a device function takes another way after its first call
+        add_kernel[(1,)](out, torch.full_like(one, 2**31 - 2), one)
+        assert out.item() == 2**31 - 1
+        with pytest.raises(Exception, match="overflow detected for operation add"):
+            add_kernel[(1,)](out, out, one)
