@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from generic_cases import GENERIC, ByHand
+from mixture_cases import glm4v_moe, qwen3_vl_moe
 from tiny_parts import CHAT, VOCABULARY, Tiny, text_settings, tokenizer
 
 from sparrow_kernels.drafting import SparrowDraft
@@ -16,7 +17,16 @@ from sparrow_kernels.drafting import SparrowDraft
 import transformers as hf  # isort: skip
 from transformers.video_utils import VideoMetadata  # isort: skip
 
-__all__ = ["FAMILIES", "GENERIC", "TEXT_ONLY", "VOCABULARY", "Tiny", "draft_for", "pixels"]
+__all__ = [
+    "FAMILIES",
+    "GENERIC",
+    "MIXTURES",
+    "TEXT_ONLY",
+    "VOCABULARY",
+    "Tiny",
+    "draft_for",
+    "pixels",
+]
 __all__ += ["prompts", "tiny", "turns"]
 
 _QWEN_CHAT = CHAT.replace("VIDEO", "<|vision_start|><|video_pad|><|vision_end|>").replace(
@@ -168,6 +178,10 @@ FAMILIES: dict[str, Callable[[], Tiny]] = {
     "llava_onevision": llava_onevision,
     "glm4v": glm4v,
 }
+MIXTURES: dict[str, Callable[[], Tiny]] = {
+    "qwen3_vl_moe": lambda: qwen3_vl_moe(qwen3_vl()),
+    "glm4v_moe": lambda: glm4v_moe(glm4v()),
+}
 TEXT_ONLY: dict[str, Callable[[], Tiny]] = {
     "Llama": partial(text_only, "Llama"),
     "Qwen2": partial(text_only, "Qwen2"),
@@ -181,7 +195,7 @@ TEXT_ONLY: dict[str, Callable[[], Tiny]] = {
 def tiny(family: str) -> Tiny:
     """A target whose texts do not repeat themselves at once and follow what is seen, in float32."""
     torch.manual_seed(len(family))
-    made = {**FAMILIES, **GENERIC, **TEXT_ONLY}[family]()
+    made = {**FAMILIES, **MIXTURES, **GENERIC, **TEXT_ONLY}[family]()
     made.target.eval().requires_grad_(False)
     with torch.no_grad():
         for name, parameter in made.target.named_parameters():

@@ -8,8 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from family_cases import FAMILIES, GENERIC, TEXT_ONLY, draft_for, prompts, tiny, turns
+from family_cases import (
+    FAMILIES,
+    GENERIC,
+    MIXTURES,
+    TEXT_ONLY,
+    draft_for,
+    prompts,
+    tiny,
+    turns,
+)
 
+from sparrow_kernels.drafting import families
 from sparrow_kernels.models import SparrowDecoder, request
 from sparrow_kernels.models.prompt import Chunk, RequestPrompt, take_prompts
 
@@ -45,11 +55,16 @@ def compared(name: str, inputs: dict[str, Any], tree: str, **settings: Any) -> l
     return [plain, ours, decoder.generate_plainly(**inputs, **settings).sequences]
 
 
-# What no adapter names is the same code with other names: fewer cases show as much.
+# The same code with other names, or with another MLP: fewer cases show as much.
+ALIKE = [*GENERIC, *MIXTURES]
 CASES = [(name, chats) for name in FAMILIES for chats in PROMPTS]
-CASES += [(name, chats) for name in GENERIC for chats in ("image", "clips", "two turns")]
+CASES += [(name, chats) for name in ALIKE for chats in ("image", "clips", "two turns")]
 GROWN = [(name, tree) for name in FAMILIES for tree in TREES]
-GROWN += [(name, tree) for name in GENERIC for tree in ("6-5-1", "30-4-8")]
+GROWN += [(name, tree) for name in ALIKE for tree in ("6-5-1", "30-4-8")]
+
+
+def test_every_family_by_name_is_tried() -> None:
+    assert set(families.FAMILIES) == {*FAMILIES, *MIXTURES}
 
 
 @pytest.mark.parametrize(("name", "chats"), CASES)
@@ -71,7 +86,7 @@ def test_every_tree_keeps_the_text(name: str, tree: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [5, 17])
-@pytest.mark.parametrize("name", [*FAMILIES, *GENERIC, "Llama"])
+@pytest.mark.parametrize("name", [*FAMILIES, *ALIKE, "Llama"])
 def test_prefills_in_chunks_keep_the_text(name: str, size: int) -> None:
     """Chunks begin and end within clips, and some hold none of them."""
     chats = [turns("Why?")]
@@ -89,7 +104,7 @@ def test_prefills_in_chunks_keep_the_text(name: str, size: int) -> None:
     assert sum(chunks) == int(inputs["attention_mask"].sum())
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, *GENERIC])
+@pytest.mark.parametrize("name", [*FAMILIES, *ALIKE])
 def test_placeholders_are_where_features_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The text is right without, but a draft would read a clip's rows as text."""
     target, processor = tiny(name)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from family_cases import draft_for, prompts, text_only, tiny, turns
+from refusal_cases import FULL, PAGE, decoded, question
 from tiny_parts import text_settings, tokenizer
 
 from sparrow_kernels.drafting import SparrowDraft, requirements
@@ -18,20 +19,8 @@ from sparrow_kernels.models.prompt import take_prompts
 
 import transformers as hf  # isort: skip  (after sparrow_kernels: the shim must come first)
 
-FULL = {"layer_types": ["full_attention"] * 3}
 ONE = torch.ones(1)
 for_target = SparrowDraft.for_target
-PAGE = r"docs/adding-a-model\.md"
-
-
-def decoded(target: Any, inputs: dict[str, Any]) -> torch.Tensor:
-    draft = SparrowDraft.for_target(target, initializer_range=0.1)
-    settings = {"max_new_tokens": 8, "do_sample": False}
-    return SparrowDecoder(target.eval(), draft, "6-5-1").generate(**inputs, **settings).sequences
-
-
-def question() -> dict[str, Any]:
-    return prompts(tiny("Llama").processor, turns("Why?"))
 
 
 @pytest.mark.slow
@@ -63,7 +52,7 @@ def test_a_model_that_says_what_it_is(kind: str, settings: dict[str, Any], messa
 
 def test_a_directory_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
-    window = "use_sliding_window=False .*served: glm4v, .*qwen3_vl, and models with one position"
+    window = "use_sliding_window=False .*served: glm4v, .*qwen3_vl, .*and models with one position"
     for config, message in [
         (hf.Gemma2Config(**text_settings()), f"got sliding_attention layers .*{window}"),
         (hf.T5Config(), "with a decoder alone, got family 't5' .*served: "),
@@ -140,6 +129,23 @@ def test_masks_that_no_layer_uses_do_no_harm() -> None:
     target = text_only("Gemma2", **settings).target.eval()
     expected = target.generate(**question(), max_new_tokens=8, do_sample=False)
     assert torch.equal(decoded(target, question()), expected)
+
+
+def test_layers_that_keep_keywords_from_their_attention() -> None:
+    target = text_only("Nemotron").target
+    message = f"keywords of a call on .*, got none in NemotronAttention.*{PAGE}"
+    with pytest.raises(NotImplementedError, match=message):
+        decoded(target, question())
+
+
+def test_latent_attention() -> None:
+    ranks = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8}
+    experts = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 2}
+    settings = {**ranks, **experts, "num_key_value_heads": 4, "v_head_dim": 16}
+    target = text_only("DeepseekV3", **settings).target
+    message = rf"keys and values of one shape, .* got \[.*as latent attention.*{PAGE}"
+    with pytest.raises(NotImplementedError, match=message):
+        decoded(target, question())
 
 
 def _vision() -> Any:

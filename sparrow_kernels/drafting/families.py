@@ -24,14 +24,18 @@ class Family:
 
 
 _QWEN = ("video_token_id", "image_token_id")
+_QWEN3_VL = Family(
+    _QWEN, position_axes=3, visual="visual", per_visual_token=("deepstack_visual_embeds",)
+)
+_GLM4V = Family(("image_token_id",), position_axes=3, visual="visual")
 FAMILIES = {
     "qwen2_vl": Family(_QWEN, position_axes=3, visual="visual"),
     "qwen2_5_vl": Family(_QWEN, position_axes=3, visual="visual"),
-    "qwen3_vl": Family(
-        _QWEN, position_axes=3, visual="visual", per_visual_token=("deepstack_visual_embeds",)
-    ),
+    "qwen3_vl": _QWEN3_VL,
+    "qwen3_vl_moe": _QWEN3_VL,
     "llava_onevision": Family(("video_token_id", "image_token_id"), visual="vision_tower"),
-    "glm4v": Family(("image_token_id",), position_axes=3, visual="visual"),
+    "glm4v": _GLM4V,
+    "glm4v_moe": _GLM4V,
 }
 
 NEEDED = (

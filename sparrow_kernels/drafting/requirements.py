@@ -2,12 +2,12 @@
 
 Here is what a model and its configuration say. What only a prompt's first forward shows is refused
 there: in `models.prompt` what arrives at the language model's door, in `models.bridge.attention`
-what arrives at a layer's attention.
+what arrives at a layer's attention, in `models.bridge.outer` what lies behind the language model.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 from sparrow_kernels.drafting.families import FAMILIES, NEEDED, Family
 
@@ -32,9 +32,7 @@ def check_served(model: Any) -> None:
 
     Weights are not looked at: they may lie on `meta`.
     """
-    model = uncompiled(model)
-    if hasattr(model, "peft_config"):
-        model = uncompiled(model.get_base_model())
+    model = uncompiled(without_adapter(uncompiled(model)))
     check_target(model, model.config.get_text_config())
     family_of(model, base_of(model))
 
@@ -42,35 +40,33 @@ def check_served(model: Any) -> None:
 def check_target(model: Any, text_config: Any) -> None:
     """Raise `ValueError` where `model` cannot be decoded speculatively, saying why."""
     if getattr(model.config, "is_encoder_decoder", False):
-        _refuse(model, "have a decoder only", "an encoder and a decoder")
+        refuse(model, "have a decoder only", "an encoder and a decoder")
     kinds = set(getattr(text_config, "layer_types", None) or ()) - {"full_attention"}
     hint = "load it with use_sliding_window=False or sliding_window=None, if its family can; "
     hint += NEEDED
     if "sliding_attention" in kinds:
-        _refuse(model, "use full attention in every layer", "sliding_attention layers", hint)
+        refuse(model, "use full attention in every layer", "sliding_attention layers", hint)
     if kinds:
-        _refuse(model, "use full attention in every layer", f"{', '.join(sorted(kinds))} layers")
+        refuse(model, "use full attention in every layer", f"{', '.join(sorted(kinds))} layers")
     window = getattr(text_config, "sliding_window", None)
     if window is not None and not getattr(text_config, "layer_types", None):
-        _refuse(model, "use full attention in every layer", f"sliding_window={window}", hint)
+        refuse(model, "use full attention in every layer", f"sliding_window={window}", hint)
     if getattr(model, "_is_stateful", False):
-        _refuse(
-            model, "keep keys and values only", "a recurrent state, which no step can take back"
-        )
+        refuse(model, "keep keys and values only", "a recurrent state, which no step can take back")
     if not getattr(model, "_supports_attention_backend", False):
         wanted = "take its attention from transformers' AttentionInterface"
-        _refuse(model, wanted, "attention of its own")
+        refuse(model, wanted, "attention of its own")
     rope = getattr(text_config, "rope_parameters", None) or {}
     if rope.get("rope_type") in _ROPE_BY_LENGTH:
         wanted = "rotate a token by its own position alone"
-        _refuse(model, wanted, f"rope_type={rope['rope_type']!r}")
+        refuse(model, wanted, f"rope_type={rope['rope_type']!r}")
     for name in _ALTERED_LOGITS:
         value = getattr(text_config, name, None)
         if value not in (None, 1):
-            _refuse(model, "take its logits from its LM head unaltered", f"{name}={value}")
+            refuse(model, "take its logits from its LM head unaltered", f"{name}={value}")
 
 
-def _refuse(model: Any, must: str, got: str, hint: str = NEEDED) -> None:
+def refuse(model: Any, must: str, got: str, hint: str = NEEDED) -> NoReturn:
     raise ValueError(
         f"target must {must}, got {got} in {type(model).__name__} of family"
         f" {model.config.model_type!r} ({hint})"
@@ -80,6 +76,23 @@ def _refuse(model: Any, must: str, got: str, hint: str = NEEDED) -> None:
 def uncompiled(module: Any) -> Any:
     """What `torch.compile(module)` has wrapped: its graphs read their maker's configuration."""
     return module._modules.get("_orig_mod", module)
+
+
+def without_adapter(model: Any) -> Any:
+    """The model of transformers in a PEFT model: adapters lie in its layers, and stay in force.
+
+    Raises:
+        NotImplementedError: the adapter is none of layers, such as a learned prompt.
+    """
+    if not hasattr(model, "get_base_model") or not hasattr(model, "peft_config"):
+        return model
+    for config in model.peft_config.values():
+        if getattr(config, "is_prompt_learning", False):
+            raise NotImplementedError(
+                f"target must have an adapter in its layers, such as LoRA, got"
+                f" {type(config).__name__}, which puts learned rows before the prompt"
+            )
+    return model.get_base_model()
 
 
 def family_of(model: Any, base: Any) -> Family:
@@ -92,8 +105,13 @@ def family_of(model: Any, base: Any) -> Family:
     return FAMILIES.get(model.config.model_type) or _generic(model, base)
 
 
+def base_name_of(model: Any) -> str:
+    """What a model calls its base model."""
+    return getattr(model, "base_model_prefix", "") or "model"
+
+
 def base_of(model: Any) -> Any:
-    base = getattr(model, getattr(model, "base_model_prefix", "") or "model", None)
+    base = getattr(model, base_name_of(model), None)
     if base is None or base is model or model.get_output_embeddings() is None:
         raise ValueError(
             f"target must be a model with an LM head over a base model, got {type(model).__name__}"

@@ -12,11 +12,12 @@ from sparrow_kernels.drafting.requirements import (
     family_of,
     language_model_of,
     uncompiled,
+    without_adapter,
 )
 from sparrow_kernels.models.bridge.attention import ATTENTION_NAME
 from sparrow_kernels.models.bridge.names import cache_keyword
 from sparrow_kernels.models.bridge.view import private_view
-from sparrow_kernels.models.bridge.wrapped import the_device_of, without_adapter
+from sparrow_kernels.models.bridge.wrapped import the_device_of
 
 VidLLM = Any
 """A model of transformers that generates: `PreTrainedModel` and `GenerationMixin` at once, for

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.models.bridge.names import without_cache
+from sparrow_kernels.models.bridge.outer import check_last_embeddings
 from sparrow_kernels.models.families import Parts
 
 _PASSED = ("input_ids", "inputs_embeds", "position_ids", "visual_pos_masks")
@@ -104,6 +105,7 @@ def take_prompts(
     per_visual = {name: taken[name] for name in parts.family.per_visual_token if taken.get(name)}
     if _VISUAL_MASK in taken and taken[_VISUAL_MASK] is not None:
         visual = taken[_VISUAL_MASK]
+    check_last_embeddings(parts, input_ids, embeddings, visual)
     counts = visual.sum(dim=1).tolist()
     prompts, seen = [], 0
     for request, (start, count) in enumerate(zip(starts, counts, strict=True)):

@@ -91,7 +91,7 @@ class SequenceReader:
     def _states_of(self, prompt: RequestPrompt) -> SequenceStates:
         (chunk,) = prompt.chunks(0, len(prompt.ids))
         language_model = self._parts.language_model
-        output = language_model(**chunk.inputs, attention_mask=None, use_cache=False)
+        output = language_model(**chunk.inputs, attention_mask=None, use_cache=False, nodes=None)
         check_attended(language_model, self._top)
         top = output.last_hidden_state
         inner = {each: self._tap.of(each, top)[0] for each in self._wanted}

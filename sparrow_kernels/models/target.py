@@ -15,6 +15,7 @@ from sparrow_kernels.models.bridge.attention import Nodes, check_attended
 from sparrow_kernels.models.bridge.cache import PreallocatedCache
 from sparrow_kernels.models.bridge.compiled import compile_elementwise
 from sparrow_kernels.models.bridge.last_layer import only_read
+from sparrow_kernels.models.bridge.outer import check_logits
 from sparrow_kernels.models.bridge.wrapped import adapters_in_force
 from sparrow_kernels.models.families import Parts
 from sparrow_kernels.models.kept import KeptPrompt, marks_of
@@ -128,7 +129,9 @@ class TargetState:
                 top = self._run_chunk(request, chunk.begin, chunk.end, chunk.inputs, read)
                 reading.take(top)
             self.prefix_lens[request] = len(prompt.ids)
-            logits.append(self._parts.lm_head(top[:, -1]))
+            last_states = top[:, -1:]
+            last_logits = self._parts.lm_head(last_states)
+            logits.append(last_logits[:, 0])
             of_prompt, last = reading.result()
             rows.append(of_prompt)
             states.append(last)
@@ -136,6 +139,7 @@ class TargetState:
             if keep and marks is not None:
                 self.kept[request] = reading.kept(marks, of_prompt)
         check_attended(self._parts.language_model, len(self.cache.layers))
+        check_logits(self._parts, prompt.ids[None, -1:], last_states, last_logits)
         self._bind()
         return Prefill(torch.cat(logits), torch.cat(states), rows, reused)
 
@@ -166,18 +170,19 @@ class TargetState:
         """Top states `[1, n, H]` of a prompt's rows behind `begin` slots, of which `rows` are
         read."""
         size = end - begin
-        nodes = {}
+        nodes = None
         if begin:
             self.prefix_lens[request] = begin
             chain = torch.ones((1, size, size), dtype=torch.bool, device=self.prefix_lens.device)
             lengths = self.prefix_lens[request : request + 1]
-            nodes["nodes"] = Nodes(pack_ancestors(chain.tril()), lengths)
+            nodes = Nodes(pack_ancestors(chain.tril()), lengths)
         language_model = self._parts.language_model
         with self.cache.prefill_of(request, begin), only_read(language_model, rows, size) as read:
-            output = language_model(**inputs, attention_mask=None, **self._cached, **nodes, **read)
-            hidden = output.last_hidden_state
+            output = language_model(
+                **inputs, attention_mask=None, **self._cached, nodes=nodes, **read
+            )
         self.cache.check_prefilled(size)
-        return hidden
+        return output.last_hidden_state
 
     def verify(self, tokens: Tensor, layout: TreeLayout) -> Verification:
         """See `sparrow_kernels.decoding.Target.verify`."""

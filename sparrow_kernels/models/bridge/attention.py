@@ -8,6 +8,7 @@ cache then returns whole buffers, and lengths and ancestor bits say what is seen
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import EllipsisType
 from typing import Any, NamedTuple
 
 import torch
@@ -44,14 +45,21 @@ def _attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    nodes: Nodes | None = None,
+    nodes: Nodes | EllipsisType | None = ...,
     read: ReadRows | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention signature: query `[B, Hq, T, D]` -> `[B, T, Hq, D]`, no weights.
 
-    `nodes` and `read` are ours: any keyword of a call of the language model arrives here.
+    `nodes` and `read` are ours: any keyword of a call of the language model arrives here. Each call
+    has `nodes`, if only None, so that layers which keep keywords to themselves are known at once.
     """
+    if isinstance(nodes, EllipsisType):
+        raise NotImplementedError(
+            "target must hand the keywords of a call on to the attention of its layers, got none in"
+            f" {type(module).__name__} (see docs/adding-a-model.md for what a target needs;"
+            f" {installed()})"
+        )
     if query.dtype != value.dtype:
         # Autocast leaves a rotated query in float32 beside values that a product has rounded.
         query, key = query.to(value.dtype), key.to(value.dtype)

@@ -36,6 +36,12 @@ class PreallocatedLayer(CacheLayerMixin):
         """Slots that a prefill has written since it began."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        if key_states.shape != value_states.shape:
+            raise NotImplementedError(
+                "target must cache keys and values of one shape, [batch, heads, tokens, head_dim],"
+                f" got {list(key_states.shape)} and {list(value_states.shape)}, as latent attention"
+                " does (see docs/adding-a-model.md for what a target needs)"
+            )
         _, heads, _, head_dim = key_states.shape
         shape = (self._owner.batch, heads, self._owner.capacity, head_dim)
         # Under autocast keys come rotated, in float32, and values as a product has rounded them.

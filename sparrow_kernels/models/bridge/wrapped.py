@@ -12,23 +12,6 @@ import torch
 from sparrow_kernels.models.bridge.states import is_tapped
 
 
-def without_adapter(model: Any) -> Any:
-    """The model of transformers in a PEFT model: adapters lie in its layers, and stay in force.
-
-    Raises:
-        NotImplementedError: the adapter is none of layers, such as a learned prompt.
-    """
-    if not hasattr(model, "get_base_model") or not hasattr(model, "peft_config"):
-        return model
-    for config in model.peft_config.values():
-        if getattr(config, "is_prompt_learning", False):
-            raise NotImplementedError(
-                f"target must have an adapter in its layers, such as LoRA, got"
-                f" {type(config).__name__}, which puts learned rows before the prompt"
-            )
-    return model.get_base_model()
-
-
 def adapters_in_force(model: Any) -> tuple[Any, ...]:
     """What adapters add, as far as their layers decide it in Python: a graph would not see it."""
     return tuple(
