@@ -162,6 +162,18 @@ def test_a_hook_sees_every_step_and_another_backend_is_recorded_anew() -> None:
     assert [reference.tree_attention in each for each in functions] == [False, True]
 
 
+def test_a_target_that_was_once_asked_for_its_hidden_states_is_recorded_as_ever() -> None:
+    """transformers leaves hooks on it."""
+    inputs = prompts(tiny(NAME).processor, CHATS[1])
+    ours, target = decoder("6-5-1"), tiny(NAME).target
+    before = target(**inputs, output_hidden_states=True).hidden_states
+    layer = target.model.language_model.layers[0]
+    assert layer._forward_hooks and ours.generate(**inputs, **SETTINGS).stats.target_calls > 2
+    recorded_step(ours)
+    after = target(**inputs, output_hidden_states=True).hidden_states
+    assert all(map(torch.equal, before, after))
+
+
 class Echo:
     """A draft whose outputs follow from its inputs by fixed weights."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import difflib
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -68,9 +70,11 @@ class SparrowDraft(PreTrainedModel):
             settings: keywords of `SparrowDraftConfig` that replace what the target suggests.
 
         Raises:
+            TypeError: `target` is no model of transformers, or a setting has a name of none.
             ValueError: the target's family is not served; says which are.
         """
         check_served(target)
+        _check_names(settings)
         text = target.config.get_text_config()
         heads, hidden = text.num_attention_heads, text.hidden_size
         head_dim = getattr(text, "head_dim", None) or hidden // heads
@@ -192,3 +196,13 @@ def _attention_of(target: PreTrainedModel, head_dim: int) -> dict[str, bool]:
         "attention_bias": project.bias is not None,
         "query_key_norm": norm is not None and norm.weight.shape == (head_dim,),
     }
+
+
+def _check_names(settings: Mapping[str, Any]) -> None:
+    """transformers takes any keyword for a configuration: a misspelt one would do nothing."""
+    known = [*inspect.signature(SparrowDraftConfig.__init__).parameters]
+    for name in settings:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else "see SparrowDraftConfig"
+            raise TypeError(f"for_target: settings must be those of a draft, got {name} ({hint})")

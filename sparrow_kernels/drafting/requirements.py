@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
+import torch
+from torch import nn
+
 from sparrow_kernels.drafting.families import FAMILIES, NEEDED, Family
 
 # Names that other families use, for the generic adapter.
@@ -32,7 +35,7 @@ def check_served(model: Any) -> None:
 
     Weights are not looked at: they may lie on `meta`.
     """
-    model = uncompiled(without_adapter(uncompiled(model)))
+    model = model_under(model)
     check_target(model, model.config.get_text_config())
     family_of(model, base_of(model))
 
@@ -60,10 +63,25 @@ def check_target(model: Any, text_config: Any) -> None:
     if rope.get("rope_type") in _ROPE_BY_LENGTH:
         wanted = "rotate a token by its own position alone"
         refuse(model, wanted, f"rope_type={rope['rope_type']!r}")
+    if getattr(model, "dtype", None) == torch.float64:
+        wanted = "be of float32, bfloat16 or float16"
+        refuse(model, wanted, "float64", "convert it: target.to(torch.float32)")
     for name in _ALTERED_LOGITS:
         value = getattr(text_config, name, None)
         if value not in (None, 1):
             refuse(model, "take its logits from its LM head unaltered", f"{name}={value}")
+
+
+def check_no_dropout(model: Any) -> None:
+    """Raise `ValueError` where a module would drop values at random: no two texts would agree."""
+    if not model.training:
+        return
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout) and module.training and module.p > 0:
+            refuse(model, "be without dropout", f"{name} with p={module.p}", EVAL)
+
+
+EVAL = "call target.eval() before it generates"
 
 
 def refuse(model: Any, must: str, got: str, hint: str = NEEDED) -> NoReturn:
@@ -75,7 +93,23 @@ def refuse(model: Any, must: str, got: str, hint: str = NEEDED) -> NoReturn:
 
 def uncompiled(module: Any) -> Any:
     """What `torch.compile(module)` has wrapped: its graphs read their maker's configuration."""
-    return module._modules.get("_orig_mod", module)
+    return getattr(module, "_modules", {}).get("_orig_mod", module)
+
+
+def model_under(model: Any) -> Any:
+    """The model of transformers under what `torch.compile` and PEFT have put around it.
+
+    Raises:
+        TypeError: there is none.
+        NotImplementedError: what PEFT has put there is not in its layers.
+    """
+    model = uncompiled(without_adapter(uncompiled(model)))
+    if not hasattr(model, "get_output_embeddings"):
+        raise TypeError(
+            f"target must be a model of transformers, got {type(model).__name__} (load one with"
+            " AutoModelForImageTextToText.from_pretrained)"
+        )
+    return model
 
 
 def without_adapter(model: Any) -> Any:

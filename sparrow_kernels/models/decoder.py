@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
+from types import NoneType
 from typing import Any
 
-from transformers import GenerationConfig, StoppingCriteriaList
+from torch import Tensor
+from transformers import Cache, GenerationConfig, StoppingCriteriaList
 from transformers.generation import StopStringCriteria
 
 from sparrow_kernels.decoding import TreeConfig
@@ -69,7 +71,7 @@ class SparrowDecoder:
         self.draft = draft
         self.tree = tree_for(draft, tree)
 
-    def generate(self, **kwargs: Any) -> SparrowOutput:
+    def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> SparrowOutput:
         """`target.generate(**kwargs)` with speculation: same arguments, same text, sooner.
 
         The target's `generation_config` is honoured, and so are logits processors, stopping
@@ -80,18 +82,20 @@ class SparrowDecoder:
         with `sequences`, `stats` and `cache`.
         """
         custom = partial(sparrow_generate, draft=self.draft, tree=self.tree)
-        return self._run(custom, "speculative", kwargs)
+        return self._run(custom, "speculative", inputs, kwargs)
 
-    def generate_plainly(self, **kwargs: Any) -> SparrowOutput:
+    def generate_plainly(self, inputs: Tensor | None = None, **kwargs: Any) -> SparrowOutput:
         """The same without speculation, over the same cache and attention: the baseline."""
-        return self._run(plain_generate, "plain", kwargs)
+        return self._run(plain_generate, "plain", inputs, kwargs)
 
     def release_memory(self) -> None:
         """Let go of the caches and graphs that are kept for the next call."""
         for workspaces in self._workspaces.values():
             workspaces.clear()
 
-    def _run(self, custom: Callable[..., Any], way: str, kwargs: dict[str, Any]) -> SparrowOutput:
+    def _run(
+        self, custom: Callable[..., Any], way: str, inputs: Tensor | None, kwargs: dict[str, Any]
+    ) -> SparrowOutput:
         """`generate` of a private view, whose generation config is ours to change."""
         view = Parts(self.target).private().model
         leave_the_tower_to_us(view)
@@ -110,7 +114,10 @@ class SparrowDecoder:
         for name in ("cache", "past_key_values"):  # releases of transformers take one of them
             if isinstance(kwargs.get(name), PreallocatedCache):
                 ours["earlier"] = kwargs.pop(name)
-        return view.generate(custom_generate=partial(custom, **ours), **kwargs)
+            elif not isinstance(kwargs.get(name), (Cache, NoneType)):
+                kind = type(kwargs[name]).__name__
+                raise TypeError(f"{name} must be the cache of an earlier result, got {kind}")
+        return view.generate(inputs, custom_generate=partial(custom, **ours), **kwargs)
 
 
 def _can_be_captured(parts: Parts) -> bool:

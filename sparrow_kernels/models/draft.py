@@ -19,7 +19,7 @@ def check_draft(draft: SparrowDraft, target: VidLLM) -> None:
     if not isinstance(draft, SparrowDraft):
         raise TypeError(
             f"draft must be a SparrowDraft, got {type(draft).__name__}"
-            " (load one with SparrowDraft.from_pretrained)"
+            " (load one with load_draft(path, target), or SparrowDraft.from_pretrained(path))"
         )
     draft.check_fits(target)
 

@@ -11,8 +11,8 @@ from sparrow_kernels.drafting.requirements import (
     check_target,
     family_of,
     language_model_of,
+    model_under,
     uncompiled,
-    without_adapter,
 )
 from sparrow_kernels.models.bridge.attention import ATTENTION_NAME
 from sparrow_kernels.models.bridge.names import cache_keyword
@@ -28,11 +28,12 @@ class Parts:
     """The parts of a target the decoder works with, found once a call.
 
     Raises:
-        ValueError: the target is no model that this can be done with; says what is missing.
+        TypeError: the target is no model of transformers.
+        ValueError: it is no model that this can be done with; says what is missing.
     """
 
     def __init__(self, model: VidLLM) -> None:
-        model = uncompiled(without_adapter(uncompiled(model)))
+        model = model_under(model)
         self.model = model
         self.text_config = model.config.get_text_config()
         check_target(model, self.text_config)

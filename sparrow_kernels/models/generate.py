@@ -44,6 +44,7 @@ from sparrow_kernels.models.observed import ObservedSteps
 from sparrow_kernels.models.outputs import SparrowOutput
 from sparrow_kernels.models.parallel import Agreement
 from sparrow_kernels.models.request import Request
+from sparrow_kernels.models.unsupported import check_kinds
 from sparrow_kernels.models.workspace import Workspaces, lent
 from sparrow_kernels.ops.env import checks, current_backend
 
@@ -110,6 +111,7 @@ def sparrow_generate(
         `[B, prompt + new]` int64, or a `SparrowOutput` with `return_dict_in_generate=True`.
 
     Raises:
+        TypeError: an argument is something else altogether.
         ValueError: no draft, a draft of another target, a target of an unknown family, a prompt
             longer than the context, padding on the right, or logits from which no token can be
             drawn.
@@ -122,6 +124,7 @@ def sparrow_generate(
             "sparrow_generate: draft must be a SparrowDraft, got None (pass draft=..., or use"
             " plain_generate)"
         )
+    check_kinds(input_ids, model_kwargs, streamer, generator, observer)
     check_draft(draft, model)
     asked = tree_for(draft, tree)
     chosen = _agreed(model, asked, input_ids) if isinstance(asked, AutoTree) else asked
@@ -158,6 +161,7 @@ def plain_generate(
     **model_kwargs: Any,
 ) -> Tensor | SparrowOutput:
     """Decode one token a target call, over our cache and attention. See `sparrow_generate`."""
+    check_kinds(input_ids, model_kwargs, streamer, generator, observer)
     handed = (logits_processor, stopping_criteria, generation_config, streamer, model_kwargs)
     earlier = earlier or cache_of(model_kwargs)
     with lent(workspaces or Workspaces(), len(input_ids), earlier) as buffers:

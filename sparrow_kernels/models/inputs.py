@@ -28,8 +28,10 @@ def build_inputs(
             the question.
 
     Raises:
+        TypeError: `clips` is one clip, not a sequence of them; `question` is no text.
         ValueError: no clip, an empty question, no chat template, and what `read_clip` raises.
     """
+    _check_several(clips)
     return _processed(processor, question, [clips], fps)
 
 
@@ -46,7 +48,13 @@ def build_batch(
         ValueError: what `build_inputs` raises, and clips of several lengths where the processor
             stacks them.
     """
+    _check_several(clips)
     return _processed(processor, question, [[clip] for clip in clips], fps)
+
+
+def _check_several(clips: Any) -> None:
+    if isinstance(clips, (str, bytes, os.PathLike, Clip)) or hasattr(clips, "read"):
+        raise TypeError(f"clips must be a sequence of clips, got one {type(clips).__name__}")
 
 
 def _processed(
@@ -56,6 +64,8 @@ def _processed(
     fps: float | str | Fraction,
 ) -> dict[str, Any]:
     """Outputs for a question about the clips of each of `prompts`."""
+    if not isinstance(question, str):
+        raise TypeError(f"question must be text, got {type(question).__name__}")
     if not prompts or not all(prompts):
         raise ValueError("clips must hold at least one clip, got none")
     if not question.strip():

@@ -10,6 +10,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from sparrow_kernels.decoding import DecodeStats, PhaseTimer
 from sparrow_kernels.decoding.coins import Generators
+from sparrow_kernels.drafting.requirements import check_no_dropout
 from sparrow_kernels.drafting.rows import TEXT_ALONE, RowRules
 from sparrow_kernels.models.bridge.names import without_cache
 from sparrow_kernels.models.bridge.wrapped import is_watched
@@ -55,6 +56,7 @@ class Request:
         batch, length = input_ids.shape
         refuse_unsupported(input_ids, generation_config, model_kwargs, streamer, generator)
         self.parts = Parts(model).private()
+        check_no_dropout(self.parts.model)
         _check_fits_context(self.parts, length)
         self.config = generation_config
         self.stats = DecodeStats(batch)

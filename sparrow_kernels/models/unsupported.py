@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
 from transformers import GenerationConfig
 from transformers.generation import GenerationMode
@@ -26,10 +27,42 @@ _CHOOSES_A_MODE = {
 _CHANGES_THE_LOOP = {
     "output_attentions": "a fused kernel has no weights to return",
     "output_hidden_states": "tree nodes are verified together and not kept",
+    "guidance_scale": "classifier-free guidance runs the target on a second prompt",
 }
 
 # Of `generate`'s caches these two hold what any other cache holds, so the text is the same.
 _CACHES_LIKE_OURS = (None, "dynamic", "dynamic_full")
+
+
+def check_kinds(
+    input_ids: Any,
+    model_kwargs: dict[str, Any],
+    streamer: Any,
+    generator: Any,
+    observer: Any,
+) -> None:
+    """Raise an error that names the first argument which is something else altogether."""
+    if model_kwargs.get("inputs_embeds") is not None:
+        _refuse("inputs_embeds", "None", "embeddings", "the draft reads tokens: pass input_ids")
+    if not isinstance(input_ids, Tensor) or input_ids.dtype not in (torch.int64, torch.int32):
+        _wrong("input_ids", "an int64 tensor of token ids", getattr(input_ids, "dtype", input_ids))
+    if input_ids.dim() != 2 or 0 in input_ids.shape:
+        raise ValueError(
+            "sparrow_generate: input_ids must be [requests, tokens], at least one of each, got"
+            f" {list(input_ids.shape)}"
+        )
+    if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
+        _wrong("streamer", "one of transformers, with put() and end()", type(streamer).__name__)
+    each = generator if isinstance(generator, (list, tuple)) else (generator,)
+    if any(one is not None and not isinstance(one, torch.Generator) for one in each):
+        kinds = ", ".join(type(one).__name__ for one in each)
+        _wrong("generator", "a torch.Generator, or one for each request", kinds)
+    if observer is not None and not callable(observer):
+        _wrong("observer", "called with each step's StepTrace", type(observer).__name__)
+
+
+def _wrong(name: str, must_be: str, got: Any) -> NoReturn:
+    raise TypeError(f"sparrow_generate: {name} must be {must_be}, got {got}")
 
 
 def refuse_unsupported(
@@ -53,16 +86,16 @@ def refuse_unsupported(
         _refuse("the mode of generation", "greedy or sampled", mode.value, "see generation_config")
     for name, why in _CHANGES_THE_LOOP.items():
         value = getattr(config, name, None)
-        if value:
+        if value and (name, value) != ("guidance_scale", 1):
             _refuse(name, "off" if value is True else "unset", value, why)
     cache = config.cache_implementation
     if cache not in _CACHES_LIKE_OURS:
         _refuse("cache_implementation", "unset", cache, "the decoder keeps a cache of its own")
-    if model_kwargs.get("inputs_embeds") is not None:
-        _refuse("inputs_embeds", "None", "embeddings", "the draft reads tokens: pass input_ids")
     batch = input_ids.shape[0]
     if streamer is not None and batch != 1:
-        _refuse("streamer", "None for a batch", f"one for {batch} requests", "it shows one text")
+        _refuse(
+            "streamer", f"None for {batch} requests", type(streamer).__name__, "it shows one text"
+        )
     if isinstance(generator, (list, tuple)) and len(generator) != batch:
         raise ValueError(
             f"generator must be one, or one for each of {batch} requests, got {len(generator)}"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import causal_mask_function
 
+from sparrow_kernels.drafting.requirements import EVAL
 from sparrow_kernels.models.bridge.last_layer import ReadRows
 from sparrow_kernels.models.bridge.names import installed
 from sparrow_kernels.ops.attention import tree_attention
@@ -65,6 +66,11 @@ def _attention(
         query, key = query.to(value.dtype), key.to(value.dtype)
     if not torch.compiler.is_compiling():
         module.__dict__[_MARK] = True
+    if others.get("dropout"):
+        raise ValueError(
+            f"target must be without dropout, got {others['dropout']} in {type(module).__name__}"
+            f" ({EVAL})"
+        )
     if nodes is None:
         _refuse_other_attention(module, attention_mask, others)
         if attention_mask is not None or key.shape[2] != query.shape[2]:

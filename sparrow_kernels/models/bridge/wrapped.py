@@ -57,12 +57,18 @@ def is_watched(*parts: Any) -> bool:
     """Whether somebody wants their modules called: by hooks, or by a forward put in their place.
 
     A recording of what they call would leave both out, and so would a `torch.compile`d module's.
+    Hooks that transformers leaves on a model once it was asked for its hidden states do not watch:
+    between such calls they do nothing.
     """
     return any(
-        module._forward_hooks
+        not all(map(_is_idle, module._forward_hooks.values()))
         or module._forward_pre_hooks
         or module._compiled_call_impl is not None
         or ("forward" in module.__dict__ and not is_tapped(module))
         for part in parts
         for module in part.modules()
     )
+
+
+def _is_idle(hook: Any) -> bool:
+    return getattr(hook, "__module__", None) == "transformers.utils.output_capturing"

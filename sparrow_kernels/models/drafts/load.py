@@ -68,9 +68,11 @@ def load_draft(
             of over a billion weights on a CPU, or one whose weights are offloaded.
 
     Raises:
-        ValueError: no such draft, one that cannot be read whole, of no known format, or made for
-            another target.
+        TypeError: `target` is no model of transformers.
+        ValueError: it is one that is not served; no such draft, one that cannot be read whole, of
+            no known format, or made for another target.
     """
+    device = Parts(target).device
     files = read_files(path)
     options: dict[str, Any] = {"layer_ids": layer_ids, "rope_theta": rope_theta}
     options |= {"strict": strict, "settings": settings or {}}
@@ -81,7 +83,7 @@ def load_draft(
     switch(draft.config, positions=positions, sees_clip=sees_clip)
     draft.check_fits(target)
     module: torch.nn.Module = draft
-    module.to(device=Parts(target).device, dtype=target.dtype)
+    module.to(device=device, dtype=target.dtype)
     draft.eval()
     if probe and not is_ours(files) and _is_quick(target):
         warn_of_settings(draft, target, str(path))
