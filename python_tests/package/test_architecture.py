@@ -101,6 +101,18 @@ def transformers(source: Source) -> list[str]:
     return [str(each) for each in found if layer(each.file) not in rooms and each.file not in shell]
 
 
+def private_ground(source: Source) -> list[str]:
+    """What transformers does not promise is used in `models` alone; of `models.bridge` others ask
+    what a release calls things, and no more."""
+    return [
+        str(each)
+        for each in [*source.imports(), *source.imports("bench", "examples")]
+        if is_inside(each.module, f"{PACKAGE}.models.bridge")
+        and layer(each.file) != "models"
+        and not is_inside(each.module, f"{PACKAGE}.models.bridge.names")
+    ]
+
+
 def triton(source: Source) -> list[str]:
     """Only `ops/<family>/triton*.py`."""
     return [
@@ -157,7 +169,8 @@ def rings(source: Source) -> list[str]:
     return source.cycle()
 
 
-RULES = [layers, op_families, transformers, triton, benches, includes, lengths, rings]
+RULES = [layers, op_families, transformers, private_ground, triton, benches, includes]
+RULES += [lengths, rings]
 
 
 @pytest.mark.slow
@@ -180,6 +193,8 @@ BREACHES = [
     (op_families, "sparrow_kernels/models/a.py", "import sparrow_kernels.ops.registry"),
     (transformers, "sparrow_kernels/embedded/a.py", "def f():\n    import transformers.utils"),
     (transformers, "sparrow_kernels/drafting/second.py", "from transformers import x"),
+    (private_ground, "bench/case.py", "from sparrow_kernels.models.bridge.view import x"),
+    (private_ground, "sparrow_kernels/training/a.py", "import sparrow_kernels.models.bridge.cache"),
     (triton, "sparrow_kernels/ops/tree/api.py", "import triton.language as tl"),
     (triton, "sparrow_kernels/models/triton.py", "import triton"),
     (benches, "bench/case.py", "from sparrow_kernels.ops.tree.reference import x"),

@@ -20,7 +20,6 @@ from sparrow_kernels.embedded.world import (
 
 MIN_PARTS = 4
 TOKENS_PER_TILE = 4  # 4x4 patches of 14 pixels, merged 2x2, for every two frames (one second)
-MAX_SECONDS = 256
 
 # Tiles along an edge, and the most seconds a clip of that size is given before frames grow.
 WALLS = ((1, 40), (2, 64), (4, 128), (6, 220))
