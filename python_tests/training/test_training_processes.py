@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import TextIO
@@ -51,6 +52,9 @@ def started(folder: Path, out: Path) -> tuple[ForkServerProcess, TextIO]:
     with patch.dict(os.environ, environment()):  # the server starts with the first
         process.start()
     told.close()
+    hanging = threading.Timer(300, process.kill)
+    hanging.daemon = True
+    hanging.start()
     return process, os.fdopen(os.dup(said.fileno()))
 
 
