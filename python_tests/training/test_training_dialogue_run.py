@@ -229,7 +229,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(
 ) -> None:
     path = tmp_path / "training.pt"
     write_whole({"step": 1}, path)
-    (tmp_path / "training.new").symlink_to("/dev/full")
+    (tmp_path / "training.pt.new").symlink_to("/dev/full")
     with pytest.raises(OSError, match="training.pt cannot be written.*before is kept"):
         write_whole({"step": 2, "weights": torch.zeros(100_000)}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}

@@ -1,32 +1,75 @@
-"""Checkpoints of a run: written whole or not at all, so that a run can be cut at any moment."""
+"""Files of a run: whole or as they were before, at whatever moment it is cut."""
 
 from __future__ import annotations
 
 import os
 import pickle
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
-def write_whole(content: Any, path: Path) -> None:
-    """Write beside the old file, then put the new one in its place.
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A file to write beside `path`, which takes its place once it is whole and on the disk.
+
+    Signals wait for that. Who is killed all the same leaves the old file, and the new one beside
+    it, which the next one written replaces.
 
     Raises:
         OSError: the disk is full, or the like; the old file is as it was.
     """
-    fresh = path.with_suffix(".new")
+    fresh = _beside(path)
+    with signals_wait():
+        try:
+            yield fresh
+            with fresh.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(fresh, path)
+        except (OSError, RuntimeError) as error:
+            kept = "what was written before is kept" if path.exists() else "nothing was written"
+            raise OSError(f"{path} cannot be written: {error} ({kept})") from error
+        finally:
+            fresh.unlink(missing_ok=True)
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP are heeded at the end of the block, however many came."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers, and only it gets signals
+        return
+    came: list[int] = []
+    before: dict[int, Any] = {}
+
+    def wait(number: int, _: FrameType | None) -> None:
+        came.append(number)
+
     try:
-        with fresh.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
-    except (OSError, RuntimeError) as error:
-        fresh.unlink(missing_ok=True)
-        kept = "what was written before is kept" if path.exists() else "nothing was written"
-        raise OSError(f"{path} cannot be written: {error} ({kept})") from error
+        for number in (getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)):
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                before[number] = signal.getsignal(number)
+                signal.signal(number, wait)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
+def write_whole(content: Any, path: Path) -> None:
+    """Write what `torch.save` takes; see `whole`."""
+    with whole(path) as fresh, fresh.open("wb") as file:
+        torch.save(content, file)
 
 
 def load_whole(path: Path) -> Any:
@@ -35,9 +78,14 @@ def load_whole(path: Path) -> Any:
     Raises:
         ValueError: the file is damaged.
     """
+    _beside(path).unlink(missing_ok=True)  # of somebody who was killed in the middle of it
     if not path.exists():
         return None
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
     except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} must be a checkpoint, got a damaged file (--fresh)") from error
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.new")

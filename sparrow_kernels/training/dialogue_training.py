@@ -19,6 +19,7 @@ from sparrow_kernels.drafting.losses import LOSSES
 from sparrow_kernels.drafting.modes import MODES
 from sparrow_kernels.drafting.rows import RowRules
 from sparrow_kernels.training.card import write_card
+from sparrow_kernels.training.checkpoint import signals_wait
 from sparrow_kernels.training.data.cache import StateCache, weights_mark
 from sparrow_kernels.training.data.dialogue_rows import DialogueRows
 from sparrow_kernels.training.data.dialogues import DataError, Dialogue
@@ -152,7 +153,8 @@ class DialogueTraining:
             training.resume()
         training.run()
         if self._workers.is_first:
-            self._write(training)
+            with signals_wait():  # half of a draft would take the place of a whole one
+                self._write(training)
         return self._folder
 
     def _fresh_draft(self) -> SparrowDraft:

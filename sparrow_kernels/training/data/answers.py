@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sparrow_kernels.training.checkpoint import whole
 from sparrow_kernels.training.data.cache import weights_mark
 from sparrow_kernels.training.data.dialogues import DataError, Dialogue
 from sparrow_kernels.training.data.encoding import Encoder
@@ -151,6 +152,5 @@ def _key_of(line: bytes) -> str | None:
 def _put_in_order(out: Path, keys: list[str]) -> None:
     """In the order of the dialogues: what is held out should not be the shortest texts."""
     lines = {_key_of(line): line for line in out.read_bytes().splitlines(keepends=True)}
-    fresh = out.with_suffix(".new")
-    fresh.write_bytes(b"".join(lines[key] for key in keys if key in lines))
-    os.replace(fresh, out)
+    with whole(out) as fresh:
+        fresh.write_bytes(b"".join(lines[key] for key in keys if key in lines))
