@@ -126,3 +126,11 @@ def test_outside_of_the_main_thread_there_is_nothing_to_wait_for(tmp_path: Path)
     thread.start()
     thread.join()
     assert load_whole(tmp_path / "a.pt") == {"step": 1}
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "training.pt"
+    write_whole({"progress": 1, "model": 2}, path)
+    with pytest.raises(ValueError, match="must be a checkpoint with progress, draft, got one with"):
+        load_whole(path, "progress", "draft")
+    assert load_whole(path, "model", "progress") == {"progress": 1, "model": 2}

@@ -72,19 +72,25 @@ def write_whole(content: Any, path: Path) -> None:
         torch.save(content, file)
 
 
-def load_whole(path: Path) -> Any:
+def load_whole(path: Path, *parts: str) -> Any:
     """What was written, on the CPU; None where there is no such file.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or has other parts than `parts`.
     """
     _beside(path).unlink(missing_ok=True)  # of somebody who was killed in the middle of it
     if not path.exists():
         return None
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
+        found = torch.load(path, weights_only=True, map_location="cpu")
     except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} must be a checkpoint, got a damaged file (--fresh)") from error
+    if parts and set(parts) != set(found):
+        raise ValueError(
+            f"{path} must be a checkpoint with {', '.join(parts)}, got one with"
+            f" {', '.join(found)}: a run of something else (another --out)"
+        )
+    return found
 
 
 def _beside(path: Path) -> Path:
