@@ -146,9 +146,9 @@ class TestRefusals:
         for role, directory, said in [
             ("--draft", "missing", "draft: must be a directory, got"),
             ("--draft", "other", "layers 3, target has 2"),
-            ("--target", "missing", "target must be a directory with config.json"),
-            ("--target", "broken", ""),
-            ("--draft", "broken", ""),
+            ("--target", "missing", f"got {tmp_path}/missing: there is no such folder\n"),
+            ("--target", "broken", f"{tmp_path}/broken/model.safetensors must be a whole safet"),
+            ("--draft", "broken", f"{tmp_path}/broken/model.safetensors must be a whole safet"),
         ]:
             assert main(words(folder, role, str(tmp_path / directory))) == 1
             assert said in one_line_error(capsys)
