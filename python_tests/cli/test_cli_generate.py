@@ -270,6 +270,6 @@ def test_ctrl_c_in_mid_stream_ends_the_line_and_says_so(folder: Path) -> None:
     assert shown.startswith(b"\r\x1b[Kloading torch and transformers")
     assert b"prefill [" in shown
     *_, text, error, rest = shown.rpartition(b"\x1b[K")[2].split(b"\r\n")
-    assert error == b"sparrow: error: interrupted (what was written so far is incomplete)"
+    assert error == b"sparrow: error: interrupted before it was done"
     assert rest == b"" and text != b""
     assert b"Traceback" not in shown

@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparrow_kernels.training.checkpoint import load_whole, signals_wait, whole, write_whole
+from sparrow_kernels.training.checkpoint import (
+    load_whole,
+    signals_wait,
+    whole,
+    whole_files,
+    write_whole,
+)
 
 SLOW_SAVE = """
 import sys, time, torch
@@ -134,3 +140,19 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must be a checkpoint with progress, draft, got one with"):
         load_whole(path, "progress", "draft")
     assert load_whole(path, "model", "progress") == {"progress": 1, "model": 2}
+
+
+def test_files_of_a_library_take_their_places_when_all_are_whole(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("old")
+    (tmp_path / ".new").mkdir()
+    (tmp_path / ".new" / "left.json").write_text("of somebody who was killed")
+    with pytest.raises(KeyboardInterrupt), whole_files(tmp_path) as fresh:
+        (fresh / "config.json").write_text("new")
+        raise KeyboardInterrupt
+    assert (tmp_path / "config.json").read_text() == "old"
+    with whole_files(tmp_path) as fresh:
+        for name in ("config.json", "model.safetensors"):
+            (fresh / name).write_text("new")
+        assert (tmp_path / "config.json").read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"]
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"new"}

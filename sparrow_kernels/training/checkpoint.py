@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -31,14 +32,34 @@ def whole(path: Path) -> Iterator[Path]:
     with signals_wait():
         try:
             yield fresh
-            with fresh.open("rb+") as file:
-                os.fsync(file.fileno())
+            _to_disk(fresh)
             os.replace(fresh, path)
         except (OSError, RuntimeError) as error:
             kept = "what was written before is kept" if path.exists() else "nothing was written"
             raise OSError(f"{path} cannot be written: {error} ({kept})") from error
         finally:
             fresh.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_files(folder: Path) -> Iterator[Path]:
+    """A folder to write files in, each of which takes its place in `folder` once all are whole.
+
+    For what is saved by a library, such as a model. Signals wait, as in `whole`.
+    """
+    fresh = folder / ".new"
+    with signals_wait():
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        try:
+            yield fresh
+            files = list(fresh.iterdir())
+            for file in files:
+                _to_disk(file)
+            for file in files:
+                os.replace(file, folder / file.name)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
 
 
 @contextmanager
@@ -91,6 +112,11 @@ def load_whole(path: Path, *parts: str) -> Any:
             f" {', '.join(found)}: a run of something else (another --out)"
         )
     return found
+
+
+def _to_disk(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _beside(path: Path) -> Path:

@@ -39,7 +39,8 @@ def draw(entries: Sequence[Entry], path: Path) -> bool:
     losses.set(xlabel="step", ylabel="loss")
     emitted.set_ylabel("tokens a target call")
     losses.legend(handles=[line for line in lines if line is not None], loc="center right")
-    figure.savefig(path, dpi=120)
+    with whole(path) as fresh:
+        figure.savefig(fresh, dpi=120, format="png")
     return True
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from sparrow_kernels.embedded.recipe import LanguageStage, TargetRecipe, VisionStage
 from sparrow_kernels.embedded.worlds import EASY, WORLDS, World
 from sparrow_kernels.training.bars import bar
-from sparrow_kernels.training.checkpoint import signals_wait, write_whole
+from sparrow_kernels.training.checkpoint import whole_files, write_whole
 from sparrow_kernels.training.small_target import HIDDEN, build_processor, build_target
 from sparrow_kernels.training.target.clip_features import pool_features
 from sparrow_kernels.training.target.language import BatchMaker, language_loss
@@ -78,9 +78,9 @@ class TargetTraining:
         halved.load_state_dict(self.model.state_dict())
         if self.world is not EASY:
             halved.config.embedded_world = self.world.name
-        with signals_wait():  # half of a target would take the place of a whole one
-            halved.half().save_pretrained(folder)
-            self.processor.save_pretrained(folder)
+        with whole_files(folder) as fresh:
+            halved.half().save_pretrained(fresh)
+            self.processor.save_pretrained(fresh)
 
     def _features(self) -> Tensor:
         """Features of the tile pool by the trained tower, which is trained here if need be."""
