@@ -57,7 +57,15 @@ def test_version_and_help_import_neither_torch_nor_transformers() -> None:
         (["generate", "a.mp4", "why", "--temperature", "nan"], "number of at least 0, got 'nan'"),
         (["generate", "a.mp4", "why", "--max-new-tokens", "0"], "from 1 to 1000000000, got '0'"),
         (["generate", "a.mp4", "why", "--seed", "x"], "from 0 to 18446744073709551615, got 'x'"),
-        (["generate", "a.mp4", "why", "--jso"], "unrecognized arguments: --jso"),
+        (
+            ["generate", "a.mp4", "why", "--jso"],
+            "unrecognized arguments: --jso (see sparrow generate --help)",
+        ),
+        (
+            ["draft", "inspect", "d", "--foo"],
+            "unrecognized arguments: --foo (see sparrow draft inspect --help)",
+        ),
+        (["generate", "a.mp4", "-"], "standard input is not read"),
         (["clip", "a.mp4", "--visual-tokens", "-5"], "from 1 to 1000000000, got '-5'"),
         (["train", "teacher"], "invalid choice: 'teacher'"),
     ],
@@ -125,7 +133,7 @@ class TestClip:
     ) -> None:
         (tmp_path / mine).write_text("mine")
         words = ["clip", str(tmp_path / "a.mp4"), "--visual-tokens", "60"]
-        assert main(words) == 1
+        assert main(words) == 2
         said = f"OUT must be new, got {tmp_path / mine}, which exists (--force overwrites it)"
         assert one_line_error(capsys) == said
         assert [file.name for file in tmp_path.iterdir()] == [mine]
@@ -135,15 +143,15 @@ class TestClip:
     def test_refusals(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "b.txt").mkdir()
         for out, said in [
-            ("a.avi", "OUT must end in .mp4"),
-            ("no/such/a.mp4", "must lie in a folder that exists"),
+            ("a.avi", "argument OUT.mp4: must be a file that ends in .mp4"),
+            ("no/such/a.mp4", "must be in a folder that exists"),
             ("b.mp4", "b.txt, which is a folder"),
         ]:
-            assert main(["clip", str(tmp_path / out)]) == 1
+            assert main(["clip", str(tmp_path / out)]) == 2
             assert said in one_line_error(capsys)
         for tokens, said in [("4", "must be 28 or more"), ("9999999", "must be at most")]:
             out = str(tmp_path / "a.mp4")
-            assert main(["clip", out, "--visual-tokens", tokens]) == 1
+            assert main(["clip", out, "--visual-tokens", tokens]) == 2
             assert said in one_line_error(capsys)
         assert [file.name for file in tmp_path.iterdir()] == ["b.txt"]
 
@@ -164,6 +172,10 @@ class TestTrain:
         monkeypatch.setattr(
             "sparrow_kernels.models.pair.load_target",
             lambda where, world: (SimpleNamespace(where=where, config=None), "processor"),
+        )
+        monkeypatch.setattr("sparrow_kernels.cli.train.check_target", lambda target: None)
+        monkeypatch.setattr(
+            "sparrow_kernels.training.small_target.check_small_target", lambda target: None
         )
         out = tmp_path / "out"
         assert main(["train", "target", "--out", str(out), "--fresh"]) == 0
@@ -186,12 +198,14 @@ class TestTrain:
     def test_refusals(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         file = tmp_path / "file"
         file.write_text("")
-        assert main(["train", "target", "--out", str(file)]) == 1
+        assert main(["train", "target", "--out", str(file)]) == 2
         assert "--out must be a folder" in one_line_error(capsys)
-        assert main(["train", "target", "--target", "x"]) == 1
-        assert "--target must be left out" in one_line_error(capsys)
-        for command in (["train", "draft"], ["generate", str(file), "What?"]):
-            assert main([*command, "--target", "x", "--world", "harder"]) == 1
+        assert main(["train", "target", "--target", "x"]) == 2
+        assert "unrecognized arguments: --target x (see sparrow train target --help)" in (
+            one_line_error(capsys)
+        )
+        for command in (["train", "draft"], ["generate", str(file), "What?"], ["evaluate"]):
+            assert main([*command, "--target", "x", "--world", "harder"]) == 2
             assert "--world must be left out with --target" in one_line_error(capsys)
 
 
@@ -245,7 +259,7 @@ def test_an_unexpected_error_is_one_line_unless_a_traceback_is_asked_for(
     "words, status, said",
     [
         (["generate", "no.mp4", "What?"], 1, "clip no.mp4 does not exist"),
-        (["generate", "-", "What?"], 1, "clip must be a file, got -, standard input"),
+        (["generate", "-", "What?"], 2, "clip must be a file, got -, standard input"),
         (["generate", "no.mp4"], 2, "required: QUESTION (see sparrow generate --help)"),
     ],
 )

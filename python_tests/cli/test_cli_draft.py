@@ -164,21 +164,30 @@ class TestConvert:
         file = tmp_path / "file"
         file.write_text("")
 
-        def refused(draft: Path, out: Path, *more: str) -> str:
+        def refused(draft: Path, out: Path, *more: str, status: int = 1) -> str:
             words = ["convert", str(draft), "--target", target, "--out", str(out), *more]
-            assert main(["draft", *words]) == 1
+            assert main(["draft", *words]) == status
             return one_line_error(capsys)
 
         before = {each: each.read_bytes() for each in folder.iterdir()}
-        assert f"--out must be a folder, got {file}, which is a file" in refused(folder, file)
-        assert "which is the draft's own" in refused(folder, folder)
-        assert "which is the target's own" in refused(folder, Path(target))
+        said = f"--out must be a folder, got {file}, which is a file"
+        assert said in refused(folder, file, status=2)
+        for where, whose in ((folder, "draft"), (Path(target), "target")):
+            assert f"which is the {whose}'s own" in refused(folder, where, "--force", status=2)
         assert "layer_ids must be 3 of 0 to 6" in refused(folder, out, "--layer-ids", "2", "3")
         assert "rope_theta must be a number above 0" in refused(folder, out, "--rope-theta", "0")
         assert "which is not there" in refused(tmp_path / "none", out)
         assert not out.exists()
         assert {each: each.read_bytes() for each in folder.iterdir()} == before
         answer(capsys, "convert", str(folder), "--target", target, "--out", str(out))
+        assert f"got {out}, which holds a model (--force" in refused(folder, out, status=2)
+        assert (
+            main(
+                ["draft", "convert", str(folder), "--target", target, "--out", str(out), "--force"]
+            )
+            == 0
+        )
+        capsys.readouterr()
         assert "of another format, got our own" in refused(out, tmp_path / "again")
         assert not (tmp_path / "again").exists()
 
@@ -258,7 +267,7 @@ class TestWords:
         assert main(["draft", action, none, "--target", target]) == 1
         assert f"got {none}, which is not there" in one_line_error(capsys)
         assert main(["draft", action, str(theirs(tmp_path, "eagle2")), "--target", none]) == 1
-        assert "target must be a directory with config.json" in one_line_error(capsys)
+        assert f"got {none}: there is no such folder" in one_line_error(capsys)
 
     def test_our_own_format_says_it_itself(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

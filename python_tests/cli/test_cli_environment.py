@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from importlib import metadata
 
 import pytest
@@ -71,3 +72,53 @@ def test_lines_give_the_reason_of_a_missing_backend(
     shown = capsys.readouterr().out
     line = next(line for line in shown.splitlines() if line.startswith("native "))
     assert line.endswith("built without native code")
+
+
+@pytest.mark.parametrize(
+    "torch, torchvision, command",
+    [
+        ("2.13.0+cpu", "0.28.0+cpu", None),
+        ("2.13.0", "0.28.1", None),
+        ("2.13.0", None, None),
+        ("2.13.0", "0.27.0", "--no-deps 'torchvision==0.28.*'"),
+        ("2.11.0+cpu", "0.28.0", "--no-deps 'torchvision==0.26.*'"),
+        (
+            "2.13.0+cpu",
+            "0.28.0+cu130",
+            "--no-deps --force-reinstall --index-url https://download.pytorch.org/whl/cpu"
+            " 'torchvision==0.28.*'",
+        ),
+    ],
+)
+def test_a_torchvision_that_does_not_fit_comes_with_what_mends_it(
+    torch: str,
+    torchvision: str | None,
+    command: str | None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    found = environment._torchvision_fix({"torch": torch, "torchvision": torchvision})
+    assert found == (command and f"pip install {command}")
+    described = environment.describe() | {"torchvision_fix": found, "clips": "an error, " * 99}
+    monkeypatch.setattr(environment, "describe", lambda: described)
+    assert main(["env"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.endswith(command or "no such line")] == (
+        [f"{'':<16} the torchvision for this torch: {found}"] if command else []
+    )
+
+
+def test_what_a_build_has_none_of_is_said_in_words(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = {"cuda_architectures": [], "cuda_compiler": "", "built_with_cuda": False}
+    monkeypatch.setattr(environment, "_native_build", lambda: build)
+    assert main(["env"]) == 0
+    shown = capsys.readouterr().out
+    assert "native build     cuda_architectures none: built for CPUs alone\n" in shown
+    assert "native build     cuda_compiler none\n" in shown
+    assert "native build     built_with_cuda no\n" in shown
+    build["cuda_architectures"] = ["80", "90"]
+    assert main(["env"]) == 0
+    assert "native build     cuda_architectures 80, 90\n" in capsys.readouterr().out

@@ -146,9 +146,9 @@ class TestRefusals:
         for role, directory, said in [
             ("--draft", "missing", "draft: must be a directory, got"),
             ("--draft", "other", "layers 3, target has 2"),
-            ("--target", "missing", "target must be a directory with config.json"),
-            ("--target", "broken", ""),
-            ("--draft", "broken", ""),
+            ("--target", "missing", f"got {tmp_path}/missing: there is no such folder\n"),
+            ("--target", "broken", f"{tmp_path}/broken/model.safetensors must be a whole safet"),
+            ("--draft", "broken", f"{tmp_path}/broken/model.safetensors must be a whole safet"),
         ]:
             assert main(words(folder, role, str(tmp_path / directory))) == 1
             assert said in one_line_error(capsys)
@@ -270,6 +270,6 @@ def test_ctrl_c_in_mid_stream_ends_the_line_and_says_so(folder: Path) -> None:
     assert shown.startswith(b"\r\x1b[Kloading torch and transformers")
     assert b"prefill [" in shown
     *_, text, error, rest = shown.rpartition(b"\x1b[K")[2].split(b"\r\n")
-    assert error == b"sparrow: error: interrupted (what was written so far is incomplete)"
+    assert error == b"sparrow: error: interrupted before it was done"
     assert rest == b"" and text != b""
     assert b"Traceback" not in shown

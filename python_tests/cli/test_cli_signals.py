@@ -14,7 +14,6 @@ import pytest
 from sparrow_kernels.cli import environment, main
 
 ROOT = Path(__file__).resolve().parents[2]
-INCOMPLETE = "(what was written so far is incomplete)"
 SLOW_CLIP = """
 import sys, time
 import sparrow_kernels.embedded.clips as clips
@@ -67,7 +66,7 @@ def test_half_a_clip_is_removed(
     number: int, before: tuple[str, ...], status: int, happened: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("numpy")
-    said = f"sparrow: error: {happened} {INCOMPLETE}\n"
+    said = f"sparrow: error: {happened} before it was done\n"
     assert ended_by(number, tmp_path / "a.mp4", *before) == (status, said)
     assert os.listdir(tmp_path) == []
 

@@ -47,7 +47,7 @@ def shell(command: list[str], streams: str, **settings: str) -> subprocess.Compl
         (["--version"], 0, f"sparrow {__version__}", ""),
         (["generate", "--help"], 0, "usage: sparrow generate", ""),
         (["foo"], 2, "", "sparrow: error: argument COMMAND: invalid choice: 'foo'"),
-        (["clip", "a.avi"], 1, "", "sparrow: error: OUT must end in .mp4"),
+        (["generate", "none.mp4", "why"], 1, "", "sparrow: error: clip none.mp4 does not exist"),
     ],
 )
 def test_a_closed_stream_is_one_nobody_reads(
@@ -105,7 +105,9 @@ def test_a_full_disk_behind_stdout_is_an_error(words: list[str], unbuffered: str
 
 
 @needs_full_device
-@pytest.mark.parametrize("words, status", [(["--version"], 0), (["foo"], 2), (["clip", "a"], 1)])
+@pytest.mark.parametrize(
+    "words, status", [(["--version"], 0), (["foo"], 2), (["generate", "a", "b"], 1)]
+)
 def test_a_full_disk_behind_stderr_changes_nothing(words: list[str], status: int) -> None:
     done = shell([*CLI, *words], "2>/dev/full")
     assert (done.returncode, done.stderr) == (status, "")
@@ -262,6 +264,6 @@ def test_errors_are_one_line_whatever_a_name_holds(
     shown = str(tmp_path / r"a \x1b[1mb\udcff.mp4")
     assert said("generate", name, "why") == f"sparrow: error: clip {shown} does not exist\n"
     assert said("env", "a\nb\x07") == (
-        r"sparrow: error: unrecognized arguments: a b\x07 (see sparrow --help)" + "\n"
+        r"sparrow: error: unrecognized arguments: a b\x07 (see sparrow env --help)" + "\n"
     )
     assert len(said("env", "x" * 10_000)) < 500

@@ -111,7 +111,7 @@ class TestRefusals:
         self, folder: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         more = ("--compare", "--batch", str(folder / "b.mp4"))
-        assert main(words(folder, "qwen2_5_vl", "a", *more)) == 1
+        assert main(words(folder, "qwen2_5_vl", "a", *more)) == 2
         assert "--compare must be left out with --batch (compare clip by clip)" in one_line_error(
             capsys
         )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 
+import pytest
 import torch
 
 from sparrow_kernels.cli.terminal import ProgressBar, WordStream
@@ -107,6 +109,37 @@ def test_the_bar_is_cleared_by_an_error() -> None:
 
 def test_no_bar_without_a_terminal() -> None:
     err = io.StringIO()
+    with ProgressBar("prefill", err) as bar:
+        bar.note("loading")
+        bar(1, 2)
+    assert err.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("looking through a clip of a long name.mp4", "looking through a c"),
+        ("looking through 中中中中中.mp4", "looking through 中"),
+        ("two\nlines", "two lines"),
+    ],
+)
+def test_a_line_is_cut_where_the_terminal_ends(
+    text: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a line that wraps only the end could be cleared."""
+    err = Terminal()
+    monkeypatch.setattr(err, "fileno", lambda: 7)
+    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((20, 5)))
+    with ProgressBar("prefill", err) as bar:
+        bar.note(text)
+        assert err.getvalue() == CLEAR + shown
+        bar(1, 2)
+        assert err.getvalue().split(CLEAR)[2] == "prefill [##########"[:19]
+
+
+def test_no_bar_on_a_terminal_that_cannot_redraw(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    err = Terminal()
     with ProgressBar("prefill", err) as bar:
         bar.note("loading")
         bar(1, 2)

@@ -41,7 +41,7 @@ def test_a_trace_is_a_page_that_is_not_overwritten(
     assert (one["clip"], one["visual_tokens"], data["tree"]) == ("clip.mp4", 8, "5-2-2")
     assert [speed["against"] for speed in data["speed"]] == ["our plain loop", "generate"]
     assert f"{len(one['steps'])} target calls" in captured.err
-    assert main(words(folder, *settings)) == 1
+    assert main(words(folder, *settings)) == 2
     assert f"--trace must be new, got {page}, which exists (--force" in one_line_error(capsys)
     assert page.read_text() == text
     assert main(words(folder, *settings, "--force", "--json", "--batch", str(other))) == 0

@@ -14,7 +14,8 @@ from sparrow_kernels import load_draft
 from sparrow_kernels.cli import main
 from sparrow_kernels.embedded.captions import description
 from sparrow_kernels.embedded.clips import make_clip, render, write_mp4
-from sparrow_kernels.models.pair import load_target
+from sparrow_kernels.models.pair import embedded_weights, load_target
+from sparrow_kernels.training.small_target import check_small_target
 
 QUICK = ["--steps", "3", "--batch", "2", "--passes", "2", "--tree", "6-5-1"]
 
@@ -99,19 +100,25 @@ def test_broken_data_is_named_by_its_line(
 
 
 REFUSED = {
-    "data's options without data": (["--batch", "2"], 1, "--batch must be left out without --data"),
+    "data's options without data": (["--batch", "2"], 2, "--batch must be left out without --data"),
     "texts without steps": (
         ["--data", "x", "--text-data", "y"],
-        1,
+        2,
         "--text-data must be left out without --text-steps",
     ),
     "a temperature of nothing": (
         ["--data", "x", "--temperature", "1"],
-        1,
+        2,
         "--temperature must be left out without --regenerate",
     ),
     "a mode that is none": (["--mode", "best"], 2, "invalid choice: 'best'"),
     "a rate of zero": (["--data", "x", "--learning-rate", "0"], 2, "a number above 0 and below 1"),
+    "answers over their data": (
+        ["--data", "x", "--regenerate", "./x"],
+        2,
+        "--regenerate must be another file than --data",
+    ),
+    "a target that is not there": (["--target", "x"], 1, "got x: there is no such folder"),
     "no passes": (["--data", "x", "--passes", "0"], 2, "a whole number from 1 to 16"),
     "data that is not there": (["--data", "none.jsonl"], 1, "No such file"),
     "data that is a folder": (["--data", "."], 1, "Is a directory"),
@@ -132,5 +139,53 @@ def test_refusals(
 
 
 def test_a_target_takes_none_of_a_drafts_options(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "target", "--data", "x"]) == 1
-    assert "--data must be left out when training a target" in error(capsys)
+    assert main(["train", "target", "--data", "x"]) == 2
+    assert "unrecognized arguments: --data x (see sparrow train target --help)" in error(capsys)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava_onevision", "Llama"])
+def test_a_target_that_the_packages_own_clips_are_not_for_needs_data(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said before its weights are read: one of 7B takes minutes."""
+    monkeypatch.setattr("sparrow_kernels.models.pair.load_target", None)
+    tiny(name)[0].save_pretrained(tmp_path / "target")
+    out = tmp_path / "out"
+    command = ["train", "draft", "--target", str(tmp_path / "target"), "--out", str(out)]
+    assert main(command) == 1
+    said = error(capsys)
+    assert f"--data must be given for {tmp_path / 'target'}, of family " in said
+    assert "docs/training.md has their format" in said and not out.exists()
+
+
+def test_embedded_targets_need_none() -> None:
+    for world in ("easy", "harder"):
+        check_small_target(embedded_weights(world) / "target")
+
+
+@pytest.mark.parametrize(
+    "fresh, left",
+    [
+        (None, "too early to have left anything to go on with in OUT"),
+        (False, "the same command goes on from the last checkpoint in OUT"),
+        (True, "the same command without --fresh goes on from the last checkpoint in OUT"),
+    ],
+)
+def test_who_interrupts_a_run_is_told_how_it_goes_on(
+    fresh: bool | None,
+    left: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(out: Path, **_: Any) -> None:
+        out.mkdir()
+        if fresh is not None:
+            (out / "training.pt").write_text("")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sparrow_kernels.training.target.run.train_target", interrupted)
+    out = tmp_path / "out"
+    assert main(["train", "target", "--out", str(out), *["--fresh"][: bool(fresh)]]) == 130
+    said = left.replace("OUT", str(out))
+    assert error(capsys) == f"sparrow: error: interrupted before it was done ({said})"

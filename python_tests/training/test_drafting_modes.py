@@ -160,5 +160,5 @@ def test_a_checkpoint_of_another_mode_is_refused(
         "features": torch.empty(0),
     }
     train_draft(made().target, build_processor(), tmp_path, mode="msd", **arguments)
-    with pytest.raises(ValueError, match="must be of a run with mode hivis, got one with msd"):
+    with pytest.raises(ValueError, match="got one with mode msd and not hivis"):
         train_draft(made().target, build_processor(), tmp_path, mode="hivis", **arguments)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 CLIPS = 50
 _KINDS = ("content", "exact", "color", "count", "shape", "action")
 _MEANINGLESS = ("question", "repeats", "csv", "plot", "json", "temperature")
 
 
-def check(arguments: argparse.Namespace, clips: int | list[Path]) -> None:
+def check(arguments: argparse.Namespace, clips: int | list[str]) -> None:
     """Raise `ValueError` for arguments that do not go with it."""
     if isinstance(clips, list):
         raise ValueError("--answers must be left out with video files: nobody knows what is right")
@@ -31,6 +30,7 @@ def run(arguments: argparse.Namespace, clips: int, lengths: Sequence[int]) -> in
     from sparrow_kernels.cli.question import asked_backend, load_decoder
     from sparrow_kernels.cli.terminal import ProgressBar
     from sparrow_kernels.measuring.evaluation import UNSEEN_SEED, evaluate_draft
+    from sparrow_kernels.models.quiet import quiet_transformers
     from sparrow_kernels.training.evaluation import evaluate_budget
 
     seeds = range(UNSEEN_SEED, UNSEEN_SEED + clips)
@@ -41,12 +41,16 @@ def run(arguments: argparse.Namespace, clips: int, lengths: Sequence[int]) -> in
         print(f"answers of the target, share right of {clips} unseen clips through mp4 files")
         _print_row("visual tokens", _KINDS)
         for length in lengths:
-            row = evaluate_budget(target, processor, length, seeds)
+            with quiet_transformers():
+                row = evaluate_budget(target, processor, length, seeds)
             _print_row(row["visual_tokens"], [f"{row[kind]:.3f}" for kind in _KINDS])
         print("\ntokens a target call emits on captions, with the draft")
         _print_row("visual tokens", ["tree", "mean", "other clip"])
         for length in lengths:
-            row = evaluate_draft(target, decoder.draft, processor, length, seeds, arguments.tree)
+            with quiet_transformers():
+                row = evaluate_draft(
+                    target, decoder.draft, processor, length, seeds, arguments.tree
+                )
             means = (row["mean_emitted"], row["mean_emitted_other_clip"])
             _print_row(row["visual_tokens"], [row["tree"], *(f"{mean:.2f}" for mean in means)])
     return 0

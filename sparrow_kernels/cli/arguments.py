@@ -58,6 +58,8 @@ def temperature(text: str) -> float:
 
 def question(text: str) -> str:
     """Text that a tokenizer takes."""
+    if text == "-":
+        _refuse("a question", text, 'standard input is not read: "$(cat FILE)" is a file\'s text')
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -157,6 +159,12 @@ def add_target_arguments(parser: argparse.ArgumentParser) -> None:
         help="backend of attention and of every other op that has it, others as under auto"
         " (default: SPARROW_BACKEND, else auto)",
     )
+
+
+def check_world(arguments: argparse.Namespace) -> None:
+    """Raise `ValueError` for `--world` with a target that is not the embedded one."""
+    if arguments.world and arguments.target:
+        raise ValueError("--world must be left out with --target (it names an embedded pair)")
 
 
 def add_text_arguments(parser: argparse.ArgumentParser) -> None:

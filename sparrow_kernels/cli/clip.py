@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sparrow_kernels.cli.arguments import path, positive, seed
-from sparrow_kernels.cli.files import check_new, written_together
+from sparrow_kernels.cli.arguments import positive, seed, written_to
+from sparrow_kernels.cli.errors import wrong_command_line
+from sparrow_kernels.cli.files import FORCE, check_new, written_together
 
 HELP = "write a clip the embedded target understands, and its description"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", metavar="OUT.mp4", type=path, help="the description is OUT.txt")
+    parser.add_argument(
+        "out", metavar="OUT.mp4", type=written_to(".mp4"), help="the description is OUT.txt"
+    )
     parser.add_argument(
         "--visual-tokens",
         type=positive,
@@ -27,23 +30,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="harder: nothing drawn numbers the parts, things move (default: easy)",
     )
     parser.add_argument("--seed", type=seed, default=0, help="what the clip shows (default: 0)")
-    parser.add_argument("--force", action="store_true", help="overwrite OUT.mp4 and OUT.txt")
+    parser.add_argument("--force", action="store_true", help=FORCE)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    out: Path = arguments.out
-    if out.suffix.lower() != ".mp4":
-        raise ValueError(f"OUT must end in .mp4, got {out}")
-    if not out.parent.is_dir():
-        raise ValueError(f"OUT must lie in a folder that exists, got {out}")
     from sparrow_kernels.embedded.clips import write_mp4
     from sparrow_kernels.embedded.worlds import WORLDS
 
-    world = WORLDS[arguments.world]
-    script = world.make_clip(arguments.visual_tokens, arguments.seed)
+    out: Path = arguments.out
     text = out.with_suffix(".txt")
-    for file in (out, text):
-        check_new("OUT", file, arguments.force)
+    world = WORLDS[arguments.world]
+    with wrong_command_line():
+        for file in (out, text):
+            check_new("OUT", file, arguments.force)
+        script = world.make_clip(arguments.visual_tokens, arguments.seed)
     with written_together(out, text) as (clip_file, text_file):
         text_file.write_text(world.description(script) + "\n", encoding="utf-8")
         frames = world.render(script)

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparrow_kernels.cli.arguments import path
-from sparrow_kernels.cli.errors import one_line
+from sparrow_kernels.cli.errors import one_line, wrong_command_line
+from sparrow_kernels.cli.files import FORCE, check_new_model
+from sparrow_kernels.cli.folders import check_target
 from sparrow_kernels.cli.streams import print_json
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         _add_settings(action)
         if name == "convert":
             action.add_argument("--out", type=path, metavar="DIR", required=True)
+            action.add_argument("--force", action="store_true", help=FORCE)
         else:
             action.add_argument("--json", action="store_true", help="print one object")
 
@@ -76,6 +79,11 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     action = {"inspect": _inspect, "convert": _convert, "probe": _probe}[arguments.action]
+    if arguments.action == "convert":
+        with wrong_command_line():
+            sources = {"draft": arguments.path, "target": arguments.target}
+            check_new_model(arguments.out, arguments.force, "--force overwrites it", **sources)
+    check_target(arguments.target, weights=arguments.action != "inspect")
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         return action(arguments)
@@ -114,11 +122,6 @@ def _convert(arguments: argparse.Namespace) -> int:
     from sparrow_kernels.models.quiet import quiet_transformers
 
     out: Path = arguments.out
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out must be a folder, got {out}, which is a file")
-    for whose, other in (("draft", arguments.path), ("target", arguments.target)):
-        if out.resolve() == Path(other).resolve():
-            raise ValueError(f"--out must be another folder, got {out}, which is the {whose}'s own")
     with quiet_transformers():
         draft, was_pickled = converted(arguments.path, arguments.target, **_asked(arguments))
         draft.save_pretrained(out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import sys
 from importlib import metadata
 from typing import Any
 
@@ -46,6 +47,7 @@ def describe() -> dict[str, Any]:
             if package in TESTED
         },
         "clips": _clips(),
+        "torchvision_fix": _torchvision_fix(versions),
         "devices": _devices(),
         "backends": _backends(),
         "warpgroup_products": _warpgroup_products(),
@@ -77,6 +79,22 @@ def _clips() -> str:
     from sparrow_kernels import video_shim
 
     return video_shim.standing()
+
+
+def _torchvision_fix(versions: dict[str, str | None]) -> str | None:
+    """The command that brings the torchvision of this torch; None where it is there, or none is."""
+    # Its files say more than what pip knows of it, such as the CUDA that it was built for.
+    loaded = getattr(sys.modules.get("torchvision"), "__version__", versions["torchvision"])
+    (torch, _, build), (vision, _, its) = (
+        (version or "").partition("+") for version in (versions["torch"], loaded)
+    )
+    if not vision:
+        return None
+    wanted = f"0.{int(torch.split('.')[1]) + 15}."  # 0.26 came with torch 2.11, and so on
+    if build and its and build != its:
+        index = f"--index-url https://download.pytorch.org/whl/{build}"
+        return f"pip install --no-deps --force-reinstall {index} 'torchvision=={wanted}*'"
+    return None if vision.startswith(wanted) else f"pip install --no-deps 'torchvision=={wanted}*'"
 
 
 def _devices() -> list[dict[str, Any]]:
@@ -156,7 +174,10 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     for name, version in facts["versions"].items():
         stands = facts["tested"].get(name)
         lines.append(f"{name:<16} {version or 'none'}" + (f" ({stands})" if stands else ""))
-    lines += [f"{'clips by':<16} {one_line(facts['clips'])}", ""]
+    lines.append(f"{'clips by':<16} {one_line(facts['clips'])}")
+    if facts["torchvision_fix"] is not None:
+        lines.append(f"{'':<16} the torchvision for this torch: {facts['torchvision_fix']}")
+    lines.append("")
     for device in facts["devices"]:
         more = ", ".join(f"{k} {v}" for k, v in device.items() if k not in ("device", "name"))
         lines.append(f"{device['device']:<16} {device['name']} ({more})")
@@ -166,11 +187,21 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     if build is None:
         lines.append(f"{'native build':<16} none")
     else:
-        lines += [f"{'native build':<16} {name} {value}" for name, value in build.items()]
+        lines += [
+            f"{'native build':<16} {name} {_in_words(value)}" for name, value in build.items()
+        ]
     lines.append("")
     for name, value in facts["settings"].items():
         lines.append(f"{name:<18} {one_line(value) if value else 'not set'}")
     return lines
+
+
+def _in_words(value: object) -> object:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value == []:  # the one list there is: of GPUs' architectures
+        return "none: built for CPUs alone"
+    return (", ".join(map(str, value)) if isinstance(value, list) else value) or "none"
 
 
 def _backend_lines(backends: dict[str, Any]) -> list[str]:

@@ -1,21 +1,35 @@
-"""Exit statuses, and what a user is told about an error: one line, with the way on."""
+"""Exit statuses, and what a user is told about an error: one line, with the way on.
+
+What the command line alone tells to be wrong is found before anything is done, and is status 2: an
+option, its value, options that do not go together, a place where nothing may be written. What is
+found in the doing is status 1: a clip, a model, data, a device.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from sparrow_kernels.cli.signals import Terminated
 from sparrow_kernels.cli.streams import STDOUT
 from sparrow_kernels.video_shim import unavailable
 
+FAILED = 1
 USAGE = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+STATUSES = {
+    0: "done",
+    FAILED: "an error: in a clip, a model, data, or on the way",
+    USAGE: "a wrong command line, of which nothing was done",
+    INTERRUPTED: "interrupted",
+    BROKEN_PIPE: "who read stdout left early",
+    143: "terminated",
+}
+"""Of every command but `bench`, whose own it is."""
 
 _LONGEST = 400
 _VIDEO_PACKAGES = ("av", "PIL")
-_INCOMPLETE = "what was written so far is incomplete"
 # What the package raises on purpose, with a message for users; anything else names its type.
 _WRITTEN_FOR_USERS = (ValueError, TypeError, NotImplementedError, ImportError)
 
@@ -33,6 +47,16 @@ def wrong_command_line() -> Iterator[None]:
         raise WrongCommandLine(explain(error)) from error
 
 
+@contextmanager
+def told_when_cut(left: Callable[[], str]) -> Iterator[None]:
+    """Whoever ends the block by a signal is told what is left of it, as `left` says by then."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as cut:
+        cut.add_note(left())
+        raise
+
+
 def status_of(error: BaseException) -> int:
     """The exit status that tells of an error."""
     if isinstance(error, Terminated):
@@ -41,7 +65,7 @@ def status_of(error: BaseException) -> int:
         return USAGE
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    return BROKEN_PIPE if reader_left(error) else 1
+    return BROKEN_PIPE if reader_left(error) else FAILED
 
 
 def reader_left(error: BaseException) -> bool:
@@ -53,7 +77,8 @@ def explain(error: BaseException) -> str:
     """One line that says what went wrong."""
     if isinstance(error, (KeyboardInterrupt, Terminated)):
         happened = "interrupted" if isinstance(error, KeyboardInterrupt) else "terminated"
-        return f"{happened} ({_INCOMPLETE})"
+        left = "; ".join(getattr(error, "__notes__", ()))
+        return one_line(f"{happened} before it was done" + (f" ({left})" if left else ""))
     if isinstance(error, ImportError):
         if "torchvision" in str(error).lower() and (lacking := unavailable()) is not None:
             return one_line(f"torchvision is needed here: {lacking}")

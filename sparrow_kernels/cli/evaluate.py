@@ -19,17 +19,20 @@ from sparrow_kernels.cli import answers
 from sparrow_kernels.cli.arguments import (
     add_target_arguments,
     add_text_arguments,
+    check_world,
     positive,
     question,
     whole,
     written_to,
 )
-from sparrow_kernels.cli.errors import one_line, wrong_command_line
+from sparrow_kernels.cli.errors import FAILED, one_line, wrong_command_line
+from sparrow_kernels.cli.files import FORCE, check_new
+from sparrow_kernels.cli.folders import check_pair
 from sparrow_kernels.cli.length_report import lines
 from sparrow_kernels.cli.loading import loading
 from sparrow_kernels.cli.streams import print_json
 from sparrow_kernels.cli.terminal import ProgressBar
-from sparrow_kernels.cli.videos import ClipsAction
+from sparrow_kernels.cli.videos import ClipsAction, files
 
 if TYPE_CHECKING:
     from sparrow_kernels import SparrowDecoder
@@ -92,6 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.png",
         help="draw what a target call emits and the decode speedups over the length there",
     )
+    parser.add_argument("--force", action="store_true", help=FORCE)
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object instead; times in seconds"
     )
@@ -115,32 +119,30 @@ def run(arguments: argparse.Namespace) -> int:
     lengths = list(dict.fromkeys(lengths))
     with wrong_command_line():
         _check(arguments, clips, lengths)
-    if arguments.answers:
+    check_pair(arguments)
+    if isinstance(clips, int) and arguments.answers:
         return answers.run(arguments, clips, lengths)
-    return _run(arguments, clips, lengths)
-
-
-def _check(arguments: argparse.Namespace, clips: int | list[Path], lengths: list[int]) -> None:
-    """Refuse what can be known to fail before seconds of imports and loading."""
-    if isinstance(clips, list):
-        if arguments.quick:
-            raise ValueError("--quick must be left out with video files of yours")
-        from sparrow_kernels.video.source import VideoSource
-
-        for each in clips:
-            with VideoSource(each).opened():
-                pass
-    else:
-        from sparrow_kernels.embedded.clips import clip_shape
-
-        for length in lengths:
-            clip_shape(length)
-    if arguments.answers:
-        answers.check(arguments, clips)
     if arguments.plot is not None:
         from sparrow_kernels.measuring.row_files import check_plots
 
         check_plots()
+    return _run(arguments, clips if isinstance(clips, int) else files(clips), lengths)
+
+
+def _check(arguments: argparse.Namespace, clips: int | list[str], lengths: list[int]) -> None:
+    """Refuse what the command line alone tells to be wrong."""
+    check_world(arguments)
+    for name in ("csv", "plot"):
+        check_new(f"--{name}", getattr(arguments, name), arguments.force)
+    if isinstance(clips, int):
+        from sparrow_kernels.embedded.clips import clip_shape
+
+        for length in lengths:
+            clip_shape(length)
+    elif arguments.quick:
+        raise ValueError("--quick must be left out with video files of yours")
+    if arguments.answers:
+        answers.check(arguments, clips)
 
 
 def _run(arguments: argparse.Namespace, clips: int | list[Path], lengths: list[int]) -> int:
@@ -154,14 +156,19 @@ def _run(arguments: argparse.Namespace, clips: int | list[Path], lengths: list[i
             during.enter_context(asked_backend(arguments.attn))
             during.enter_context(quiet_transformers())
             decoder, processor = load_decoder(arguments, bar)
-        with wrong_command_line():
-            prompt = Prompt(decoder.target, processor, arguments.question or QUESTION)
-            plan = _plan(prompt, clips, lengths, bar)
-            plan.check()
+        prompt = Prompt(decoder.target, processor, arguments.question or QUESTION)
+        plan = _plan(prompt, clips, lengths, bar)
+        plan.check()
+        bar.clear()
         for one in plan.left_out:
-            bar.clear()
             print(f"sparrow: warning: {one_line(str(one))}", file=sys.stderr)
+        for one in plan.unreadable:
+            print(f"sparrow: error: {one_line(str(one))}", file=sys.stderr)
         _measure(arguments, decoder, prompt, plan, bar)
+    if plan.unreadable and isinstance(clips, list):
+        count = f"{len(plan.unreadable)} of {len(clips)} clips"
+        print(f"sparrow: error: {count} could not be read, and are left out", file=sys.stderr)
+        return FAILED
     return 0
 
 
@@ -217,5 +224,5 @@ def _measure(
     if arguments.plot is not None:
         write_plot(arguments.plot, rows)
     if arguments.json:
-        left_out = [one._asdict() for one in plan.left_out]
+        left_out = [one._asdict() for one in (*plan.left_out, *plan.unreadable)]
         print_json(facts | {"rows": rows, "left_out": left_out})

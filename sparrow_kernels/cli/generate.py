@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 from sparrow_kernels.cli.arguments import (
     add_target_arguments,
     add_text_arguments,
+    check_world,
     clip,
     fps,
     question,
     whole,
     written_to,
 )
-from sparrow_kernels.cli.errors import one_line
-from sparrow_kernels.cli.files import check_new
+from sparrow_kernels.cli.errors import one_line, wrong_command_line
+from sparrow_kernels.cli.files import FORCE, check_new
+from sparrow_kernels.cli.folders import check_pair
 from sparrow_kernels.cli.loading import loading
 from sparrow_kernels.cli.report import as_object, batch_lines, comparison_as_object, lines
 from sparrow_kernels.cli.streams import print_json
@@ -51,9 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch",
         type=clip,
         nargs="+",
+        action="extend",
         default=[],
         metavar="CLIP.mp4",
-        help="further clips, asked the same and decoded together; one answer each",
+        help="further clips, asked the same and decoded together; one answer each. Behind QUESTION,"
+        " for it takes every word that follows",
     )
     add_target_arguments(parser)
     add_text_arguments(parser)
@@ -87,17 +91,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also write a page that shows each step: the drafted tree, what was accepted, the"
         " words as they came, the time of each phase; a browser opens it, offline",
     )
-    parser.add_argument("--force", action="store_true", help="overwrite PAGE.html")
+    parser.add_argument("--force", action="store_true", help=FORCE)
 
 
 def run(arguments: argparse.Namespace) -> int:
     clips = [arguments.clip, *arguments.batch]
-    if arguments.batch and arguments.compare:
-        raise ValueError("--compare must be left out with --batch (compare clip by clip)")
+    with wrong_command_line():
+        _check(arguments)
     for each in clips:
         _check_exists(each)  # said before seconds of imports and loading
-    if arguments.trace is not None:
-        check_new("--trace", arguments.trace, arguments.force)
+    check_pair(arguments)
     streams = sys.stdout.isatty() and not arguments.json and len(clips) == 1
     steps: list[StepTrace] = []
     with ProgressBar("prefill") as bar, ExitStack() as asked:
@@ -157,14 +160,22 @@ _NOT_TAUGHT = (
 )
 
 
-def _check_exists(clip: str) -> None:
-    if Path(clip).exists():
-        return
-    if clip == "-":
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse what the command line alone tells to be wrong."""
+    check_world(arguments)
+    if arguments.batch and arguments.compare:
+        raise ValueError("--compare must be left out with --batch (compare clip by clip)")
+    if "-" in [arguments.clip, *arguments.batch] and not Path("-").exists():
         raise ValueError(
             "clip must be a file, got -, standard input: a video is read more than once"
             " (write it to a file first)"
         )
+    check_new("--trace", arguments.trace, arguments.force)
+
+
+def _check_exists(clip: str) -> None:
+    if Path(clip).exists():
+        return
     if "://" in clip:
         from sparrow_kernels.video.clip import clip_path
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from sparrow_kernels.cli.errors import one_line
 
-_PHASES = ("prefill", "draft_prefill", "draft", "verify", "commit")
 _BASELINES = {"cached": "our plain loop", "generate": "transformers' generate"}
 
 Row = dict[str, Any]
@@ -39,7 +38,9 @@ def _emitted(row: Row) -> str:
 
 
 def _seconds(row: Row) -> str:
-    parts = [f"{name.replace('_', ' ')} {row[f'seconds_{name}']:.3f}" for name in _PHASES]
+    from sparrow_kernels.decoding.stats import PHASES  # with torch, which is there by now
+
+    parts = [f"{name.replace('_', ' ')} {row[f'seconds_{name}']:.3f}" for name in PHASES]
     return f"{', '.join(parts)} (medians)"
 
 

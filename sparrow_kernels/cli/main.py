@@ -9,11 +9,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sparrow_kernels._version import __version__
 from sparrow_kernels.cli import bench, clip, draft, environment, evaluate, generate, train
 from sparrow_kernels.cli.errors import (
+    STATUSES,
     USAGE,
     WrongCommandLine,
     explain,
@@ -37,11 +38,12 @@ _COMMANDS = {
 _JSON = "--json"
 """Who asks for it reads errors as JSON too, on stdout; the line on stderr stays."""
 _EPILOG = """\
-exit status: 0 done, 1 an error, 2 a wrong command line, 130 interrupted, 141 who read stdout left
-early, 143 terminated.
-With --json an error is an object too: {"error": ..., "status": ...}.
+exit status:
+{}
+
+With --json an error is an object too: {{"error": ..., "status": ...}}.
 SPARROW_TRACEBACK=1 shows where an error came from.
-"""
+""".format("\n".join(f"  {status:<3}  {meaning}" for status, meaning in STATUSES.items()))
 
 
 class _HelpFormatter(argparse.HelpFormatter):
@@ -55,6 +57,13 @@ class _HelpFormatter(argparse.HelpFormatter):
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong with a command line in one line, without the usage."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse what is not known here, where the --help is that lists what is."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
         raise WrongCommandLine(f"{one_line(message)} (see {self.prog} --help)")
@@ -113,4 +122,19 @@ def _parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         module.add_arguments(command)
+    _shorten_usage(parser)
     return parser
+
+
+def _shorten_usage(parser: argparse.ArgumentParser) -> None:
+    """What has to be there, in an order that works: arguments first, since an option that takes
+    several words takes those behind it too."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                _shorten_usage(command)
+            return
+    words = [str(each.metavar) for each in parser._get_positional_actions()]
+    options = parser._get_optional_actions()[1:]  # --help comes first
+    words += [f"{each.option_strings[0]} {each.metavar}" for each in options if each.required]
+    parser.usage = " ".join(["%(prog)s", *words, *["[options]"][: len(options)]])

@@ -73,8 +73,6 @@ def prepare(arguments: argparse.Namespace, clips: list[str], bar: ProgressBar) -
 
 def load_decoder(arguments: argparse.Namespace, bar: ProgressBar) -> tuple[SparrowDecoder, Any]:
     """The target and draft of `add_target_arguments`, and the target's processor."""
-    if arguments.world and arguments.target:
-        raise ValueError("--world must be left out with --target (it names an embedded pair)")
     device = device_of(arguments.device)
     bar.note("loading the models")
     target: Any

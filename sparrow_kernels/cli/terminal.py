@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
+import unicodedata
 from typing import Any, TextIO
 
+from sparrow_kernels.cli.errors import one_line
+
 _BAR_WIDTH = 24
+_WIDTH = 80  # of a terminal that does not say
 _REDRAW_SECONDS = 0.05
 _CLEAR_LINE = "\r\033[K"
 # A word that may go on, or a character that lacks bytes (U+FFFD), until more tokens come. Scripts
@@ -16,7 +21,7 @@ _UNFINISHED = re.compile(r"[^\s\u2e80-\ufffc]+$")
 
 
 class ProgressBar:
-    """One line that is redrawn in place and cleared at the end; silent where there is no terminal.
+    """One line that is redrawn in place and cleared at the end; silent where no terminal can do so.
 
     Used as `bar(done, total)`, from 0 on, inside a `with` block that clears it however it ends.
     """
@@ -24,7 +29,7 @@ class ProgressBar:
     def __init__(self, label: str, stream: TextIO | None = None) -> None:
         self._label = label
         self._stream = sys.stderr if stream is None else stream
-        self._shown = self._stream.isatty()
+        self._shown = self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._began = 0.0
         self._drawn_at = 0.0
         self._visible = False
@@ -45,14 +50,12 @@ class ProgressBar:
         filled = _BAR_WIDTH * done // total
         bar = "#" * filled + "." * (_BAR_WIDTH - filled)
         seconds = now - self._began
-        self._write(f"{_CLEAR_LINE}{self._label} [{bar}] {done}/{total}  {seconds:.1f} s")
-        self._visible = True
+        self._draw(f"{self._label} [{bar}] {done}/{total}  {seconds:.1f} s")
 
     def note(self, text: str) -> None:
         """Show `text` in place of the bar."""
         if self._shown:
-            self._write(_CLEAR_LINE + text)
-            self._visible = True
+            self._draw(text)
 
     def clear(self) -> None:
         """Take the line away, so that other output can use it."""
@@ -60,9 +63,27 @@ class ProgressBar:
             self._write(_CLEAR_LINE)
             self._visible = False
 
+    def _draw(self, text: str) -> None:
+        """As much of `text` as fits: of a line that wraps, the end alone could be cleared."""
+        shown = one_line(text)
+        while shown and _columns(shown) >= self._width():
+            shown = shown[:-1]
+        self._write(_CLEAR_LINE + shown)
+        self._visible = True
+
+    def _width(self) -> int:
+        try:
+            return os.get_terminal_size(self._stream.fileno()).columns or _WIDTH
+        except (OSError, ValueError):
+            return _WIDTH
+
     def _write(self, text: str) -> None:
         self._stream.write(text)
         self._stream.flush()
+
+
+def _columns(text: str) -> int:
+    return sum(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text)
 
 
 class WordStream:

@@ -98,9 +98,15 @@ def add_data_arguments(data: Any) -> None:
 
 def train_on_data(arguments: argparse.Namespace, out: Path) -> None:
     """Train as `arguments` say, and write to `out`."""
+    from sparrow_kernels.models.quiet import quiet_transformers
+
+    with quiet_transformers():
+        _train(arguments, out)
+
+
+def _train(arguments: argparse.Namespace, out: Path) -> None:
     from sparrow_kernels.cli.question import device_of, dtype_of
     from sparrow_kernels.models.pair import load_target
-    from sparrow_kernels.models.quiet import quiet_transformers
     from sparrow_kernels.training.data.dialogues import read_dialogues
     from sparrow_kernels.training.data.encoding import Encoder
     from sparrow_kernels.training.dialogue_training import DialogueTraining
@@ -111,13 +117,10 @@ def train_on_data(arguments: argparse.Namespace, out: Path) -> None:
     texts = None if arguments.text_data is None else read_dialogues(arguments.text_data, on_wrong)
     workers = join_workers(device_of(arguments.device or "auto"))
     dtype = dtype_of(arguments.dtype or "auto", arguments.target is None, workers.device)
-    with quiet_transformers():
-        target, processor = load_target(arguments.target, dtype=dtype)
-        target.to(workers.device)
+    target, processor = load_target(arguments.target, dtype=dtype)
+    target.to(workers.device)
     encoder = Encoder(target, processor, fps=arguments.fps or 2.0, max_length=arguments.max_length)
     if arguments.regenerate is not None:
-        if arguments.regenerate.resolve() == arguments.data.resolve():
-            raise ValueError("--regenerate must be another file than --data, got the same")
         _regenerate(arguments, target, encoder, dialogues, workers, on_wrong)
         dialogues = read_dialogues(arguments.regenerate, on_wrong)
     training = DialogueTraining(

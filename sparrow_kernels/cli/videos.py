@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sparrow_kernels.cli.arguments import path, whole
+from sparrow_kernels.cli.arguments import clip, whole
 
 MOST_CLIPS = 10_000
 _ENDINGS = {
@@ -18,7 +18,7 @@ _ENDINGS = {
 
 
 class ClipsAction(argparse.Action):
-    """Reads the words of `--clips` into a number, or into a list of paths."""
+    """Reads the words of `--clips` into a number, or leaves them as paths for `files`."""
 
     def __call__(
         self,
@@ -28,20 +28,24 @@ class ClipsAction(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         try:
-            setattr(namespace, self.dest, clips(list(values or ())))
-        except (argparse.ArgumentTypeError, ValueError, OSError) as error:
+            setattr(namespace, self.dest, _clips(list(values or ())))
+        except argparse.ArgumentTypeError as error:
             raise argparse.ArgumentError(self, str(error)) from error
 
 
-def clips(words: list[str]) -> int | list[Path]:
-    """How many clips to generate, or which files to read: those named, and the videos of folders.
-
-    Raises:
-        ArgumentTypeError, ValueError, FileNotFoundError: there is no such file; a folder holds no
-            video; a file is named twice; a number among paths.
-    """
+def _clips(words: list[str]) -> int | list[str]:
     if len(words) == 1 and re.fullmatch(r"[-+]?[0-9]+", words[0]):
         return whole(1, MOST_CLIPS)(words[0])
+    return [clip(word) for word in words]
+
+
+def files(words: Sequence[str]) -> list[Path]:
+    """The files that are named, and the videos of the folders.
+
+    Raises:
+        ValueError, FileNotFoundError: there is no such file; a folder holds no video; a file is
+            named twice; a number among paths.
+    """
     found: list[Path] = []
     for word in words:
         found += _videos(word)
@@ -54,7 +58,7 @@ def clips(words: list[str]) -> int | list[Path]:
 def _videos(word: str) -> list[Path]:
     from sparrow_kernels.video.source import clip_path
 
-    place = path(word)
+    place = Path(word)
     if not place.is_dir():
         return [clip_path(word)]
     videos = sorted(

@@ -87,13 +87,22 @@ class Plan(NamedTuple):
 
     cases: list[Case]
     left_out: list[LeftOut]
+    unreadable: Sequence[LeftOut] = ()
+    """Left out of every length: nothing can be read of them."""
 
     def check(self) -> None:
         """Raise `ValueError` if there is a length of which every clip is left out."""
+        if self.unreadable and not self.cases and not self.left_out:
+            others = len(self.unreadable) - 1
+            more = f" (and {others} more that cannot be read)" if others else ""
+            raise ValueError(f"{self.unreadable[0].reason}{more}")
+        without = [*self.left_out, *self.unreadable]
         for length in dict.fromkeys(one.length for one in self.left_out):
             if any(case.length == length for case in self.cases):
                 continue
-            why = [f"{one.clip}: {one.reason}" for one in self.left_out if one.length == length]
+            why = [
+                f"{each.clip}: {each.reason}" for each in without if each.length in (length, None)
+            ]
             more = f"; {len(why) - _SHOWN} more" if len(why) > _SHOWN else ""
             to_reach = "can be asked about" if length is None else f"comes near {length}"
             raise ValueError(
@@ -111,19 +120,23 @@ def plan_files(
     """Each file at each length; without lengths, as it is at the default rate.
 
     Raises:
-        ValueError, ImportError: what `read_clip` raises, but for files that are too long.
+        ImportError: nothing here reads videos.
     """
     found: list[Case | LeftOut] = []
+    unreadable = []
     for path, name in zip(paths, _names(paths), strict=True):
         on_file(path)
-        if lengths:
-            found += _at_lengths(prompt, path, name, lengths)
-        else:
-            found.append(_as_it_is(prompt, path, name))
+        try:
+            if lengths:
+                found += list(_at_lengths(prompt, path, name, lengths))
+            else:
+                found.append(_as_it_is(prompt, path, name))
+        except (ValueError, OSError) as error:  # one damaged file is no reason to lose the others
+            unreadable.append(LeftOut(name, None, str(error)))
     cases = [one for one in found if isinstance(one, Case)]
     order = {length: place for place, length in enumerate(lengths)}
     cases.sort(key=lambda case: order.get(case.length or 0, 0))  # stable: files stay in order
-    return Plan(cases, [one for one in found if isinstance(one, LeftOut)])
+    return Plan(cases, [one for one in found if isinstance(one, LeftOut)], unreadable)
 
 
 def plan_generated(prompt: Prompt, clips: int, lengths: Sequence[int]) -> Plan:

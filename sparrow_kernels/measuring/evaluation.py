@@ -17,7 +17,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from sparrow_kernels.decoding import (
@@ -38,6 +37,7 @@ from sparrow_kernels.models.request import Request
 from sparrow_kernels.models.target import TargetState
 from sparrow_kernels.ops.env import checks
 from sparrow_kernels.ops.types import TreeLayout
+from sparrow_kernels.training.bars import bar
 from sparrow_kernels.training.evaluation import MAX_ANSWER_TOKENS, through_mp4
 from sparrow_kernels.training.small_target import clip_inputs
 
@@ -156,7 +156,7 @@ def evaluate_draft(
     runs: list[DecodeStats] = []
     control_runs: list[DecodeStats] = []
     following = caption_inputs(processor, scripts[0], world) if control else {}
-    for script in tqdm(scripts[::-1], desc=f"{visual_tokens} visual tokens", unit="clip"):
+    for script in bar(scripts[::-1], desc=f"{visual_tokens} visual tokens", unit="clip"):
         inputs = caption_inputs(processor, script, world)
         stats = decoder.generate(**inputs, max_new_tokens=MAX_ANSWER_TOKENS).stats
         runs.append(cast(DecodeStats, stats))

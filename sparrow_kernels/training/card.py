@@ -9,6 +9,7 @@ from typing import Any
 from sparrow_kernels._version import __version__
 from sparrow_kernels.decoding import TreeConfig
 from sparrow_kernels.drafting import SparrowDraft
+from sparrow_kernels.training.checkpoint import whole
 from sparrow_kernels.training.run import Progress
 
 _CARD = """\
@@ -80,4 +81,5 @@ def write_card(
         picture=picture,
         facts=json.dumps(facts, indent=2),
     )
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    with whole(folder / "README.md") as fresh:
+        fresh.write_text(text, encoding="utf-8")

@@ -19,6 +19,7 @@ from sparrow_kernels.drafting.losses import LOSSES
 from sparrow_kernels.drafting.modes import MODES
 from sparrow_kernels.drafting.rows import RowRules
 from sparrow_kernels.training.card import write_card
+from sparrow_kernels.training.checkpoint import whole_files
 from sparrow_kernels.training.data.cache import StateCache, weights_mark
 from sparrow_kernels.training.data.dialogue_rows import DialogueRows
 from sparrow_kernels.training.data.dialogues import DataError, Dialogue
@@ -253,7 +254,8 @@ class DialogueTraining:
         self.draft.config.sees_clip = "nothing"
         dtype = self._target.dtype
         saved = self.draft.to(torch.float16 if dtype == torch.float32 else dtype)  # type: ignore[arg-type]
-        saved.save_pretrained(self._folder)
+        with whole_files(self._folder) as fresh:
+            saved.save_pretrained(fresh)
         history = training.progress.history
         if not draw(history, self._folder / "training.png"):
             self._warn("training.png is left out: matplotlib is not installed")

@@ -21,6 +21,7 @@ from sparrow_kernels.drafting.modes import MODES
 from sparrow_kernels.embedded.draft_recipe import DraftRecipe
 from sparrow_kernels.embedded.worlds import world_of
 from sparrow_kernels.models.pair import load_target
+from sparrow_kernels.training.checkpoint import whole_files
 from sparrow_kernels.training.data.embedded_clips import ClipStates, EmbeddedClips
 from sparrow_kernels.training.plan import Stage, TrainingPlan
 from sparrow_kernels.training.run import DraftTraining
@@ -144,7 +145,8 @@ def train_draft(
 def write_draft(draft: SparrowDraft, folder: Path) -> None:
     """Save a trained draft, in float16 and with the clip out of its sight."""
     draft.config.sees_clip = "nothing"
-    draft.half().save_pretrained(folder)
+    with whole_files(folder) as fresh:
+        draft.half().save_pretrained(fresh)
 
 
 def main() -> None:

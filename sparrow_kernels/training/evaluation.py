@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from sparrow_kernels.embedded.captions import Exchange, content_accuracy
 from sparrow_kernels.embedded.clips import ClipScript, read_mp4, write_mp4
 from sparrow_kernels.embedded.worlds import EASY, World, world_of
+from sparrow_kernels.training.bars import bar
 from sparrow_kernels.training.small_target import clip_inputs
 
 MAX_ANSWER_TOKENS = 240
@@ -52,7 +52,7 @@ def evaluate_budget(
     world = world_of(model)
     right: dict[str, list[float]] = {}
     clips = [world.make_clip(visual_tokens, seed) for seed in seeds]
-    for script in tqdm(clips, desc=f"{visual_tokens} visual tokens", unit="clip"):
+    for script in bar(clips, desc=f"{visual_tokens} visual tokens", unit="clip"):
         frames, fps = (world.render(script), 2.0) if raw_frames else through_mp4(script, world)
         for exchange in _questions(world, script, kinds or tuple(world.questions)):
             text = answer_clip(model, processor, frames, fps, exchange.question)

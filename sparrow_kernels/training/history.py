@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from sparrow_kernels.training.checkpoint import whole
 
 COLUMNS = ("step", "loss", "learning_rate", "mean_emitted_estimate", "mean_emitted_held_out")
 Entry = dict[str, float | int | None]
@@ -15,12 +16,10 @@ Entry = dict[str, float | int | None]
 
 def write_csv(entries: Sequence[Entry], path: Path) -> None:
     """All of them, in the place of an earlier file."""
-    fresh = path.with_suffix(".new")
-    with fresh.open("w", newline="") as file:
+    with whole(path) as fresh, fresh.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(entries)
-    os.replace(fresh, path)
 
 
 def draw(entries: Sequence[Entry], path: Path) -> bool:
@@ -40,7 +39,8 @@ def draw(entries: Sequence[Entry], path: Path) -> bool:
     losses.set(xlabel="step", ylabel="loss")
     emitted.set_ylabel("tokens a target call")
     losses.legend(handles=[line for line in lines if line is not None], loc="center right")
-    figure.savefig(path, dpi=120)
+    with whole(path) as fresh:
+        figure.savefig(fresh, dpi=120, format="png")
     return True
 
 

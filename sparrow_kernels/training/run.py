@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.drafting.text_rows import TextRows
 from sparrow_kernels.drafting.training_step import StepResult, training_step
+from sparrow_kernels.training.bars import bar
 from sparrow_kernels.training.checkpoint import load_whole, write_whole
 from sparrow_kernels.training.history import COLUMNS, Entry, write_csv
 from sparrow_kernels.training.plan import RowSource, TrainingPlan
@@ -23,6 +23,11 @@ from sparrow_kernels.training.workers import Workers
 _SECONDS_BETWEEN_CHECKPOINTS = 30.0
 _SMOOTHING = 0.97
 _STEPS_BETWEEN_ENTRIES = 10
+# What a checkpoint knows by a digest, which tells nobody anything.
+_OTHER = {
+    "target": "of another target, or the same in another dtype",
+    "dialogues": "of other dialogues, or the same with another --fps or --max-length",
+}
 
 
 @dataclass
@@ -92,7 +97,7 @@ class DraftTraining:
         Raises:
             ValueError: it is damaged, or of a run that was asked for otherwise.
         """
-        state = load_whole(self.path)
+        state = load_whole(self.path, "about", "progress", "draft", "optimizer")
         begun = torch.tensor([0.0 if state is None else state["progress"]["step"]])
         own = float(begun)
         self._workers.add_up(begun)
@@ -107,8 +112,9 @@ class DraftTraining:
         other = [name for name in wanted if about.get(name) != wanted[name]]
         if other:
             raise ValueError(
-                f"{self.path} must be of a run with {other[0]} {wanted[other[0]]}, got one with"
-                f" {about.get(other[0])} (another --out, or --fresh)"
+                f"{self.path} must be of the run asked for, got one"
+                f" {', '.join(_differs(name, about.get(name), wanted[name]) for name in other)}"
+                " (another --out keeps both, --fresh starts over in this one)"
             )
         self.progress = Progress(**state["progress"])
         self.draft.load_state_dict(state["draft"])
@@ -132,10 +138,8 @@ class DraftTraining:
         progress, steps = self.progress, self.plan.steps
         begun = saved = time.monotonic()
         minutes, took = progress.minutes, 0.0
-        shown = self._workers.is_first
-        with tqdm(
-            total=steps, initial=progress.step, desc="draft", unit="step", disable=not shown
-        ) as bar:
+        about: dict[str, Any] = {"initial": progress.step, "disable": not self._workers.is_first}
+        with bar(total=steps, logged=True, desc="draft", unit="step", **about) as shown:
             for step in range(progress.step, steps):
                 progress.record(step, self.step(step))
                 now = time.monotonic()
@@ -143,10 +147,12 @@ class DraftTraining:
                 is_last = step + 1 == steps
                 self._note(step, is_last)
                 if step % _STEPS_BETWEEN_ENTRIES == 0:
-                    bar.set_postfix(
-                        loss=f"{progress.loss:.3f}", emitted=f"{progress.mean_emitted:.2f}"
+                    shown.set_postfix(
+                        refresh=False,
+                        loss=f"{progress.loss:.3f}",
+                        emitted=f"{progress.mean_emitted:.2f}",
                     )
-                bar.update()
+                shown.update()
                 if now - saved > _SECONDS_BETWEEN_CHECKPOINTS * max(1.0, took) or is_last:
                     self.save()
                     saved = time.monotonic()
@@ -201,3 +207,8 @@ class DraftTraining:
         values: list[Any] = [step + 1, self.progress.loss, stage.rate(number)]
         values += [self.progress.mean_emitted, held_out]
         self.progress.history.append(dict(zip(COLUMNS, values, strict=True)))
+
+
+def _differs(name: str, got: object, wanted: object) -> str:
+    """What another run has another of."""
+    return _OTHER.get(name) or f"with {name.replace('_', ' ')} {got} and not {wanted}"

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    AutoConfig,
     GenerationConfig,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
@@ -25,6 +26,8 @@ from sparrow_kernels.embedded.world import TILE
 from sparrow_kernels.embedded.worlds import EASY, World
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import BatchFeature, PreTrainedTokenizerBase
 
 SPECIAL_TOKENS = (
@@ -151,6 +154,21 @@ def build_config(vocabulary: int, layers: int) -> Qwen2_5_VLConfig:
         vision_start_token_id=VISION_START,
         vision_end_token_id=VISION_END,
         tie_word_embeddings=True,
+    )
+
+
+def check_small_target(folder: Path) -> None:
+    """Raise `ValueError` where `folder` holds another model than `build_config` describes: of those
+    alone the package's own clips can be learnt."""
+    config, ours = AutoConfig.from_pretrained(folder), build_config(len(SPECIAL_TOKENS), 1)
+    vision = getattr(config, "vision_config", None)
+    names = ("depth", "hidden_size", "num_heads", "out_hidden_size", "patch_size", "window_size")
+    if all(getattr(vision, name, None) == getattr(ours.vision_config, name) for name in names):
+        return
+    raise ValueError(
+        f"--data must be given for {folder}, of family {config.model_type}: the package's own clips"
+        " are for what `sparrow train target` makes (dialogues, a JSON object a line;"
+        " docs/training.md has their format)"
     )
 
 

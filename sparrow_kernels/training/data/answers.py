@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from sparrow_kernels.training.bars import bar
+from sparrow_kernels.training.checkpoint import whole
 from sparrow_kernels.training.data.cache import weights_mark
 from sparrow_kernels.training.data.dialogues import DataError, Dialogue
 from sparrow_kernels.training.data.encoding import Encoder
@@ -57,8 +58,11 @@ def regenerate(
     size = batch if encoder.can_pad else 1
     batches = [texts[i : i + size] for i in range(0, len(texts), size)] + with_media
     out.parent.mkdir(parents=True, exist_ok=True)
-    bar = tqdm(total=len(keys), initial=len(done), desc="answers", unit="dialogue")
-    with bar, out.open("a", encoding="utf-8") as file:
+    about: dict[str, Any] = {"desc": "answers", "unit": "dialogue", "initial": len(done)}
+    with (
+        bar(total=len(keys), logged=True, **about) as shown,
+        out.open("a", encoding="utf-8") as file,
+    ):
         for each in batches:
             torch.manual_seed(seed + int(each[0][:12], 16))
             try:
@@ -68,13 +72,13 @@ def regenerate(
                 if on_wrong is None:
                     raise
                 on_wrong(error)
-                bar.update(len(each))
+                shown.update(len(each))
                 continue
             for key, answer in zip(each, answers, strict=True):
                 if answer.strip():
                     file.write(_line(key, keys[key], answer, out.parent) + "\n")
             file.flush()
-            bar.update(len(each))
+            shown.update(len(each))
     if left:
         _put_in_order(out, list(keys))
     return out
@@ -151,6 +155,5 @@ def _key_of(line: bytes) -> str | None:
 def _put_in_order(out: Path, keys: list[str]) -> None:
     """In the order of the dialogues: what is held out should not be the shortest texts."""
     lines = {_key_of(line): line for line in out.read_bytes().splitlines(keepends=True)}
-    fresh = out.with_suffix(".new")
-    fresh.write_bytes(b"".join(lines[key] for key in keys if key in lines))
-    os.replace(fresh, out)
+    with whole(out) as fresh:
+        fresh.write_bytes(b"".join(lines[key] for key in keys if key in lines))

@@ -80,10 +80,11 @@ class StateCache:
             save_file(parts, fresh, {"clip_runs": json.dumps(rows.clip_runs)})
             os.replace(fresh, path)
         except (OSError, SafetensorError) as error:
-            fresh.unlink(missing_ok=True)
             self._room = 0.0
             self._warn(f"{path} cannot be written, and no more states are kept ({error})")
             return
+        finally:
+            fresh.unlink(missing_ok=True)
         self._room -= path.stat().st_size
 
     def _path(self, dialogue: Dialogue) -> Path:

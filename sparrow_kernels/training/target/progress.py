@@ -49,7 +49,7 @@ def save_checkpoint(
 
 def load_checkpoint(path: Path) -> tuple[Progress, dict[str, Any], dict[str, Any]] | None:
     """(progress, model state, optimizer state), or None where there is no checkpoint."""
-    state = load_whole(path)
+    state = load_whole(path, "progress", "model", "optimizer")
     if state is None:
         return None
     return Progress(**state["progress"]), state["model"], state["optimizer"]

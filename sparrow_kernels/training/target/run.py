@@ -11,6 +11,7 @@ import argparse
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ from tqdm import tqdm
 
 from sparrow_kernels.embedded.recipe import LanguageStage, TargetRecipe, VisionStage
 from sparrow_kernels.embedded.worlds import EASY, WORLDS, World
-from sparrow_kernels.training.checkpoint import write_whole
+from sparrow_kernels.training.bars import bar
+from sparrow_kernels.training.checkpoint import whole_files, write_whole
 from sparrow_kernels.training.small_target import HIDDEN, build_processor, build_target
 from sparrow_kernels.training.target.clip_features import pool_features
 from sparrow_kernels.training.target.language import BatchMaker, language_loss
@@ -76,8 +78,9 @@ class TargetTraining:
         halved.load_state_dict(self.model.state_dict())
         if self.world is not EASY:
             halved.config.embedded_world = self.world.name
-        halved.half().save_pretrained(folder)
-        self.processor.save_pretrained(folder)
+        with whole_files(folder) as fresh:
+            halved.half().save_pretrained(fresh)
+            self.processor.save_pretrained(fresh)
 
     def _features(self) -> Tensor:
         """Features of the tile pool by the trained tower, which is trained here if need be."""
@@ -108,11 +111,15 @@ class TargetTraining:
         """Numbers of the steps left in this stage, with checkpoints between them."""
         begun = saved = time.monotonic()
         minutes = self.progress.minutes
-        bar = tqdm(total=steps, initial=self.progress.step, desc=self.progress.stage, unit="step")
-        with bar:
+        about: dict[str, Any] = {
+            "desc": self.progress.stage,
+            "unit": "step",
+            "initial": self.progress.step,
+        }
+        with bar(total=steps, logged=True, **about) as shown:
             for step in range(self.progress.step, steps):
-                yield step, bar
-                bar.update()
+                yield step, shown
+                shown.update()
                 now = time.monotonic()
                 self.progress.step = step + 1
                 self.progress.minutes = minutes + (now - begun) / 60
@@ -139,7 +146,7 @@ class TargetTraining:
     def _train_vision(self, stage: VisionStage, pool: TilePool) -> None:
         tower = self.model.model.visual
         codes, _ = world_codes(HIDDEN, self.world)
-        for step, bar in self._steps(stage.steps):
+        for step, shown in self._steps(stage.steps):
             generator = torch.Generator().manual_seed(self.seed * stage.steps + step)
             chosen = torch.randint(len(pool.tiles), (stage.batch,), generator=generator)
             features = tile_features(tower, patchify_tiles(pool.tiles[chosen]))
@@ -150,18 +157,19 @@ class TargetTraining:
             self._update(loss, stage.learning_rate * rise * fall)
             if step % 10 == 0:
                 worst = float(group_accuracy(logits, labels).min())
-                bar.set_postfix(loss=f"{loss.item():.3f}", worst=f"{worst:.3f}")
+                shown.set_postfix(refresh=False, loss=f"{loss.item():.3f}", worst=f"{worst:.3f}")
         self._finish_stage(keep_optimizer=False)
 
     def _train_language(self, stage: LanguageStage, maker: BatchMaker) -> None:
         first, last = stage.learning_rate
-        for step, bar in self._steps(stage.steps):
+        for step, shown in self._steps(stage.steps):
             loss, shares = language_loss(self.model, maker(stage, step), stage.hint)
             warmup = min(1.0, (step + 1) / 50)
             self._update(loss, warmup * (first + (last - first) * step / stage.steps))
             self.progress.record(*shares.tolist())
             if step % 10 == 0:
-                bar.set_postfix(
+                shown.set_postfix(
+                    refresh=False,
                     loss=f"{loss.item():.3f}",
                     content=f"{self.progress.content:.3f}",
                     answers=f"{self.progress.answers:.3f}",

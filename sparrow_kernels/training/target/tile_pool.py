@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from sparrow_kernels.embedded.clips import read_mp4, write_mp4
 from sparrow_kernels.embedded.specimens import scene_labels
 from sparrow_kernels.embedded.world import FRAMES_PER_SECOND, TILE
 from sparrow_kernels.embedded.worlds import EASY, World
+from sparrow_kernels.training.bars import bar
 
 _EDGE = 6  # tiles along an edge of a wall
 _WALL = _EDGE * _EDGE
@@ -56,7 +56,8 @@ def build_tile_pool(seed: int = 0, world: World = EASY) -> TilePool:
     batch = _WALLS_A_FILE * _WALL
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "walls.mp4"
-        for start in tqdm(range(0, len(order), batch), desc="tiles through H.264", unit="file"):
+        starts = range(0, len(order), batch)
+        for start in bar(starts, logged=True, desc="tiles through H.264", unit="file"):
             chosen = order[start : start + batch]
             tiles[torch.from_numpy(chosen)] = _through_codec(world, labels[chosen], path, rng)
     repeated = torch.from_numpy(labels).repeat_interleave(world.views, 0)

@@ -1,0 +1,158 @@
+"""A checkpoint is whole at every moment, whatever signals come while it is written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparrow_kernels.training.checkpoint import (
+    load_whole,
+    signals_wait,
+    whole,
+    whole_files,
+    write_whole,
+)
+
+SLOW_SAVE = """
+import sys, time, torch
+from pathlib import Path
+from sparrow_kernels.cli.signals import Terminated, signals_raise
+from sparrow_kernels.training import checkpoint
+save = torch.save
+def slow(content, file):
+    file.write(b'half a checkpoint')
+    file.flush()
+    print('writing', flush=True)
+    sys.stdin.readline()
+    file.seek(0)
+    save(content, file)
+torch.save = slow
+path = Path(sys.argv[1])
+with signals_raise():
+    try:
+        checkpoint.write_whole({'step': 2}, path)
+        print('not interrupted', flush=True)
+    except (KeyboardInterrupt, Terminated):
+        checkpoint.write_whole({'step': 3}, path)
+"""
+
+
+def heeded() -> None:
+    """A job in the background, as these tests may be, inherits signals that are ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def saving(path: Path) -> subprocess.Popen:
+    """A process in the middle of a save."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_SAVE, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=heeded,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "writing\n"
+    return process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_save_ends_before_a_signal_is_heeded_and_so_does_the_save_that_follows(
+    number: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "training.pt"
+    process = saving(path)
+    assert process.stdin is not None and process.stdout is not None
+    process.send_signal(number)
+    process.send_signal(number)  # impatient
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "writing\n"  # the last save, on the way out
+    assert torch.load(path, weights_only=True) == {"step": 2}
+    process.send_signal(number)
+    process.communicate("\n", timeout=60)
+    assert process.returncode != 0
+    assert torch.load(path, weights_only=True) == {"step": 3}
+    assert os.listdir(tmp_path) == ["training.pt"]
+
+
+@pytest.mark.slow
+def test_what_a_killed_save_left_is_not_in_the_way(tmp_path: Path) -> None:
+    path = tmp_path / "training.pt"
+    write_whole({"step": 1}, path)
+    process = saving(path)
+    process.kill()
+    process.communicate(timeout=60)
+    assert len(os.listdir(tmp_path)) == 2
+    assert load_whole(path) == {"step": 1}
+    assert os.listdir(tmp_path) == ["training.pt"]
+
+
+def test_files_of_one_stem_do_not_share_what_they_are_written_to(tmp_path: Path) -> None:
+    with whole(tmp_path / "training.pt") as one, whole(tmp_path / "training.csv") as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert (tmp_path / "training.pt").read_text() == "one"
+    assert (tmp_path / "training.csv").read_text() == "other"
+
+
+def test_an_error_in_the_middle_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "training.pt"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), whole(path) as fresh:
+        fresh.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["training.pt"]
+
+
+def test_signals_wait_for_the_end_and_handlers_are_as_before() -> None:
+    seen: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
+    try:
+        with signals_wait(), signals_wait():
+            signal.raise_signal(signal.SIGTERM)
+            assert seen == []
+        assert seen == [signal.SIGTERM]
+        signal.raise_signal(signal.SIGTERM)
+        assert seen == [signal.SIGTERM] * 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_outside_of_the_main_thread_there_is_nothing_to_wait_for(tmp_path: Path) -> None:
+    thread = threading.Thread(target=write_whole, args=({"step": 1}, tmp_path / "a.pt"))
+    thread.start()
+    thread.join()
+    assert load_whole(tmp_path / "a.pt") == {"step": 1}
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "training.pt"
+    write_whole({"progress": 1, "model": 2}, path)
+    with pytest.raises(ValueError, match="must be a checkpoint with progress, draft, got one with"):
+        load_whole(path, "progress", "draft")
+    assert load_whole(path, "model", "progress") == {"progress": 1, "model": 2}
+
+
+def test_files_of_a_library_take_their_places_when_all_are_whole(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("old")
+    (tmp_path / ".new").mkdir()
+    (tmp_path / ".new" / "left.json").write_text("of somebody who was killed")
+    with pytest.raises(KeyboardInterrupt), whole_files(tmp_path) as fresh:
+        (fresh / "config.json").write_text("new")
+        raise KeyboardInterrupt
+    assert (tmp_path / "config.json").read_text() == "old"
+    with whole_files(tmp_path) as fresh:
+        for name in ("config.json", "model.safetensors"):
+            (fresh / name).write_text("new")
+        assert (tmp_path / "config.json").read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"]
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"new"}
