@@ -47,13 +47,14 @@ if TYPE_CHECKING:
         topk_logprobs,
         unpack_ancestors,
     )
-    from sparrow_kernels.ops.types import Acceptance, AnchorIndex, TreeLayout
+    from sparrow_kernels.ops.types import Acceptance, AnchorIndex, Attended, TreeLayout
 
 # Where each public name lives; `python_tests/package/test_import.py` holds this table, `__all__`
 # and the imports above to one another.
 _HOMES = {
     "Acceptance": "ops.types",
     "AnchorIndex": "ops.types",
+    "Attended": "ops.types",
     "SparrowDecoder": "models",
     "SparrowDraft": "drafting",
     "TreeConfig": "decoding",
@@ -91,6 +92,7 @@ _HOMES = {
 __all__ = [
     "Acceptance",
     "AnchorIndex",
+    "Attended",
     "SparrowDecoder",
     "SparrowDraft",
     "TreeConfig",

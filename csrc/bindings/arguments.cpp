@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <stdexcept>
+#include <utility>
 
 namespace sparrow::bindings {
 namespace {
@@ -16,7 +17,41 @@ bool fits(Shape sizes, Shape shape) {
                     [](int64_t size, int64_t wanted) { return wanted == kAny || size == wanted; });
 }
 
+// Bytes from the first element of a tensor to behind its last, 0 where there is none.
+int64_t extent(const Tensor& tensor) {
+  const Shape sizes = tensor.sizes(), strides = tensor.strides();
+  int64_t last = 0;
+  for (size_t d = 0; d < sizes.size(); ++d) {
+    if (sizes[d] == 0) return 0;
+    last += (sizes[d] - 1) * strides[d];
+  }
+  return (last + 1) * static_cast<int64_t>(tensor.element_size());
+}
+
 }  // namespace
+
+bool strides_nest(const Tensor& tensor) {
+  const Shape sizes = tensor.sizes(), strides = tensor.strides();
+  std::array<std::pair<int64_t, int64_t>, kMaxRank> steps;  // strides, and how far they reach
+  size_t rank = 0;
+  for (size_t d = 0; d < sizes.size(); ++d) {
+    if (sizes[d] > 1) steps.at(rank++) = {strides[d], (sizes[d] - 1) * strides[d]};
+  }
+  std::sort(steps.begin(), steps.begin() + rank);
+  int64_t reach = 0;
+  for (size_t k = 0; k < rank; ++k) {
+    if (steps[k].first <= reach) return false;
+    reach += steps[k].second;
+  }
+  return true;
+}
+
+bool may_overlap(const Tensor& one, const Tensor& other) {
+  const char* const begin = data<const char>(one);
+  const char* const others = data<const char>(other);
+  const int64_t size = extent(one), others_size = extent(other);
+  return size > 0 && others_size > 0 && begin < others + others_size && others < begin + size;
+}
 
 std::string text(Shape shape) {
   std::string words = "[";
@@ -59,10 +94,21 @@ void Arguments::check_layout(const char* argument, const Tensor& tensor, Shape s
   check_device(argument, tensor);
   const Shape sizes = tensor.sizes();
   if (!fits(sizes, shape)) refuse(argument, text(shape), text(sizes));
+  check_memory(argument, tensor);
   if (sizes.empty() || sizes[sizes.size() - 1] <= 1) return;
   const int64_t stride = tensor.stride(static_cast<int64_t>(sizes.size()) - 1);
   if (stride != 1)
     refuse(argument, "contiguous in its last dim", "stride " + std::to_string(stride));
+}
+
+void Arguments::check_memory(const char* argument, const Tensor& tensor) const {
+  int64_t bytes = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(tensor.get(), &bytes));
+  const int64_t needed = extent(tensor);
+  const int64_t before = tensor.storage_offset() * static_cast<int64_t>(tensor.element_size());
+  if (needed == 0 || before + needed <= bytes) return;
+  refuse(argument, "in a storage of " + std::to_string(before + needed) + " bytes or more",
+         std::to_string(bytes));
 }
 
 void Arguments::check_in(const char* argument, int64_t value, int64_t low, int64_t high) const {

@@ -1,8 +1,8 @@
 // Checks of tensor arguments and allocation of results, the same for every op.
 //
 // What is wrong with an argument is said as std::invalid_argument, which arrives in Python as
-// ValueError. Rank, shape, dtype, device and dense rows are checked here, so that raw pointers are
-// safe to follow; values are not.
+// ValueError. Rank, shape, dtype, device, dense rows and that there is memory behind them are
+// checked here, so that raw pointers are safe to follow; values are not.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -38,6 +38,8 @@ class Arguments {
                    std::initializer_list<ScalarType> dtypes) const;
   void check_device(const char* argument, const Tensor& tensor) const;
   void check_layout(const char* argument, const Tensor& tensor, Shape shape) const;
+  // A storage may have been freed or made shorter under a tensor that keeps its shape.
+  void check_memory(const char* argument, const Tensor& tensor) const;
   void check_in(const char* argument, int64_t value, int64_t low, int64_t high) const;
   void check_at_least(const char* argument, int64_t value, int64_t low) const;
   [[noreturn]] void refuse(const char* argument, const std::string& must_be,
@@ -47,6 +49,13 @@ class Arguments {
   const char* op_;
   torch::stable::Device device_;
 };
+
+// Whether each stride leads past all that the shorter ones reach, so that no two elements meet.
+bool strides_nest(const Tensor& tensor);
+
+// Whether the bytes from first to last element of two tensors may be the same: rows of one slab may
+// lie between one another and share none.
+bool may_overlap(const Tensor& one, const Tensor& other);
 
 // An uninitialised contiguous tensor on the device of `like`.
 Tensor empty(const Tensor& like, ScalarType dtype, Shape shape);

@@ -1,6 +1,8 @@
 // Gathering and commit.
 #include "cpu/gather.h"
 
+#include <algorithm>
+#include <array>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -181,6 +183,24 @@ struct TreeTensors {
 
 using Committed = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
+// Whether what is written as results is certainly neither read nor written as anything else.
+bool are_apart(const TreeTensors& t, const Committed& out) {
+  const auto& [path, accept_length, emitted, hidden] = out;
+  if (!strides_nest(hidden)) return false;
+  const std::array<const Tensor*, 4> results{&path, &accept_length, &emitted, &hidden};
+  for (size_t k = 0; k < results.size(); ++k) {
+    const auto shares = [&](const Tensor& other) { return may_overlap(*results[k], other); };
+    if (shares(t.tokens) || shares(t.depth) || shares(t.first_child) || shares(t.next_sibling) ||
+        shares(t.target_tokens) || shares(t.prefix_lens) ||
+        std::any_of(t.states.begin(), t.states.end(), shares) ||
+        std::any_of(results.begin() + k + 1, results.end(),
+                    [&](const Tensor* other) { return shares(*other); })) {
+      return false;
+    }
+  }
+  return true;
+}
+
 // Into `out` if there is one, else into tensors of its own.
 Committed commit_walked(const Arguments& arguments, const Caches& caches, const TreeTensors& t,
                         int64_t max_path, bool checked, const Committed* out = nullptr) {
@@ -201,6 +221,7 @@ Committed commit_walked(const Arguments& arguments, const Caches& caches, const 
   }
   if (checked) {
     refuse_values(trees_fit(accept.tree, batch, commit.prefix_lens, commit.cache.rows.pages));
+    refuse_values(out == nullptr || are_apart(t, *out));
   }
   const auto made = [&]() -> Committed {
     const AcceptanceTensors accepted(t.tokens, batch, max_path);

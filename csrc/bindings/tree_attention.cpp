@@ -244,6 +244,17 @@ void check_at_once(const Arguments& arguments, const Inputs& in, bool checked) {
   }
 }
 
+// What may write to an input, or twice to one place, is looked at by Python.
+void check_apart(const Inputs& in, const Tensor& out, const MaybeTensor& lse) {
+  const auto may_be_in = [&](const Tensor& written) {
+    return may_overlap(written, in.query) || may_overlap(written, in.key) ||
+           may_overlap(written, in.value) || (in.key_bias && may_overlap(written, *in.key_bias));
+  };
+  const bool apart = strides_nest(out) && !may_be_in(out) &&
+                     (!lse || (strides_nest(*lse) && !may_be_in(*lse) && !may_overlap(out, *lse)));
+  if (!apart) throw std::invalid_argument("memory is shared");
+}
+
 Tensor tree_attention_at_once(const Tensor& query, const Tensor& key, const Tensor& value,
                               const Tensor& ancestors, const Tensor& prefix_lens,
                               const MaybeTensor& prefix_starts, const MaybeTensor& anchor_slots,
@@ -273,6 +284,7 @@ void tree_attention_out_at_once(const Tensor& query, const Tensor& key, const Te
                   num_splits,   block_table,  key_bias,    kNoScale,  kNoScale};
   const Arguments arguments("tree_attention", query);
   check_at_once(arguments, in, checked);
+  if (checked) check_apart(in, out, lse);
   attend_into(arguments, in, out, lse);
 }
 

@@ -59,6 +59,7 @@ bool tree_attention_fits(const Asked& call) {
   const Visibility& seen = call.visibility;
   const int64_t capacity = call.pages.capacity();
   const bool is_paged = call.pages.table.data != nullptr;
+  if (call.num_rows > 64 * seen.words) return false;  // which only rows without bits may do
   std::vector<Span> spans;
   for (int64_t b = 0; b < call.batch; ++b) {
     const int64_t length = seen.prefix_lens[b];

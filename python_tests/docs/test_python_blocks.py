@@ -83,6 +83,34 @@ def of_pages(scope: Scope) -> None:
     assert scope["prefix_lens"].tolist() == [5, 6]
 
 
+def with_idle_requests(scope: Scope) -> Scope:
+    """Three requests over pages of four slots: one is busy, one has a node of three, one has
+    finished and its pages are the first's. Pages 6, 7 and 8 are spare."""
+    num_nodes = torch.tensor([3, 1, 0], dtype=torch.int32)
+    parent = torch.tensor([[-1, 0, 0]] * 3, dtype=torch.int32)
+    pages = torch.zeros(2, 9, 1, 4, 8)
+    return {
+        **{name: getattr(sk, name) for name in ("append_cache_", "tree_attention")},
+        **{"torch": torch, "num_nodes": num_nodes, "layout": sk.build_tree(parent, num_nodes)},
+        **{"key": torch.ones(3, 1, 3, 8), "value": torch.ones(3, 1, 3, 8)},
+        **{"query": torch.ones(3, 1, 3, 8), "page_size": 4},
+        **{"key_pages": pages[0], "value_pages": pages[1]},
+        "prefix_lens": torch.tensor([6, 7, 5], dtype=torch.int32),
+        "block_table": torch.tensor([[4, 1, 2], [3, 5, -1], [1, 2, -1]], dtype=torch.int32),
+        "spare": torch.tensor([[6], [7], [8]], dtype=torch.int32),
+    }
+
+
+def of_library_authors(scope: Scope) -> None:
+    written = scope["key_pages"].sum((1, 3)) > 0
+    assert written.nonzero().tolist() == [
+        *([1, 2], [1, 3], [2, 0]),  # all of the first
+        [5, 3],  # the one node of the second
+        *([7, 0], [7, 1], [8, 0], [8, 1], [8, 2]),  # what is nobody's
+    ]
+    assert scope["attended"].shape == (3, 1, 3, 8)
+
+
 def of_an_op(scope: Scope) -> Scope:
     reference = SimpleNamespace(my_op=lambda rows, count: rows[:, :count].clone())
     checks: Callable[..., None] = lambda rows, count: None  # noqa: E731
@@ -123,6 +151,7 @@ RUN: dict[str, tuple[Callable[[Scope], Scope], Callable[[Scope], None]]] = {
     "docs/drafts.md": (as_given, lambda scope: None),
     "docs/integrations.md": (as_given, lambda scope: None),
     "docs/kernels/paged_caches.md": (in_pages, of_pages),
+    "docs/library-authors.md": (with_idle_requests, of_library_authors),
     "docs/trace.md": (with_a_decoder, of_a_trace),
 }
 

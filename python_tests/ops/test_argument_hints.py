@@ -17,6 +17,7 @@ QUERY = torch.randn(1, 4, 5, 8)
 KEY, VALUE = torch.randn(2, 1, 2, 16, 8).unbind()
 MASK = torch.rand(1, 9) < 0.5
 ROWS = torch.randn(1, 2, 9, 8)
+NEW, ANGLES, PAGES = torch.randn(1, 2, 5, 8), torch.ones(1, 5, 8), torch.randn(3, 2, 16, 8)
 TOKENS, TARGETS = torch.tensor([[1, 2, 3, 4, 5]]), torch.tensor([[2, 4, 0, 0, 1]])
 
 
@@ -30,6 +31,14 @@ def tree(query=QUERY, key=KEY, value=VALUE, ancestors=LAYOUT.ancestors) -> torch
 
 def window(query=ROWS, key=ROWS, value=ROWS) -> torch.Tensor:
     return sk.anchored_window_attention(query, key, value, MASK, window=2)
+
+
+def append(key=NEW, value=NEW, key_cache=KEY, value_cache=VALUE) -> None:
+    sk.append_cache_(key, value, key_cache, value_cache, LENGTHS)
+
+
+def commit(keys, values) -> None:
+    sk.commit_tree_(TOKENS, LAYOUT, TARGETS, keys, values, [], LENGTHS.clone(), 3)
 
 
 MISTAKES = {
@@ -60,6 +69,95 @@ MISTAKES = {
         lambda: window(swapped(ROWS), swapped(ROWS), swapped(ROWS)),
         "anchored_window_attention: key must be [B, Hkv, S, D] = [1, 2, 9, 8]",
     ),
+    "rows after heads, to append": (
+        lambda: append(key=swapped(NEW), value=swapped(NEW)),
+        "append_cache_: key must be [B, Hkv, T, D] = [1, 2, 5, 8], got [1, 5, 2, 8] (heads and rows"
+        " look swapped, as those of value may be: pass key.transpose(1, 2))",
+    ),
+    "a cache to append to after slots": (
+        lambda: append(key_cache=swapped(KEY), value_cache=swapped(VALUE)),
+        "append_cache_: key_cache must be [B, Hkv, N, D] = [1, 2, 16, 8], got [1, 16, 2, 8]",
+    ),
+    "all of an append after slots": (
+        lambda: append(swapped(NEW), swapped(NEW), swapped(KEY), swapped(VALUE)),
+        "append_cache_: key must be [B, Hkv, T, D] = [1, 2, 5, 8]",
+    ),
+    "queries after nodes, to rotate": (
+        lambda: sk.rotate_append_(
+            swapped(QUERY), NEW, NEW, ANGLES, ANGLES, KEY.clone(), VALUE.clone(), LENGTHS
+        ),
+        "rotate_append_: query must be [B, Hq, T, D] = [1, 4, 5, 8], got [1, 5, 4, 8]",
+    ),
+    "a cache for its mass after slots": (
+        lambda: sk.attention_mass(QUERY, swapped(KEY), LENGTHS),
+        "attention_mass: key must be [B, Hkv, N, D] = [1, 2, 16, 8]",
+    ),
+    "lengths of 64 bits": (
+        lambda: sk.tree_attention(QUERY, KEY, VALUE, LAYOUT.ancestors, LENGTHS.long()),
+        "tree_attention: prefix_lens must be int32, got int64 (call .int() once, outside the step,"
+        " and keep the copy",
+    ),
+    "tokens of 32 bits": (
+        lambda: sk.accept_tree(TOKENS.int(), LAYOUT, TARGETS, 3),
+        "accept_tree: tokens must be int64, got int32 (call .long() once",
+    ),
+    "words of 32 bits": (
+        lambda: tree(ancestors=LAYOUT.ancestors.int()),
+        "tree_attention: ancestors must be int64, got int32 (words have 64 bits",
+    ),
+    "pages to attend to without a table": (
+        lambda: tree(key=PAGES, value=PAGES),
+        "tree_attention: key must be [B, Hkv, N, D] = [1, Hkv, N, 8], got [3, 2, 16, 8] (a cache"
+        " in pages comes with its block_table=)",
+    ),
+    "pages to append to without a table": (
+        lambda: append(key_cache=PAGES.clone(), value_cache=PAGES.clone()),
+        "append_cache_: key_cache must be [B, Hkv, N, D] = [1, 2, N, 8], got [3, 2, 16, 8] (a"
+        " cache in pages",
+    ),
+    "pages to commit to without a table": (
+        lambda: commit([PAGES.clone()], [PAGES.clone()]),
+        "commit_tree_: keys[0] must be [B, Hkv, N, D] = [1, Hkv, N, D], got [3, 2, 16, 8] (a cache"
+        " in pages",
+    ),
+    "layers in one tensor": (
+        lambda: commit(KEY[None], VALUE[None]),
+        "commit_tree_: keys must be a sequence of tensors, one a layer, got Tensor (pass list(keys",
+    ),
+    "a layer for its list": (
+        lambda: commit([KEY.clone()], VALUE),
+        "commit_tree_: values must be a sequence of tensors, one a layer, got Tensor (pass [values",
+    ),
+    "states in one tensor": (
+        lambda: sk.gather_hidden(torch.ones(2, 1, 5, 6), torch.zeros(1, 2, dtype=torch.int32)),
+        "gather_hidden: states must be a sequence of tensors, one a layer, got Tensor (pass list(",
+    ),
+    "rows of another dtype than their caches": (
+        lambda: append(NEW.bfloat16(), NEW.bfloat16()),
+        "append_cache_: key must be float32, as key_cache and value_cache, got bfloat16 (call"
+        " .to(torch.float32))",
+    ),
+    "a query of another dtype than key and value": (
+        lambda: tree(QUERY.bfloat16()),
+        "tree_attention: query must be float32, as key and value, got bfloat16",
+    ),
+    "a key of another dtype than the others": (
+        lambda: tree(key=KEY.bfloat16()),
+        "tree_attention: key must be float32 or float8_e4m3fn, got bfloat16",
+    ),
+    "a sequence's query of another dtype": (
+        lambda: window(query=ROWS.half()),
+        "anchored_window_attention: query must be float32, as key and value, got float16",
+    ),
+    "a derivative by way of out": (
+        lambda: sk.gather_hidden(
+            [torch.ones(1, 5, 6, requires_grad=True)],
+            torch.zeros(1, 2, dtype=torch.int32),
+            out=torch.ones(1, 2, 6),
+        ),
+        "gather_hidden: states must not require grad (the op has no derivative: leave out= away"
+        " where it is differentiated",
+    ),
     "nothing to gather": (
         lambda: sk.gather_hidden([], torch.zeros(1, 2, dtype=torch.int32)),
         "gather_hidden: states must be at least one layer, got none",
@@ -70,7 +168,7 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_the_message_names_the_mistake(name: str) -> None:
     call, message = MISTAKES[name]
-    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+    with pytest.raises((TypeError, ValueError, NotImplementedError), match=re.escape(message)):
         call()
 
 

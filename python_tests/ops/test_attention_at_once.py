@@ -122,10 +122,17 @@ def wrong() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         ("prefix_starts", lens + 1),
         ("prefix_starts", lens - 20),
         ("num_splits", 0),
+        ("num_splits", True),
         ("window", 4),
+        ("scale", float("nan")),
+        ("scale", "1"),
+        ("key_bias", torch.full((1, 1, 20), torch.nan)),
         ("key_bias", torch.zeros(1, 3, 20)),
         ("out", torch.zeros(2, 4, 5, 15)),
         ("out", (torch.zeros(2, 4, 5, 16), torch.zeros(2, 4, 5).double())),
+        ("out", plain["query"]),
+        ("out", (torch.zeros(2, 4, 5, 16), plain["value"].flatten()[:40].view(2, 4, 5))),
+        ("out", torch.zeros(4, 5, 16).expand(2, 4, 5, 16)),
     ):
         yield plain, {name: value}
     for value in (table[:1], table.long(), table + 1, table - 1):
@@ -133,6 +140,8 @@ def wrong() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     yield paged, {"prefix_lens": lens + 1}
     for name, value in (
         ("window", -1),
+        ("window", 4.0),
+        ("window", True),
         ("depth", anchored["depth"][:, :4]),
         ("anchors", tuple(anchors)),
         ("anchors", anchors._replace(rank=anchors.rank[:, :20])),

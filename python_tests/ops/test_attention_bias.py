@@ -156,3 +156,30 @@ def test_bad_biases_are_named():
         attend(torch.zeros(1, 1, 320)[..., ::2])
     with pytest.raises(TypeError, match="key_bias must be float32, got float64"):
         attend(torch.zeros(1, 1, 160, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_bias_that_is_no_weight_is_named(batch, bad, backend):
+    """Where a committed slot has it: the left padding and what follows the prefix may hold any."""
+    query, (key, value) = torch.randn(2, 2, 1, 8), torch.randn(2, 2, 1, 9, 8)
+    words, lens, starts = torch.ones(2, 1, 1, dtype=torch.int64), (4, 6), (2, 1)
+    given = {
+        "prefix_lens": torch.tensor(lens, dtype=torch.int32),
+        "prefix_starts": torch.tensor(starts, dtype=torch.int32),
+    }
+    with env.backend(backend), env.checks(True):
+        for slot in range(9):
+            bias = torch.zeros(batch, 1, 9)
+            bias[-1, 0, slot] = bad
+            read = [starts[b] <= slot < lens[b] for b in ((1,) if batch == 2 else (0, 1))]
+            if not any(read):
+                result = tree_attention(query, key, value, words, **given, key_bias=bias)
+                assert bool(result.isfinite().all())
+                continue
+            where = rf"key_bias\[{batch - 1}\]\[0\]\[{slot}\] = {bad}"
+            message = f"key_bias must be a number or -inf at every committed slot, got {where}"
+            for out in (None, torch.zeros(2, 2, 1, 8)):
+                with pytest.raises(ValueError, match=message):
+                    tree_attention(query, key, value, words, **given, key_bias=bias, out=out)

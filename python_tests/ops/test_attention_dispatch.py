@@ -11,6 +11,7 @@ from sparrow_kernels.ops import env
 from sparrow_kernels.ops.attention import tree_attention
 from sparrow_kernels.ops.attention.ops import TREE_ATTENTION, TREE_ATTENTION_OUT
 from sparrow_kernels.ops.attention.seen import tree_part
+from sparrow_kernels.ops.tree import build_tree
 
 BUSHY = [-1, 0, 0, 1, 1, 2, 3, 3, 4, 6, 9]
 DEPTH = [0, 1, 1, 2, 2, 2, 3, 3, 3, 4, 5]
@@ -147,3 +148,19 @@ def test_the_remembered_tree_follows_its_words():
         ancestors[0, 4, 0] = 1
         case.rows[0][4] = 1
         case.check(tree_attention(query, key, value, ancestors, lens, return_lse=True))
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_rows_that_see_tree_slots_have_words_enough(backend):
+    """A tree of 70 whose words were cut to one: its last nodes would not see themselves."""
+    query, key, value = torch.randn(1, 2, 70, 8), *torch.randn(2, 1, 2, 100, 8)
+    chain = build_tree(torch.arange(-1, 69, dtype=torch.int32)[None]).ancestors
+    lens = torch.tensor([5], dtype=torch.int32)
+    message = r"ancestors must be \[B, T, W\] with W = 2 or more words for T = 70, got W = 1"
+    with env.backend(backend), env.checks(True):
+        for out in (None, torch.zeros_like(query)):
+            with pytest.raises(ValueError, match=message):
+                tree_attention(query, key, value, chain[..., :1], lens, out=out)
+        # Of the prefix alone, any number of rows sees as much as ever.
+        nothing = tree_attention(query, key, value, chain[..., :1] * 0, lens)
+        assert torch.equal(nothing, tree_attention(query, key, value, chain * 0, lens))

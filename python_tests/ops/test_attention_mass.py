@@ -164,6 +164,21 @@ def test_what_does_not_fit_is_named():
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_log_sum_exp_that_is_none_is_named(backend):
+    query, key, lens = (each.detach() for each in arguments(CASES["ragged"]))
+    with env.backend(backend):
+        for bad in (math.nan, math.inf):
+            lse = torch.full(query.shape[:3], -math.inf)
+            assert not attention_mass(query, key, lens, lse=lse).any()
+            lse[2, 1, 3] = bad
+            message = (
+                rf"attention_mass: lse must be a number or -inf, got lse\[2\]\[1\]\[3\] = {bad}"
+            )
+            with env.checks(True), pytest.raises(ValueError, match=message):
+                attention_mass(query, key, lens, lse=lse)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_unchecked_lengths_and_pages_are_bounded(backend):
     case = CASES["one row"]
     query, key, _ = arguments(case)

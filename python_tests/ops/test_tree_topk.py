@@ -103,5 +103,21 @@ def test_wrong_kinds_are_refused() -> None:
             topk_logprobs(logits, k)
     with pytest.raises(TypeError, match="logits must be float32 or float16 or bfloat16, got"):
         topk_logprobs(logits.double(), 2)
-    with pytest.raises(ValueError, match=r"logits must be \[R, V\], got \[5\]"):
-        topk_logprobs(logits[0], 2)
+    with pytest.raises(ValueError, match=r"logits must be of at least 1 dims, got \[\]"):
+        topk_logprobs(logits[0, 0], 2)
+
+
+@each_backend(TOPK_LOGPROBS)
+@pytest.mark.parametrize("shape", [(9,), (2, 3, 9), (2, 0, 9), (2, 1, 3, 9)])
+def test_leading_dims_are_rows(shape: tuple[int, ...], backend: str) -> None:
+    dense = torch.randn(shape, requires_grad=True)
+    apart = torch.randn(*shape[:-1], 11)[..., :9]
+    with env.backend(backend):
+        for logits in (dense, apart):
+            values, ids = topk_logprobs(logits, 2)
+            assert values.shape == ids.shape == (*shape[:-1], 2)
+            rows = logits[None] if logits.dim() == 1 else logits.flatten(0, -2)
+            for got, expected in zip((values, ids), topk_logprobs(rows, 2), strict=True):
+                assert torch.equal(got.reshape(expected.shape), expected)
+        (grad,) = torch.autograd.grad(topk_logprobs(dense, 2)[0].sum(), dense)
+    assert grad.shape == shape

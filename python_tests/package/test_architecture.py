@@ -20,6 +20,7 @@ CORE = (
     "native",
     "library",
     "values",
+    "memory",
     "pages",
 )
 # Which layers a layer may import besides itself. An unlisted layer fails: it must be placed here.

@@ -15,7 +15,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
+
 BACKENDS = ("auto", "native", "triton", "torch", "reference")
+
+
+def _refuse_in_graphs(name: str) -> None:
+    """A graph holds ops, not what this thread has chosen; they ask for that when they run."""
+    if torch.compiler.is_dynamo_compiling():
+        raise RuntimeError(
+            f"{name}: must be used outside the compiled function, around its call: ops follow it"
+            " when they run"
+        )
 
 
 def _backend_from_environment() -> str:
@@ -64,8 +75,11 @@ def backend(name: str) -> Iterator[None]:
     `contextvars.copy_context()`, or set SPARROW_BACKEND, which reaches all. A backward runs with
     the backend its forward had.
 
-    Raises `ValueError` for a name that is not one of auto, native, triton, torch, reference.
+    Raises `ValueError` for a name that is not one of auto, native, triton, torch, reference, and
+    `RuntimeError` inside a compiled function: enter it around the call of that function, whose ops
+    ask for their backend when they run.
     """
+    _refuse_in_graphs("backend")
     if name not in BACKENDS:
         raise ValueError(f"backend: name must be one of {', '.join(BACKENDS)}, got {name!r}")
     token = _backend.set(name)
@@ -79,7 +93,15 @@ def values_are_checked(device_type: str) -> bool:
     """Whether ops on this kind of device check values: `SPARROW_CHECK`, else yes on a CPU only.
 
     On a GPU the check costs a synchronisation, so it is off unless asked for.
+
+    Raises `RuntimeError` inside a compiled function, as it holds where an op runs.
     """
+    _refuse_in_graphs("values_are_checked")
+    return are_checked(device_type)
+
+
+def are_checked(device_type: str) -> bool:
+    """`values_are_checked`, for ops: they ask when they run, and know that they do."""
     chosen = _checks.get()
     return device_type == "cpu" if chosen is None else chosen
 
@@ -90,8 +112,10 @@ def checks(enabled: bool) -> Iterator[None]:
 
     It reaches what `backend` reaches: this thread, and no other. SPARROW_CHECK reaches all.
 
-    Raises `TypeError` for anything but a bool.
+    Raises `TypeError` for anything but a bool, and `RuntimeError` inside a compiled function: enter
+    it around the call.
     """
+    _refuse_in_graphs("checks")
     if not isinstance(enabled, bool):
         raise TypeError(f"checks: enabled must be True or False, got {enabled!r}")
     token = _checks.set(enabled)

@@ -7,6 +7,7 @@ a wrong dtype, device or kind of object `TypeError`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import NoReturn
 
 import torch
@@ -16,7 +17,10 @@ Size = int | torch.SymInt
 # What people pass who have the right thing in another form.
 _OTHER_FORMS = {
     ("ancestors", torch.bool): "pack_ancestors makes 64-bit words of a mask [B, T, T]",
+    ("ancestors", torch.int32): "words have 64 bits: see pack_ancestors",
 }
+_OTHER_WIDTHS = {(torch.int64, torch.int32): ".int()", (torch.int32, torch.int64): ".long()"}
+_KEEP = "once, outside the step, and keep the copy: an op that writes in place writes to it"
 
 
 def refuse(op: str, argument: str, must_be: str, got: object, hint: str = "") -> NoReturn:
@@ -31,6 +35,26 @@ def refuse_type(op: str, argument: str, must_be: str, got: object, hint: str = "
 
 def _message(op: str, argument: str, must_be: str, got: object, hint: str) -> str:
     return f"{op}: {argument} must be {must_be}, got {got}" + (f" ({hint})" if hint else "")
+
+
+def check_integer(op: str, argument: str, value: object) -> None:
+    """A whole number of the host's: no bool, and no tensor, whose value would be waited for."""
+    if type(value) is int or isinstance(value, torch.SymInt):
+        return
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        refuse_type(op, argument, "an integer", type(value).__name__, _on_host(value))
+
+
+def check_number(op: str, argument: str, value: object) -> None:
+    """A number of the host's."""
+    if type(value) is float or isinstance(value, (torch.SymInt, torch.SymFloat)):
+        return
+    if not isinstance(value, Real) or isinstance(value, bool):
+        refuse_type(op, argument, "a number", type(value).__name__, _on_host(value))
+
+
+def _on_host(value: object) -> str:
+    return "read it once, outside the step: .item()" if isinstance(value, Tensor) else ""
 
 
 def check_tensor(
@@ -56,6 +80,8 @@ def check_tensor(
     if value.dtype not in allowed:
         names = " or ".join(str(d).removeprefix("torch.") for d in allowed)
         hint = _OTHER_FORMS.get((argument, value.dtype), "")
+        if not hint and (call := _OTHER_WIDTHS.get((value.dtype, allowed[0]))):
+            hint = f"call {call} {_KEEP}"
         refuse_type(op, argument, names, str(value.dtype).removeprefix("torch."), hint)
     if device is not None and value.device != device:
         refuse_type(op, argument, f"on {device}", value.device, "all tensors of a call share one")
@@ -79,12 +105,10 @@ def _check_shape(
         wanted = int(name) if name.isdigit() else sizes.setdefault(name, size)
         if wanted != size:
             known = [name if name.isdigit() else str(sizes.get(name, name)) for name in names]
-            refuse(
-                op,
-                argument,
-                f"[{', '.join(names)}] = [{', '.join(known)}]",
-                f"{list(value.shape)}",
-            )
+            must_be = f"[{', '.join(names)}] = [{', '.join(known)}]"
+            is_batch_of_cache = name == "B" and letters == "B Hkv N D"
+            hint = "a cache in pages comes with its block_table=" if is_batch_of_cache else ""
+            refuse(op, argument, must_be, f"{list(value.shape)}", hint)
 
 
 def check_rows_are_dense(op: str, argument: str, value: Tensor) -> None:
@@ -95,6 +119,5 @@ def check_rows_are_dense(op: str, argument: str, value: Tensor) -> None:
             argument,
             "contiguous in its last dim",
             f"strides {list(value.stride())}",
-            "call .contiguous() once, outside the step, and keep the copy: an op that writes in"
-            " place writes to it",
+            f"call .contiguous() {_KEEP}",
         )

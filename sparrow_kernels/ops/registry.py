@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparrow_kernels.ops import env, library, transforms
+from sparrow_kernels.ops import env, library, memory, transforms
 
 Reason = str | None
 """Why something cannot be done; None when it can."""
@@ -51,7 +51,8 @@ class Op:
     Without `differentiate` it refuses inputs that ask for a derivative.
 
     `check(*args)` raises `ValueError` for bad values (a malformed parent, a length beyond the
-    cache); it runs before every backend alike, only where `env.values_are_checked`.
+    cache); it runs before every backend alike, only where `env.are_checked`, and so does that of
+    the memory that arguments lie in.
     """
 
     def __init__(
@@ -67,9 +68,11 @@ class Op:
         qualified = f"{library.NAMESPACE}::{name}"
         LIBRARY.define(library.PREFIX + schema, tags=(torch.Tag.pt2_compliant_tag,))
         self.call = getattr(getattr(torch.ops, library.NAMESPACE), name).default
-        self._written = [
+        arguments = self.call._schema.arguments
+        self.argument_names = [argument.name for argument in arguments]
+        self.written = [
             place
-            for place, argument in enumerate(self.call._schema.arguments)
+            for place, argument in enumerate(arguments)
             if argument.alias_info is not None and argument.alias_info.is_write
         ]
         LIBRARY.impl(name, self._run, "CompositeExplicitAutograd")
@@ -115,6 +118,12 @@ class Op:
         """
         self.implementations[backend] = _Implementation(function, available, takes, checked)
 
+    def check_values(self, *args: Any) -> None:
+        """Raise `ValueError` for what a call with such arguments is refused for when checked."""
+        self._check_memory(args)
+        if self.check is not None:
+            self.check(*args)
+
     def unavailable(self, backend: str) -> Reason:
         """Why `backend` cannot run this op on this machine, None if it can."""
         implementation = self.implementations.get(backend)
@@ -147,18 +156,25 @@ class Op:
                 result = self._run_by(chosen, device, args)
         else:
             result = self._run_by(chosen, device, args)
-        for place in self._written:
+        for place in self.written:
             transforms.mark_written(args[place])
         return result
 
     def _run_by(self, chosen: _Implementation, device: str, args: Sequence[Any]) -> Any:
-        if self.check is not None and env.values_are_checked(device):
-            if chosen.checked is not None:
-                result = chosen.checked(*args)
-                if result is not None:
-                    return result
+        if not env.are_checked(device):
+            return chosen.function(*args)
+        self._check_memory(args)
+        if chosen.checked is not None:
+            result = chosen.checked(*args)
+            if result is not None:
+                return result
+        if self.check is not None:
             self.check(*args)
         return chosen.function(*args)
+
+    def _check_memory(self, args: Sequence[Any]) -> None:
+        name = self.name.removesuffix("_out")  # as the public function of both forms is called
+        memory.check(name, self.argument_names, args, self.written)
 
     def _choose(self, device: str, args: Sequence[Any]) -> _Implementation:
         asked = env.current_backend()
@@ -191,6 +207,7 @@ def nobody_watches(args: Sequence[Any]) -> bool:
     first = args[0][0] if type(args[0]) is list and args[0] else args[0]
     return type(first) is Tensor and not (
         torch.compiler.is_compiling()
+        or first.is_meta  # for which an op's fake answers
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
         or torch._C._functorch.peek_interpreter_stack() is not None

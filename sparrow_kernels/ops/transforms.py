@@ -148,7 +148,9 @@ def autograd_function(call: Any, derivative: Derivative) -> Any:
 
 
 def _name(call: Any) -> str:
-    return call._schema.name.removeprefix(f"{library.NAMESPACE}::{library.PREFIX}")
+    """As the public function is called, whose form with `out=` is an op of another name."""
+    name: str = call._schema.name.removeprefix(f"{library.NAMESPACE}::{library.PREFIX}")
+    return name.removesuffix("_out")
 
 
 def vmap_rule(call: Any) -> Callable[..., Any]:

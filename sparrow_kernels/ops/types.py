@@ -65,4 +65,7 @@ class AnchorIndex(NamedTuple):
     rank: Tensor
 
 
+Attended = tuple[Tensor, Tensor]
+"""What attention returns with its log-sum-exp: `[B, Hq, T, D]`, and `[B, Hq, T]` natural log."""
+
 torch.serialization.add_safe_globals([TreeLayout, Acceptance, AnchorIndex])

@@ -1,6 +1,6 @@
 """How a value check says which value is wrong, and where.
 
-These run inside an op, on real tensors, and only where `env.values_are_checked`: they may sync.
+These run inside an op, on real tensors, and only where `env.are_checked`: they may sync.
 """
 
 from __future__ import annotations

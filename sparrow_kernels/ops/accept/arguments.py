@@ -8,7 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sparrow_kernels.ops.errors import Size, check_rows_are_dense, check_tensor, refuse, refuse_type
+from sparrow_kernels.ops.errors import (
+    Size,
+    check_integer,
+    check_number,
+    check_rows_are_dense,
+    check_tensor,
+    refuse,
+    refuse_type,
+)
 from sparrow_kernels.ops.types import TreeLayout
 
 _FIELDS = (
@@ -49,6 +57,7 @@ def check_drafted(
     sizes["W"] = (sizes["T"] + 63) // 64
     for (field, letters, dtype), tensor in zip(_FIELDS, layout, strict=False):
         check_row(op, f"layout.{field}", tensor, letters, dtype, sizes, tokens.device)
+    check_integer(op, "max_path", max_path)
     if max_path < 1:
         refuse(op, "max_path", "at least 1 (the root)", max_path)
     return layout[:5]
@@ -56,5 +65,6 @@ def check_drafted(
 
 def check_temperature(op: str, argument: str, temperature: float) -> None:
     """A temperature is a positive number; greedy decoding has none."""
+    check_number(op, argument, temperature)
     if not 0 < temperature < math.inf:
         refuse(op, argument, "above 0 and finite", temperature, "greedy is argmax")

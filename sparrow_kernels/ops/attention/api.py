@@ -17,6 +17,7 @@ from sparrow_kernels.ops.attention.arguments import (
     check_results,
     check_scale,
     check_tree_arguments,
+    scale_or_default,
     tree_arguments_fit,
 )
 from sparrow_kernels.ops.attention.autocast import cast_as_sdpa
@@ -26,11 +27,9 @@ from sparrow_kernels.ops.attention.ops import (
     TREE_ATTENTION,
     TREE_ATTENTION_OUT,
 )
-from sparrow_kernels.ops.errors import Size, check_tensor, refuse
+from sparrow_kernels.ops.errors import Size, check_integer, check_tensor, refuse
 from sparrow_kernels.ops.pages import check_block_table, num_slots
-from sparrow_kernels.ops.types import AnchorIndex
-
-Attended = tuple[Tensor, Tensor]
+from sparrow_kernels.ops.types import AnchorIndex, Attended
 
 
 @overload
@@ -110,7 +109,8 @@ def tree_attention(
         query: `[B, Hq, T, D]` float32, float16, bfloat16 or float64.
         key, value: `[B, Hkv, N, D]` caches, Hq a multiple of Hkv, of the query's dtype or both
             float8_e4m3fn; views of a larger slab will do.
-        ancestors: `[B, T, W]` int64 words, such as `build_tree` makes.
+        ancestors: `[B, T, W]` int64 words, such as `build_tree` makes; W is for the tree slots, at
+            least one.
         prefix_lens: `[B]` int32 in 0..N.
         prefix_starts: `[B]` int32 in 0..prefix_len, the left padding; 0 by default.
         anchors, window, depth: given together: the `anchor_index` of the cache, a number of
@@ -129,7 +129,7 @@ def tree_attention(
             anything.
         key_bias: `[B | 1, Hkv | 1, N]`, of the query's dtype or float32, added to the scores of
             committed slots: log b counts a slot b times, -inf takes it away, unread. NaN and inf
-            are not for it.
+            are not for it, but where slots are not committed.
         key_scale, value_scale: `[B | 1, Hkv | 1]` float32, positive, of float8 caches: a stored
             element x means `x.float() * scale`. 1 where left out. Other caches have none.
 
@@ -138,7 +138,8 @@ def tree_attention(
 
     Raises:
         ValueError: wrong shape; with value checks on also lengths, bits or anchors outside the
-            cache, or pages outside it (else: clamped, or ignored).
+            cache, or pages outside it (else: clamped, or ignored), fewer words than T rows that see
+            tree slots have, a bias of NaN or inf, and an `out` that shares memory with an input.
         TypeError: wrong dtype or device.
         NotImplementedError: an input requires grad or has a tangent, or no backend takes the case.
 
@@ -185,9 +186,11 @@ def tree_attention(
     for name, given in (("key_scale", key_scale), ("value_scale", value_scale)):
         if given is not None:
             check_scale(op, name, given, query.shape[0], key)
-    if num_splits is not None and num_splits < 1:
-        refuse(op, "num_splits", "at least 1", num_splits)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    if num_splits is not None:
+        check_integer(op, "num_splits", num_splits)
+        if num_splits < 1:
+            refuse(op, "num_splits", "at least 1", num_splits)
+    scale = scale_or_default(op, scale, query)
     rest = (prefix_starts, slots, count, rank, window, depth, scale, num_splits)
     later = (block_table, key_bias, key_scale, value_scale)
     if out is None:
@@ -229,6 +232,7 @@ def anchor_index(anchor_mask: Tensor, max_anchors: int | None = None) -> AnchorI
     """
     check_tensor("anchor_index", "anchor_mask", anchor_mask, "B N", torch.bool)
     listed = anchor_mask.shape[1] if max_anchors is None else max_anchors
+    check_integer("anchor_index", "max_anchors", listed)
     if listed < 0:
         refuse("anchor_index", "max_anchors", "at least 0", listed)
     return AnchorIndex(*ANCHOR_INDEX(anchor_mask, listed))

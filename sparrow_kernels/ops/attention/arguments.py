@@ -6,12 +6,16 @@ only where it is no, the slow search for the argument to name.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from sparrow_kernels.ops.attention.hints import refuse_swapped_tree
+from sparrow_kernels.ops.attention.hints import refuse_odd_dtype, refuse_swapped_tree
 from sparrow_kernels.ops.errors import (
     Size,
+    check_integer,
+    check_number,
     check_rows_are_dense,
     check_tensor,
     refuse,
@@ -68,6 +72,16 @@ def tree_arguments_fit(
     )
 
 
+def scale_or_default(op: str, scale: float | None, query: Tensor) -> float:
+    """The factor of the scores."""
+    if scale is None:
+        return query.shape[-1] ** -0.5
+    check_number(op, "scale", scale)
+    if not -math.inf < scale < math.inf:
+        refuse(op, "scale", "finite", scale)
+    return scale
+
+
 def check_heads(op: str, sizes: dict[str, Size]) -> None:
     """Query heads come in whole groups for each KV head."""
     heads, kv_heads = int(sizes["Hq"]), int(sizes["Hkv"])
@@ -113,6 +127,7 @@ def check_tree_arguments(
     op = "tree_attention"
     sizes: dict[str, Size] = {}
     refuse_swapped_tree(op, query, key, ancestors)
+    refuse_odd_dtype(op, "query", query, {"key": key, "value": value})
     like = check_query(op, query, "B Hq T D", sizes)
     caches = "pages Hkv page_size D" if paged else "B Hkv N D"
     stored = check_tensor(op, "key", key, caches, (like.dtype, FLOAT8), sizes, like.device)
@@ -154,6 +169,13 @@ def check_scale(op: str, argument: str, scale: object, batch: Size, cache: Tenso
     return given
 
 
+def check_window(op: str, window: object) -> None:
+    """A number of positions."""
+    check_integer(op, "window", window)
+    if window < 0:  # type: ignore[operator]
+        refuse(op, "window", "at least 0", window)
+
+
 def _anchoring_fits(
     query: Tensor, capacity: Size, anchors: AnchorIndex, window: int, depth: Tensor
 ) -> bool:
@@ -183,7 +205,7 @@ def check_anchoring(
     if (
         isinstance(anchors, AnchorIndex)
         and isinstance(depth, Tensor)
-        and window is not None
+        and type(window) is int
         and all(isinstance(each, Tensor) for each in anchors)
         and _anchoring_fits(query, slots, anchors, window, depth)
     ):
@@ -197,8 +219,7 @@ def check_anchoring(
         refuse(op, "anchors, window and depth", "given together or not at all", " and ".join(given))
     if not isinstance(anchors, AnchorIndex):
         refuse_type(op, "anchors", "an AnchorIndex", type(anchors).__name__, "see anchor_index")
-    if window < 0:
-        refuse(op, "window", "at least 0", window)
+    check_window(op, window)
     sizes: dict[str, Size] = {"B": query.shape[0], "T": query.shape[2], "N+1": slots + 1}
     for name, value, letters in (
         ("anchors.slots", anchors.slots, "B A"),

@@ -9,6 +9,7 @@ what is wrong.
 from __future__ import annotations
 
 from functools import cache
+from math import inf, isfinite
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from sparrow_kernels.ops.types import AnchorIndex
 
 _BACKENDS = ("auto", "native")
 _NO_ANCHORS = (None, None, None)
+_INTEGER = (int, type(None))
 
 
 @cache
@@ -67,14 +69,21 @@ def attended(
         or torch._C._is_any_autocast_enabled()
         or env.current_backend() not in _BACKENDS
         or not (anchors is None or type(anchors) is AnchorIndex)
+        or type(window) not in _INTEGER
+        or type(num_splits) not in _INTEGER
     ):
         return None
     new, into = symbols
     try:
         scale = query.shape[-1] ** -0.5 if scale is None else scale
+        checked = env.are_checked("cpu")
+        if type(scale) is not float or not isfinite(scale):
+            return None
+        if checked and key_bias is not None and not _is_below_inf(key_bias):
+            return None
         rest = (prefix_starts, *(anchors or _NO_ANCHORS), window, depth, scale, num_splits)
         inputs = (query, key, value, ancestors, prefix_lens, *rest)
-        last = (block_table, key_bias, env.values_are_checked("cpu"))
+        last = (block_table, key_bias, checked)
         if out is None and not return_lse:
             return new(*inputs, *last)
         if out is None:
@@ -87,3 +96,8 @@ def attended(
     for given in written:
         mark_written(given)
     return (result, lse) if return_lse else result
+
+
+def _is_below_inf(bias: Tensor) -> bool:
+    """Without NaN and +inf, wherever they are: the long way looks where they are read."""
+    return bias.numel() == 0 or bool(bias.amax() < inf)

@@ -29,6 +29,12 @@ def append_cache_(
 
     An op, so that no compiled graph copies a cache to keep the write apart.
 
+    All T rows of every request are written: there is no number of nodes here. Those past a
+    request's last node, and all of an idle one, need slots too; nobody sees them there, and the
+    next append writes over them. Where such slots are not the request's own (its cache is full, or
+    its pages have gone to another), give the append a `block_table` or `prefix_lens` of its own:
+    "Idle requests and short trees" in docs/library-authors.md has both.
+
     Args:
         key, value: `[B, Hkv, T, D]` of a float dtype.
         key_cache, value_cache: `[B, Hkv, N, D]` of the same dtype, or both float8_e4m3fn; views of
@@ -42,8 +48,9 @@ def append_cache_(
             out. Rows that are float8 themselves are stored as they are, without.
 
     Raises:
-        ValueError: wrong shape; with value checks on also rows that do not fit (else: dropped), and
-            a table that is too short, out of range or lets two requests write to one page.
+        ValueError: wrong shape; with value checks on also rows that do not fit (else: dropped), a
+            table that is too short, out of range or lets two requests write to one page, and a
+            cache that is expanded or shares memory with another argument.
         TypeError: wrong dtype or device.
         NotImplementedError: no backend takes the case, such as rows to be made float8 on a GPU.
 
@@ -82,7 +89,8 @@ def rotate_append_(
     """Rotary embedding of query and key, fused with the append of key and value.
 
     Rotate-half over all of D: `x * cos + (-x2, x1) * sin`, computed in float32 (float64 for
-    float64) and rounded once. The angles come from the model, so M-RoPE needs nothing special.
+    float64) and rounded once. The angles come from the model, so M-RoPE needs nothing special. All
+    T rows of every request are written, those of idle ones too, as by `append_cache_`.
 
     Args:
         query: `[B, Hq, T, D]`, key, value: `[B, Hkv, T, D]`, of one float dtype, D even.
@@ -98,8 +106,8 @@ def rotate_append_(
 
     Raises:
         ValueError: wrong shape, odd D; with value checks on also rows that do not fit (else:
-            dropped, their queries rotated all the same) and what `append_cache_` refuses a table
-            for.
+            dropped, their queries rotated all the same) and what `append_cache_` refuses a table or
+            a cache for.
         TypeError: wrong dtype or device.
 
     Source: Su et al., RoFormer, arXiv 2104.09864, in the rotate-half form of GPT-NeoX.

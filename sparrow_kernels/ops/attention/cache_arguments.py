@@ -13,6 +13,7 @@ from sparrow_kernels.ops.attention.arguments import (
     check_integers,
     check_scale,
 )
+from sparrow_kernels.ops.attention.hints import refuse_odd_dtype, refuse_swapped_append
 from sparrow_kernels.ops.errors import Size, check_rows_are_dense, check_tensor, refuse
 from sparrow_kernels.ops.pages import check_block_table
 
@@ -30,6 +31,8 @@ def check_append(
 ) -> None:
     """New rows `[B, Hkv, T, D]` fit caches; so do `query`, cos and sin if any."""
     sizes: dict[str, Size] = {}
+    refuse_swapped_append(op, key, key_cache, query)
+    refuse_odd_dtype(op, "key", key, {"key_cache": key_cache, "value_cache": value_cache})
     stored = FLOATS if query is not None else (*FLOATS, FLOAT8)  # as they are, if they are float8
     like = check_tensor(op, "key", key, "B Hkv T D", stored, sizes)
     check_rows_are_dense(op, "key", like)

@@ -11,6 +11,7 @@ from sparrow_kernels.ops import native
 from sparrow_kernels.ops.errors import refuse
 from sparrow_kernels.ops.library import NATIVE
 from sparrow_kernels.ops.pages import check_pages, num_slots
+from sparrow_kernels.ops.values import refuse_first
 
 
 def lengths_inside(op: str, prefix_lens: Tensor, rows: int, slots: int) -> list[int]:
@@ -42,7 +43,7 @@ def tree_attention(
     value_scale: Tensor | None = None,
 ) -> None:
     """Lengths lie in the cache, starts before them, bits and anchors name slots that exist, the
-    block table pages that do, and scales are any."""
+    block table pages that do, words are enough for the rows, and scales and biases are any."""
     op = "tree_attention"
     scales_are_any(op, key_scale, value_scale)
     slots = num_slots(key, block_table)
@@ -54,11 +55,30 @@ def tree_attention(
         for b, (start, length) in enumerate(zip(prefix_starts.tolist(), lengths, strict=True)):
             if not 0 <= start <= length:
                 refuse(op, "prefix_starts", f"in 0..prefix_len = {length}", f"{start}, request {b}")
+    if 64 * ancestors.shape[2] < ancestors.shape[1] and bool(ancestors.any()):
+        rows, words = ancestors.shape[1:]
+        hint = "row i has a bit for its own slot i; rows that see no tree slot may have fewer"
+        must_be = f"[B, T, W] with W = {(rows + 63) // 64} or more words for T = {rows}"
+        refuse(op, "ancestors", must_be, f"W = {words}", hint)
+    if key_bias is not None:
+        _biases_below_inf(op, key_bias, prefix_starts, prefix_lens)
     for b, length in enumerate(lengths):
         if slots - length < 64 * ancestors.shape[2]:
             _bits_inside(op, ancestors[b], b, slots - length)
     if anchor_slots is not None and anchor_count is not None and anchor_rank is not None:
         _anchors_ascend(op, anchor_slots, anchor_count, anchor_rank, slots)
+
+
+def _biases_below_inf(op: str, key_bias: Tensor, starts: Tensor | None, ends: Tensor) -> None:
+    """Of committed slots: nobody reads the others."""
+    slot = torch.arange(key_bias.shape[2], device=key_bias.device)
+    is_read = slot < ends[:, None]
+    if starts is not None:
+        is_read &= slot >= starts[:, None]
+    if key_bias.shape[0] == 1:
+        is_read = is_read.any(0, keepdim=True)
+    bad = is_read[:, None] & ~(key_bias < math.inf)
+    refuse_first(op, "key_bias", "a number or -inf at every committed slot", key_bias, bad)
 
 
 def scales_are_any(op: str, key_scale: Tensor | None, value_scale: Tensor | None) -> None:
@@ -122,11 +142,13 @@ def attention_mass(
     block_table: Tensor | None = None,
     lse: Tensor | None = None,
 ) -> None:
-    """Lengths lie in the cache, and the block table names pages that exist."""
+    """Lengths lie in the cache, the block table names pages that exist, and lse has no NaN."""
     op = "attention_mass"
     if block_table is not None:
         check_pages(op, block_table, key, None, prefix_lens)
     lengths_inside(op, prefix_lens, 0, num_slots(key, block_table))
+    if lse is not None:
+        refuse_first(op, "lse", "a number or -inf", lse, ~(lse < math.inf))
 
 
 def anchor_index(anchor_mask: Tensor, max_anchors: int) -> None:

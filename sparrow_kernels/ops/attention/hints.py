@@ -1,4 +1,5 @@
-"""What `[B, T, H, D]` looks like: heads come before rows here, as in PyTorch's own attention.
+"""What `[B, T, H, D]` looks like: heads come before rows here, as in PyTorch's own attention. And
+whose dtype is the odd one.
 
 Asked only where the arguments do not fit: without the hint, the error would name a sound one.
 """
@@ -7,9 +8,12 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+import torch
 from torch import Tensor
 
-from sparrow_kernels.ops.errors import refuse
+from sparrow_kernels.ops.errors import refuse, refuse_type
+
+_FLOATS = {torch.float32, torch.float16, torch.bfloat16, torch.float64}
 
 
 def refuse_swapped_tree(op: str, query: object, key: object, ancestors: object) -> None:
@@ -33,6 +37,36 @@ def refuse_swapped_sequence(op: str, key: Tensor, anchor_mask: object) -> None:
         _, second, third, _ = key.shape
         if second == anchor_mask.shape[1] != third:
             _refuse(op, "key", "[B, Hkv, S, D]", key, ", as query and value may be")
+
+
+def refuse_swapped_append(op: str, key: object, cache: object, query: object | None) -> None:
+    """Refuse rows, a cache or queries whose heads fit where they lie in the third dim."""
+    if not (
+        isinstance(key, Tensor) and isinstance(cache, Tensor) and key.dim() == cache.dim() == 4
+    ):
+        return
+    (_, heads, rows, _), (_, stored_heads, slots, _) = key.shape, cache.shape
+    if heads != stored_heads:
+        if rows == stored_heads:
+            _refuse(op, "key", "[B, Hkv, T, D]", key, ", as those of value may be")
+        if heads == slots:
+            _refuse(op, "key_cache", "[B, Hkv, N, D]", cache, ", as those of value_cache may be")
+        if rows == slots:
+            _refuse(op, "key", "[B, Hkv, T, D]", key, ", as those of value and the caches may be")
+    if isinstance(query, Tensor) and query.dim() == 4 and query.shape[1] == rows != query.shape[2]:
+        _refuse(op, "query", "[B, Hq, T, D]", query)
+
+
+def refuse_odd_dtype(op: str, argument: str, value: object, others: dict[str, object]) -> None:
+    """Refuse the one whose dtype is not the one that all `others` have: they are not to blame."""
+    dtypes = {other.dtype for other in others.values() if isinstance(other, Tensor)}
+    if not isinstance(value, Tensor) or len(dtypes) != 1 or not {value.dtype, *dtypes} <= _FLOATS:
+        return
+    if value.dtype not in dtypes:
+        wanted = str(dtypes.pop()).removeprefix("torch.")
+        must_be, got = f"{wanted}, as {' and '.join(others)}", str(value.dtype)
+        hint = f"call .to(torch.{wanted})"
+        refuse_type(op, argument, must_be, got.removeprefix("torch."), hint)
 
 
 def _refuse(op: str, argument: str, letters: str, value: Tensor, others: str = "") -> NoReturn:

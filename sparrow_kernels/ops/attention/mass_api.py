@@ -10,8 +10,10 @@ from sparrow_kernels.ops.attention.arguments import (
     check_heads,
     check_integers,
     check_query,
+    scale_or_default,
 )
 from sparrow_kernels.ops.attention.autocast import cast_as_sdpa
+from sparrow_kernels.ops.attention.hints import refuse_odd_dtype, refuse_swapped_tree
 from sparrow_kernels.ops.attention.ops import ATTENTION_MASS
 from sparrow_kernels.ops.errors import Size, check_rows_are_dense, check_tensor
 from sparrow_kernels.ops.pages import check_block_table
@@ -53,7 +55,7 @@ def attention_mass(
 
     Raises:
         ValueError: wrong shape; with value checks on also lengths or pages outside the cache (else:
-            clamped).
+            clamped) and an lse of NaN or inf.
         TypeError: wrong dtype or device.
         NotImplementedError: an input requires grad or has a tangent, or no backend takes the case.
 
@@ -73,6 +75,8 @@ def attention_mass(
     op = "attention_mass"
     query, key = cast_as_sdpa(query, key)
     sizes: dict[str, Size] = {}
+    refuse_swapped_tree(op, query, key, None)
+    refuse_odd_dtype(op, "query", query, {"key": key})
     like = check_query(op, query, "B Hq T D", sizes)
     caches = "B Hkv N D" if block_table is None else "pages Hkv page_size D"
     check_floats(op, "key", key, caches, sizes, like)
@@ -83,6 +87,6 @@ def attention_mass(
     if lse is not None:
         check_tensor(op, "lse", lse, "B Hq T", torch.float32, sizes, query.device)
         check_rows_are_dense(op, "lse", lse)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scale = scale_or_default(op, scale, query)
     mass = ATTENTION_MASS(query, key, prefix_lens, scale, block_table, lse)
     return mass.sum(1, keepdim=True) if sum_heads else mass

@@ -148,6 +148,7 @@ TREE_ATTENTION_OUT = registry.define(
     f"tree_attention_out({_TREE_ARGUMENTS}, Tensor(a!) out, Tensor(b!)? lse, {_LATER}) -> ()",
     fake=_fake_nothing,
     check=lambda *args: checks.tree_attention(*_apart(args)[0]),
+    without_grad=_TREE_WITHOUT_GRAD,
 )
 for _name, _function, _takes in (
     ("reference", reference.tree_attention, None),

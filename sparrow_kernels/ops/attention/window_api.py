@@ -7,11 +7,18 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from sparrow_kernels.ops.attention.arguments import check_floats, check_heads, check_query
+from sparrow_kernels.ops.attention.arguments import (
+    check_floats,
+    check_heads,
+    check_query,
+    check_window,
+    scale_or_default,
+)
 from sparrow_kernels.ops.attention.autocast import cast_as_sdpa
-from sparrow_kernels.ops.attention.hints import refuse_swapped_sequence
+from sparrow_kernels.ops.attention.hints import refuse_odd_dtype, refuse_swapped_sequence
 from sparrow_kernels.ops.attention.window_ops import ANCHORED_WINDOW
 from sparrow_kernels.ops.errors import Size, check_tensor, refuse
+from sparrow_kernels.ops.types import Attended
 
 
 @overload
@@ -37,7 +44,7 @@ def anchored_window_attention(
     window: int,
     scale: float | None = None,
     return_lse: Literal[True],
-) -> tuple[Tensor, Tensor]: ...
+) -> Attended: ...
 
 
 def anchored_window_attention(
@@ -49,7 +56,7 @@ def anchored_window_attention(
     window: int,
     scale: float | None = None,
     return_lse: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor | Attended:
     """Causal attention to anchors and to the last `window` positions, for a whole sequence.
 
     The query may be of the last R positions alone: its row i is position p = S - R + i, and sees
@@ -97,6 +104,7 @@ def anchored_window_attention(
     op = "anchored_window_attention"
     query, key, value = cast_as_sdpa(query, key, value)
     sizes: dict[str, Size] = {}
+    refuse_odd_dtype(op, "query", query, {"key": key, "value": value})
     check_query(op, query, "B Hq R D", sizes)
     check_floats(op, "key", key, "B Hkv S D", sizes, query)
     check_floats(op, "value", value, "B Hkv S D", sizes, query)
@@ -106,8 +114,7 @@ def anchored_window_attention(
     if sizes["R"] > sizes["S"]:
         refuse(op, "query", f"of at most S = {sizes['S']} rows", f"R = {sizes['R']}")
     check_tensor(op, "anchor_mask", anchor_mask, "B S", torch.bool, sizes, query.device)
-    if window < 0:
-        refuse(op, "window", "at least 0", window)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    check_window(op, window)
+    scale = scale_or_default(op, scale, query)
     out, lse = ANCHORED_WINDOW(query, key, value, anchor_mask, window, scale)
     return (out, lse) if return_lse else out

@@ -12,6 +12,7 @@ from sparrow_kernels.ops.accept.arguments import check_drafted, check_row
 from sparrow_kernels.ops.errors import Size, check_rows_are_dense, check_tensor, refuse_type
 from sparrow_kernels.ops.gather import commit_bound
 from sparrow_kernels.ops.gather.arguments import (
+    check_apart,
     check_caches,
     check_out,
     check_prefix_lens,
@@ -40,7 +41,8 @@ def gather_hidden(states: Sequence[Tensor], index: Tensor, *, out: Tensor | None
         `[B, A, L * H]`, layer l in columns l * H to (l + 1) * H; `out` if given.
 
     Raises:
-        ValueError: wrong shape; with value checks on also an index out of range (else: zeros).
+        ValueError: wrong shape; with value checks on also an index out of range (else: zeros), and
+            an `out` that shares memory with an input.
         TypeError: wrong dtype or device.
 
     Source: the multi-layer features of Li et al., EAGLE-3, arXiv 2503.01840.
@@ -95,8 +97,9 @@ def compact_cache_(
 
     Raises:
         ValueError: wrong shape; with value checks on also a path that does not increase, an
-            accept_length beyond it, rows outside the cache (else: skipped), and a table that is too
-            short, out of range or lets two requests write to one page.
+            accept_length beyond it, rows outside the cache (else: skipped), a table that is too
+            short, out of range or lets two requests write to one page, and a cache that is listed
+            twice, shares memory with another or is expanded.
         TypeError: wrong dtype or device.
 
     Source: the cache update of Cai et al., Medusa, arXiv 2401.10774.
@@ -226,7 +229,8 @@ def commit_tree_(
 
     Raises:
         ValueError: wrong shape; with value checks on also what `accept_tree` refuses and a tree
-            that does not fit in the cache behind `prefix_lens`.
+            that does not fit in the cache behind `prefix_lens`, caches that `compact_cache_`
+            refuses, and an `out` that shares memory with an input.
         TypeError: wrong dtype or device.
 
     Source: as `accept_tree` and `commit_path_`.
@@ -248,7 +252,9 @@ def commit_tree_(
     (True, True)
     """
     op = "commit_tree_"
-    refused, found = None, bound_number(COMMIT_TREE, tokens, keys, values, states)
+    refused, found = None, None
+    if type(max_path) is int:
+        found = bound_number(COMMIT_TREE, tokens, keys, values, states)
     if found is not None:
         try:
             return commit_bound.tree(
@@ -274,6 +280,8 @@ def commit_tree_(
     if out is not None:
         check_out(op, out, max_path, len(layers), layers[0], sizes)
     given = (*links, target_tokens, *caches, layers, prefix_lens, max_path, block_table)
+    if out is not None:
+        check_apart(COMMIT_TREE, out, (tokens, *given))
     if refused is not None:
         refuse_as_lists(COMMIT_TREE, (tokens, *given), refused)
     *accepted, hidden = COMMIT_TREE(tokens, *given)

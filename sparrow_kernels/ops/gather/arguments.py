@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sparrow_kernels.ops import env, memory
 from sparrow_kernels.ops.accept.arguments import check_row
 from sparrow_kernels.ops.errors import Size, check_rows_are_dense, check_tensor, refuse, refuse_type
 from sparrow_kernels.ops.pages import check_block_table
+from sparrow_kernels.ops.registry import Op, nobody_watches
 from sparrow_kernels.ops.types import Acceptance
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -28,7 +31,7 @@ def check_states(
         sizes.setdefault("T", _EVERY_NODE)
         sizes["H"] = 0
         return [torch.empty((sizes["B"], sizes["T"], 0), device=device)]
-    layers = _as_list(op, "states", states)
+    layers = _as_list(op, "states", states, each_dims=3)
     check_tensor(op, "states[0]", layers[0], letters, _DTYPES, sizes, device)
     _check_like(op, "states", layers, layers[0], strides_too=False)
     for place, layer in enumerate(layers):
@@ -46,7 +49,8 @@ def check_caches(
     block_table: Tensor | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Check caches: keys and values of every layer share shape, strides and dtype."""
-    key_layers, value_layers = _as_list(op, "keys", keys), _as_list(op, "values", values)
+    key_layers = _as_list(op, "keys", keys, each_dims=4)
+    value_layers = _as_list(op, "values", values, each_dims=4)
     if len(key_layers) != len(value_layers):
         refuse(op, "values", f"{len(key_layers)} layers, as keys", len(value_layers))
     letters = "B Hkv N D" if block_table is None else "num_pages Hkv page_size D"
@@ -101,9 +105,22 @@ def check_out(
     check_row(op, "out[1]", hidden, "B S L*H", state.dtype, sizes, state.device)
 
 
-def _as_list(op: str, argument: str, layers: Sequence[Tensor]) -> list[Tensor]:
+def check_apart(op: Op, out: tuple[Acceptance, Tensor], args: Sequence[Any]) -> None:
+    """Results that are written to share memory with nothing, as far as values are checked."""
+    if not nobody_watches((args[0], out)) or not env.are_checked(args[0].device.type):
+        return
+    names = ("out[0].path", "out[0].accept_length", "out[0].tokens", "out[1]")
+    given = (*args, *out[0], out[1])
+    written = (*op.written, *range(len(args), len(given)))
+    memory.check(op.name, (*op.argument_names, *names), given, written)
+
+
+def _as_list(op: str, argument: str, layers: Sequence[Tensor], *, each_dims: int) -> list[Tensor]:
     if not isinstance(layers, (list, tuple)):
-        refuse_type(op, argument, "a sequence of tensors, one a layer", type(layers).__name__)
+        is_one = isinstance(layers, Tensor) and layers.dim() == each_dims
+        hint = f"pass list({argument}), layers first" if isinstance(layers, Iterable) else ""
+        hint = f"pass [{argument}]" if is_one else hint
+        refuse_type(op, argument, "a sequence of tensors, one a layer", type(layers).__name__, hint)
     if len(layers) == 0:
         refuse(op, argument, "at least one layer", "none")
     return list(layers)

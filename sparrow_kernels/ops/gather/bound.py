@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from sparrow_kernels.ops import env, native
+from sparrow_kernels.ops import env, memory, native
 from sparrow_kernels.ops.errors import Size
 from sparrow_kernels.ops.gather.arguments import check_caches
 from sparrow_kernels.ops.library import NATIVE
@@ -66,7 +66,8 @@ def bind_caches(
         `keys` and `values`, as tuples that know each other.
 
     Raises:
-        ValueError: wrong shape or strides, or no layer at all.
+        ValueError: wrong shape or strides, or no layer at all; with value checks on also caches
+            that share memory.
         TypeError: wrong dtype or device.
 
     Equivalent to:
@@ -81,6 +82,8 @@ def bind_caches(
     first = keys[0] if isinstance(keys, (list, tuple)) and keys else None
     device = first.device if isinstance(first, Tensor) else torch.device("cpu")
     key_layers, value_layers = check_caches(op, keys, values, sizes, device)
+    if nobody_watches((key_layers, value_layers)) and env.are_checked(device.type):
+        memory.check(op, ("keys", "values"), (key_layers, value_layers), (0, 1))
     bound = BoundLayers(key_layers), BoundLayers(value_layers)
     if _can_be_kept(*key_layers, *value_layers):
         bound[0].caches = bound[1].caches = _Caches(key_layers, value_layers)
@@ -122,9 +125,9 @@ def bound_number(
     if env.current_backend() == "reference":
         return None
     if first.is_cpu:
-        return caches.number, env.values_are_checked("cpu")
+        return caches.number, env.are_checked("cpu")
     device = first.device.type
-    if env.values_are_checked(device) or native.unavailable_on_cuda(op.name) is not None:
+    if env.are_checked(device) or native.unavailable_on_cuda(op.name) is not None:
         return None
     return caches.number, False
 
@@ -134,6 +137,6 @@ def refuse_as_lists(op: Op, args: Sequence[Any], refused: Exception) -> NoReturn
 
     Shapes have been checked since, so it is a value or what the library alone knows.
     """
-    if op.check is not None and env.values_are_checked(device_type(args)):
-        op.check(*args)
+    if env.are_checked(device_type(args)):
+        op.check_values(*args)
     raise refused

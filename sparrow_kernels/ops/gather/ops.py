@@ -48,6 +48,7 @@ GATHER_HIDDEN_OUT = registry.define(
     "gather_hidden_out(Tensor[] states, Tensor index, Tensor(a!) out) -> ()",
     fake=lambda states, index, out: None,
     check=checks.gather_hidden,
+    without_grad="leave out= away where it is differentiated, or call it under torch.no_grad()",
 )
 GATHER_HIDDEN_OUT.implement("reference", reference.gather_hidden_out)
 native.implement(GATHER_HIDDEN_OUT)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparrow_kernels.ops.errors import Size, check_rows_are_dense, check_tensor, refuse
+from sparrow_kernels.ops.errors import (
+    Size,
+    check_integer,
+    check_rows_are_dense,
+    check_tensor,
+    refuse,
+)
 from sparrow_kernels.ops.tree.ops import BUILD_TREE, SELECT_TREE, TOPK_LOGPROBS
 from sparrow_kernels.ops.types import TreeLayout
 
@@ -105,6 +111,7 @@ def select_tree(scores: Tensor, parent: Tensor, num_nodes: int) -> tuple[Tensor,
     check_tensor("select_tree", "parent", parent, "B P", torch.int32, sizes, scores.device)
     check_rows_are_dense("select_tree", "scores", scores)
     check_rows_are_dense("select_tree", "parent", parent)
+    check_integer("select_tree", "num_nodes", num_nodes)
     if not 1 <= num_nodes <= sizes["P"] + 1:
         refuse("select_tree", "num_nodes", f"in 1..P + 1 = {sizes['P'] + 1}", num_nodes)
     return SELECT_TREE(scores, parent, num_nodes)
@@ -114,11 +121,12 @@ def topk_logprobs(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The `k` likeliest tokens of each row and their log-probabilities, in one pass.
 
     Args:
-        logits: `[R, V]` float32, float16 or bfloat16; -inf masks a token.
+        logits: `[..., V]` float32, float16 or bfloat16; -inf masks a token. What does not view as
+            rows `[R, V]` is copied.
         k: 1 to V; on a GPU the fast kernel takes up to 64.
 
     Returns:
-        `values` `[R, k]` float32, descending and <= 0, and `ids` `[R, k]` int64. Ties go to the
+        `values` `[..., k]` float32, descending and <= 0, and `ids` `[..., k]` int64. Ties go to the
         lower id.
 
     Raises:
@@ -138,8 +146,14 @@ def topk_logprobs(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     True
     """
     sizes: dict[str, Size] = {}
-    check_tensor("topk_logprobs", "logits", logits, "R V", _LOGIT_DTYPES, sizes)
+    check_tensor("topk_logprobs", "logits", logits, "... V", _LOGIT_DTYPES, sizes)
     check_rows_are_dense("topk_logprobs", "logits", logits)
+    check_integer("topk_logprobs", "k", k)
     if not 1 <= k <= sizes["V"]:
         refuse("topk_logprobs", "k", f"in 1..V = {sizes['V']}", k)
-    return TOPK_LOGPROBS(logits, k)
+    if logits.dim() == 2:
+        return TOPK_LOGPROBS(logits, k)
+    rows = logits.flatten(0, -2) if logits.dim() > 2 else logits[None]
+    shape = (*logits.shape[:-1], k)
+    values, ids = TOPK_LOGPROBS(rows, k)
+    return values.view(shape), ids.view(shape)

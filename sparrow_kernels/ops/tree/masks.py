@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.ops import env
-from sparrow_kernels.ops.errors import Size, check_tensor, refuse, refuse_type
+from sparrow_kernels.ops.errors import Size, check_integer, check_tensor, refuse, refuse_type
 from sparrow_kernels.ops.types import TreeLayout
 from sparrow_kernels.ops.values import refuse_first
 
@@ -66,6 +66,7 @@ def unpack_ancestors(ancestors: Tensor, T: int) -> Tensor:
     [0, 2, 127]
     """
     check_tensor("unpack_ancestors", "ancestors", ancestors, "B R W", torch.int64)
+    check_integer("unpack_ancestors", "T", T)
     if not 0 <= T <= WORD * ancestors.shape[-1]:
         refuse("unpack_ancestors", "T", f"in 0..64 * W = {WORD * ancestors.shape[-1]}", T)
     bit = torch.arange(WORD, device=ancestors.device)
@@ -113,10 +114,13 @@ def dense_tree_mask(
         check_tensor(
             "dense_tree_mask", "prefix_starts", prefix_starts, "B", torch.int32, sizes, device
         )
+    check_integer("dense_tree_mask", "capacity", capacity)
+    if capacity < 0:
+        refuse("dense_tree_mask", "capacity", "at least 0", capacity)
     # Neither a compiled graph nor an example of vmap can look at values; the ops that follow check
     # their own lengths.
     is_traced = torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack()
-    if not is_traced and env.values_are_checked(device.type):
+    if not is_traced and not prefix_lens.is_meta and env.are_checked(device.type):
         _check_lengths(prefix_lens, capacity, prefix_starts)
     slot = torch.arange(capacity, device=device)
     node = slot - prefix_lens[:, None]  # the tree node that lies in each slot, if in [0, T)
