@@ -16,7 +16,7 @@ _COMMANDS = {
     "demo": "python -m bench.demo --json bench/results/demo.json",
     "step": "python -m bench.step --json bench/results/step.json",
     "drafts": "python -m bench.drafts --json bench/results/drafts.json",
-    "ablation": "python -m bench.ablation --plot docs/ablation.png",
+    "ablation": "python -m bench.ablation --csv bench/results/ablation.csv",
     "real-language": "python -m bench.real_language --json bench/results/real_language.json",
 }
 

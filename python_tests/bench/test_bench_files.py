@@ -202,6 +202,10 @@ class TestPlots:
         shown = capsys.readouterr().out
         assert "no peers-tree: it needs a measured case of tree with a peer" in shown
         assert "no length-visual: it needs a shape measured at two values of visual=" in shown
+        assert plot.main([str(path)]) == 0  # beside its file, where no committed plot lies
+        assert (tmp_path / "plots/found-roofline-light.svg").is_file()
+        with pytest.raises(SystemExit):
+            plot.main([str(path), "--out", "/proc/nope"])
         assert plot.drawn([], tmp_path / "none") == []
 
     def test_words_of_a_label(self) -> None:
