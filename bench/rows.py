@@ -130,10 +130,12 @@ _KINDS = {field.name: str(field.type) for field in fields(Row)}
 
 
 class Writer:
-    """Writes rows to `<stem>.csv` as they come, and, if asked, `<stem>.json` at the end."""
+    """Writes rows to `<stem>.csv` as they come, and, if asked, `<stem>.json` at the end. What an
+    earlier run wrote there is kept."""
 
     def __init__(self, stem: Path, *, with_json: bool = True) -> None:
         stem.parent.mkdir(parents=True, exist_ok=True)
+        self.kept = _set_aside(stem)
         self._csv = stem.with_name(stem.name + ".csv")
         self._json = stem.with_name(stem.name + ".json") if with_json else None
         self._file = self._csv.open("w", newline="", encoding="utf-8")
@@ -159,14 +161,32 @@ class Writer:
         self._json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
+def _files(stem: Path) -> list[Path]:
+    return [stem.with_name(stem.name + end) for end in (".csv", ".json")]
+
+
+def _set_aside(stem: Path) -> list[Path]:
+    """Move the files of an earlier run into the folder `earlier`, under the first free number: this
+    one may measure less, or end early. Where they are now."""
+    found = [path for path in _files(stem) if path.is_file()]
+    if not found:
+        return []
+    folder = stem.parent / "earlier"
+    folder.mkdir(exist_ok=True)
+    number = 1
+    while any(path.exists() for path in _files(folder / f"{stem.name}-{number}")):
+        number += 1
+    return [path.rename(folder / f"{stem.name}-{number}{path.suffix}") for path in found]
+
+
 def refuse_committed(stem: Path) -> None:
     """Raise `ValueError` where a run would overwrite a result that is committed."""
-    path = stem.with_name(stem.name + ".csv")
-    if path.is_file() and _git("ls-files", str(path.resolve())):
-        raise ValueError(
-            f"{path} is committed: a run does not overwrite it (write elsewhere, by --out or"
-            " --name, look at it, and copy it over)"
-        )
+    for path in _files(stem):
+        if path.is_file() and _git("ls-files", str(path.resolve())):
+            raise ValueError(
+                f"{path} is committed: a run does not overwrite it (write elsewhere, by --out or"
+                " --name, look at it, and copy it over)"
+            )
 
 
 def read(path: Path) -> list[Row]:
