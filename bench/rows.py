@@ -182,11 +182,15 @@ def _set_aside(stem: Path) -> list[Path]:
 def refuse_committed(stem: Path) -> None:
     """Raise `ValueError` where a run would overwrite a result that is committed."""
     for path in _files(stem):
-        if path.is_file() and _git("ls-files", str(path.resolve())):
+        if is_committed(path):
             raise ValueError(
                 f"{path} is committed: a run does not overwrite it (write elsewhere, by --out or"
                 " --name, look at it, and copy it over)"
             )
+
+
+def is_committed(path: Path) -> bool:
+    return path.is_file() and bool(_git("ls-files", str(path.resolve())))
 
 
 def read(path: Path) -> list[Row]:
