@@ -1,6 +1,6 @@
 """Plots of result files, light and dark, as PNG and SVG. Measures nothing.
 
-    python -m bench.plot bench/results/bench-cpu*.csv [--out bench/results/plots]
+    python -m bench.plot bench/results/bench-cpu.csv bench/results/bench-cpu-*.csv
 
 `roofline`: what the ops do against the device's rates. `peers-<family>`: each peer's time over
 ours. `length-visual`, `length-prefix`: time over the length of the clip or of the prefix. The same

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from bench import goals, measure, registry, rows
+from bench import earlier, goals, measure, registry, rows
 from bench.case import Case, Way
 from bench.report import measured_nothing, print_rows, print_summary
 from bench.selection import Selection, Size
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cases = _cases(arguments, device)
         _check_names(arguments, cases, device)
         if not arguments.list:
-            rows.refuse_committed(stem)
+            earlier.refuse_committed(stem)
     except ValueError as error:
         parser.error(str(error))
     if arguments.list:

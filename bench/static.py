@@ -30,8 +30,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import rows as results
-from bench import shipped, static_limits, static_table
+from bench import earlier, shipped, static_limits, static_table
 from bench.shipped import ARCHITECTURES, ROOT, Compiled
 from bench.static_table import COLUMNS, TABLE, Pair, Row, pair
 from bench.table import print_table
@@ -85,7 +84,7 @@ def _on_file(arguments: argparse.Namespace) -> list[Row]:
         return static_table.read(path)
     if arguments.table is None:
         return static_table.read(TABLE)
-    if results.is_committed(path):
+    if earlier.is_committed(path):
         raise ValueError(f"--table: {path} is committed, and would lose what is not compiled here")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.open("a", encoding="utf-8").close()

@@ -214,6 +214,14 @@ class TestPlots:
         assert short_case(shape, ("T",)) == "embedded, prefix 25,600"
 
 
+def test_a_command_says_which_switches_were_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in rows.SWITCHES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SPARROW_WGMMA", "1")
+    made = rows.machine("python -m bench.run --name 'a b'", torch.device("cpu"))
+    assert made.command == "SPARROW_WGMMA=1 python -m bench.run --name 'a b'"
+
+
 def test_a_command_keeps_no_folder_of_the_machine() -> None:
     inside = rows.RESULTS / "bench-cpu.csv"
     command = f"python -m bench.run --out /home/someone/out --name 'a b' {inside}"
