@@ -20,8 +20,8 @@
 // pass of its own.
 // Bytes: V * sizeof(Element) for each node on the path's target row, and again for its draft row if
 // it has a child to try; nothing else of [B, T, V]. One exponential an id read, for logits. At
-// V = 152k a level is 1.2 MB of float32, 76 KB a block of 16. What bounds it are the sums, one after
-// the other: four levels of three refusals took 47 us on an H100, whose memory needs 2 for their
+// V = 152k a level is 1.2 MB of float32, 76 KB a block of 16. What bounds it are the sums, one by
+// one: four levels of three refusals took 47 us on an H100, whose memory needs 2 for their
 // bytes (bench/results/bench-trees.csv).
 // Precision: multiplying by share rounds once (its two halves are floats), the weights of a group
 // are added as floats, groups as pairs of floats, lanes, warps and blocks in double: no term is
