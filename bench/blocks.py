@@ -16,7 +16,7 @@ _COMMANDS = {
     "demo": "python -m bench.demo --json bench/results/demo.json",
     "step": "python -m bench.step --json bench/results/step.json",
     "drafts": "python -m bench.drafts --json bench/results/drafts.json",
-    "ablation": "python -m bench.ablation --plot docs/ablation.png",
+    "ablation": "python -m bench.ablation --csv bench/results/ablation.csv",
     "real-language": "python -m bench.real_language --json bench/results/real_language.json",
 }
 
@@ -117,11 +117,7 @@ def step(results: Path) -> str:
     ]  # fmt: skip
     columns = ["slots", "way", "draft ms", "verify ms", "commit ms", "step ms", "breaks even at τ",
                "assumed τ", "× plain alike", "× as it comes"]  # fmt: skip
-    machine = record.machine
-    command = str(machine["command"]).split(" --json")[0]
-    made = [f"`{command}`", str(machine["device"]), f"torch {machine['torch']}"]
-    made += [f"transformers {machine['transformers']}", f"commit {machine['commit']}"]
-    return f"{'; '.join([*made, str(machine['time'])[:10]])}\n\n{table(columns, lines)}"
+    return f"{records.made_by(results / 'step.json')}\n\n{table(columns, lines)}"
 
 
 def drafts(results: Path) -> str:
@@ -140,7 +136,7 @@ def drafts(results: Path) -> str:
     ]  # fmt: skip
     columns = ["draft", "sees of the clip", "visual tokens", "identical text", "`mean_emitted`",
                "draft prefill, ms", "draft, ms a call", "× plain loop"]  # fmt: skip
-    return f"Measured by `{_COMMANDS['drafts']}`.\n\n{table(columns, lines)}"
+    return f"{records.made_by(results / 'drafts.json')}\n\n{table(columns, lines)}"
 
 
 def real_language(results: Path) -> str:
@@ -160,7 +156,7 @@ def real_language(results: Path) -> str:
     ]  # fmt: skip
     columns = ["T", "texts", "draft", "prompts", "identical text", "near ties", "`mean_emitted`",
                "× plain loop", "× `generate`"]  # fmt: skip
-    return f"Measured by `{_COMMANDS['real-language']}`.\n\n{table(columns, lines)}"
+    return f"{records.made_by(path)}\n\n{table(columns, lines)}"
 
 
 def ablation(results: Path) -> str:
@@ -214,7 +210,9 @@ def worlds(results: Path) -> str:
 def decoding(results: Path) -> str:
     """The goals of decoding: what the demo, the lossless run and the evaluation found."""
     lines = [[goal.name, *goal.judged(results)] for goal in decoder_goals.GOALS]
-    return table(["goal", "measured", "by", ""], lines)
+    paths = [results / file for file in decoder_goals.BY]
+    made = [records.made_by(path) for path in paths if path.exists()]
+    return "  \n".join(made) + f"\n\n{table(['goal', 'measured', 'by', ''], lines)}"
 
 
 BLOCKS: dict[str, Callable[[Path], str]] = {

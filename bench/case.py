@@ -54,8 +54,10 @@ class Case(ABC):
     op: ClassVar[str]
     """The public name of the op it measures."""
     dtype: torch.dtype
+    HAS_ONE_DTYPE: ClassVar[bool] = False
+    """Whether its op takes its tensors in no other dtype than the default."""
     CHOICES: ClassVar[Mapping[str, Sequence[str]]] = {}
-    """What a word that is no number may be."""
+    """What a word that is no number may be, where that is more than its default."""
 
     @abstractmethod
     def bytes(self) -> int: ...

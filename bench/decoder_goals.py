@@ -18,7 +18,7 @@ _LENGTHS = {500: (400, 600), 4_000: (3_500, 4_500), 24_000: (22_000, 26_000)}
 _NOISE = 1.05
 """Two medians of five on a shared machine differ by as much without a reason."""
 
-_BY = {
+BY = {
     "demo.json": "`make demo`",
     "lossless.json": "`python -m bench.lossless`",
     "evaluation.json": "`python -m bench.evaluation`",
@@ -34,7 +34,7 @@ class Goal(NamedTuple):
 
     def judged(self, results: Path) -> tuple[str, str, str]:
         """What was measured, by which command, and met, missed or not yet measured."""
-        by = _BY[self.file]
+        by = BY[self.file]
         path = results / self.file
         judgement = self.judge(records.read(path).rows) if path.exists() else None
         if judgement is None:

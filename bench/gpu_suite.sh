@@ -18,8 +18,9 @@
 # of wheels that this Python lacks; they are unpacked under build/peers, where the peers' kernels
 # are compiled too, and found from there. SPARROW_COMMIT says what was measured where git cannot.
 # With a Triton before 3.7.1, SPARROW_WGMMA=1 measures the tiles that a later one would run.
-# Results, at most 8 files, go into ${OUT:-bench/results} as they come: suite.log, summary.txt, a
-# CSV for each part that measures, the log of a part at work.
+# Results, at most 8 files, go into ${OUT:-bench/results/local} as they come: suite.log,
+# summary.txt, a CSV for each part that measures, the log of a part at work. What a part measured in
+# an earlier run is moved to the folder earlier in there. A folder of committed files is refused.
 #
 # A part ends with 0 (passed), 77 (cannot run here; its last line says why) or anything else
 # (failed). The suite runs to its end whatever happens, and is 0 only if all that can run passed.
@@ -87,13 +88,16 @@ export PYTHON=${PYTHON:-python3}
 command -v "$PYTHON" >/dev/null || stop "no Python: $PYTHON"
 scripts=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("scripts"))')
 export PATH=$scripts:$PATH # cmake and ninja, where this Python is not the activated one
-export OUT=${OUT:-$PWD/bench/results}
+export OUT=${OUT:-$PWD/bench/results/local}
+if [ "$OUT" -ef bench/results ] || [ -n "$(git ls-files -- "$OUT" 2>/dev/null | head -n 1)" ]; then
+  stop "OUT: $OUT holds committed results, which a run does not touch: write elsewhere, copy them over"
+fi
 if ! { mkdir -p "$OUT" && touch "$OUT/suite.log"; } 2>/dev/null; then
   elsewhere=$(mktemp -d) || stop "cannot write to $OUT, nor to a temporary folder"
   echo "cannot write to $OUT, results go to $elsewhere"
   OUT=$elsewhere
 fi
-OUT=$(cd "$OUT" && pwd)
+OUT=$(cd "$OUT" && pwd -P)
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONUNBUFFERED=1
 commit=$(git rev-parse --short=12 HEAD 2>/dev/null)
@@ -142,6 +146,14 @@ sweep() {
     set -- "$1" ${fields##*) } # its state, parent, group and session come next
     [ "$5" != "$1" ] || kill -KILL "${each#/proc/}" 2>/dev/null
   done
+}
+
+# aside FILE: what an earlier run measured is kept, under the first number that is free.
+aside() {
+  local kept=$OUT/earlier name=${1%.*} number=1
+  [ -e "$OUT/$1" ] || return 0
+  while [ -e "$kept/$name-$number.${1##*.}" ]; do number=$((number + 1)); done
+  mkdir -p "$kept" && mv "$OUT/$1" "$kept/$name-$number.${1##*.}"
 }
 
 # run PART SECONDS: its status and seconds go into a file. It is interrupted before it is killed,
@@ -211,7 +223,8 @@ while [ $next -lt ${#parts[@]} ]; do
     [ -z "$within" ] || [ "$room" -ge "$most" ] || most=$room
     seconds[$part]=$most
     [ "$most" -ge $least ] || continue
-    rm -f "$OUT/$part.csv" # of an earlier run
+    aside "$part.csv"
+    [ "$part" != bench-step ] || aside step.json
     run "$part" "$most" &
   done
   wait

@@ -84,6 +84,8 @@ def measured(case: Case, plan: Plan, machine: rows.Machine) -> Iterator[rows.Row
             else:
                 yield _row(case, way, plan, machine, rows.REFUSED, reason)
         del wanted
+        if not passed:
+            return
         for inputs in _states(case, plan):
             yield from _timed(case, passed, inputs, plan, machine)
 

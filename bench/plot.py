@@ -1,6 +1,6 @@
 """Plots of result files, light and dark, as PNG and SVG. Measures nothing.
 
-    python -m bench.plot bench/results/bench-cpu*.csv [--out bench/results/plots]
+    python -m bench.plot bench/results/bench-cpu.csv bench/results/bench-cpu-*.csv
 
 `roofline`: what the ops do against the device's rates. `peers-<family>`: each peer's time over
 ours. `length-visual`, `length-prefix`: time over the length of the clip or of the prefix. The same
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from bench import registry, rows
 from bench.plots import length, peers, roofline, style
-from bench.rows import RESULTS, Row
+from bench.rows import Row
 
 Plot = Callable[[style.Theme], Figure | None]
 
@@ -71,13 +71,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "results", type=Path, nargs="+", help="CSV files of bench.run; plots have the first's name"
     )
-    parser.add_argument("--out", type=Path, default=RESULTS / "plots", help="folder for the plots")
+    parser.add_argument("--out", type=Path, help="folder, by default plots beside the first file")
     arguments = parser.parse_args(argv)
     try:
         found = [row for path in arguments.results for row in rows.read(path)]
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    for path in drawn(found, arguments.out / arguments.results[0].stem):
+    first = arguments.results[0]
+    try:
+        written = drawn(found, (arguments.out or first.parent / "plots") / first.stem)
+    except OSError as error:
+        parser.error(f"--out: {error}")
+    for path in written:
         print(path)
     return 0
 

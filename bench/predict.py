@@ -45,6 +45,7 @@ class Steps(NamedTuple):
     """What an op does besides moving its bytes."""
 
     launches: int
+    """Kernels, those that PyTorch launches for it included."""
     trips: float
     """Memory round trips and barriers, one after another."""
     share: float = 0.85
@@ -54,13 +55,13 @@ class Steps(NamedTuple):
 _STEPS = {
     "build_tree": Steps(1, 1.5),
     "select_tree": Steps(1, 4),
-    "dense_tree_mask": Steps(6, 6),
-    "pack_ancestors": Steps(4, 4),
+    "dense_tree_mask": Steps(14, 14),
+    "pack_ancestors": Steps(6, 6),
     "unpack_ancestors": Steps(4, 4),
     "accept_tree": Steps(1, 1.5),
     "topk_logprobs": Steps(2, 4),
-    "sample_tokens": Steps(1, 4),
-    "sample_logits": Steps(1, 5),
+    "sample_tokens": Steps(2, 4),
+    "sample_logits": Steps(2, 5),
     "gather_hidden": Steps(1, 1),
     "commit_tree_": Steps(1, 3.5),
     "commit_path_": Steps(1, 2.5),
@@ -69,7 +70,7 @@ _STEPS = {
     "rotate_append_": Steps(1, 0.7),
     "merge_attention": Steps(1, 0.5),
     "anchored_window_attention": Steps(3, 4, 0.4),
-    "attention_mass": Steps(2, 2, 0.4),
+    "attention_mass": Steps(4, 2, 0.4),  # words of zeros, tree attention, its merge, the masses
     # Of float8 caches: lengths and queries, the first tile, masked tiles, and what the merge loads;
     # the share is that of a loop that converts, at two thirds of an instruction a clock.
     "tree_attention": Steps(2, 5, 0.7),

@@ -40,6 +40,16 @@ def write(
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
+def made_by(path: Path) -> str:
+    """Of the record in `path`: command, machine, versions, commit, changes to it, and day."""
+    machine = read(path).machine
+    changes = " and changes" if machine["dirty"] else ""
+    command = str(machine["command"]).split(" --json")[0]
+    parts = [f"`{command}`", machine["device"], f"torch {machine['torch']}"]
+    parts += [f"transformers {machine['transformers']}", f"commit {machine['commit']}{changes}"]
+    return "; ".join([*parts, str(machine["time"])[:10]])
+
+
 def read(path: Path) -> Record:
     """What `write` wrote. Raises `ValueError` if the file holds anything else."""
     try:

@@ -53,18 +53,26 @@ def kinds() -> dict[str, list[type[Case]]]:
     return found
 
 
-def shaped(op: str, shape: Mapping[str, str], dtype: torch.dtype) -> list[Case]:
-    """The cases of `op` at their default shape, changed as `shape` says.
+def shaped(
+    op: str, shape: Mapping[str, str], usual: torch.dtype, dtype: torch.dtype | None = None
+) -> list[Case]:
+    """The cases of `op` at their default shape, changed as `shape` says; in `dtype`, if given,
+    else as a run of every op has them where `usual` is the usual dtype.
 
     Raises:
-        ValueError: no such op, or no case of it has one of the words of `shape`.
+        ValueError: no such op, no case of it in that dtype, or none with the words of `shape`.
     """
     known = kinds()
     if op not in known:
         raise ValueError(f"--op must be one of {', '.join(sorted(known))}, got {op!r}")
     made = []
     for kind in known[op]:
-        case = replace(kind(), dtype=dtype)  # type: ignore[type-var]
+        case = kind()
+        if not kind.HAS_ONE_DTYPE:
+            case = replace(case, dtype=dtype or usual)  # type: ignore[type-var]
+        elif dtype not in (None, case.dtype):
+            only = str(case.dtype).removeprefix("torch.")
+            raise ValueError(f"--dtype: {op} takes {only} alone")
         words = case.words()
         asked = _by_model(case, shape) if "model" in words else shape
         if set(asked) <= set(words):
@@ -96,13 +104,15 @@ _MAY_BE_ZERO = ("prefix", "visual", "anchors", "window", "percent", "refused", "
 
 
 def _value(case: Case, word: str, text: str) -> object:
-    if type(getattr(case, case.words()[word])) is int:
+    usual = getattr(case, case.words()[word])
+    if type(usual) is int:
         return _number(word, text, 0 if word in _MAY_BE_ZERO else 1)
-    if text not in case.CHOICES.get(word, (text,)):
-        raise ValueError(
-            f"--shape {word} must be one of {', '.join(case.CHOICES[word])}, got {text!r}"
-        )
-    return text
+    if word == "model":
+        return text
+    choices = {str(choice): choice for choice in case.CHOICES.get(word, (usual,))}
+    if text not in choices:
+        raise ValueError(f"--shape {word} must be one of {', '.join(choices)}, got {text!r}")
+    return choices[text]
 
 
 def _number(word: str, text: str, least: int) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 import sparrow_kernels
+from bench import earlier
 
 RESULTS = Path(__file__).resolve().parent / "results"
 """Where result files that are committed lie."""
@@ -124,16 +125,20 @@ _MOST_OF_OTHERS = 10.0
 _MOST_SPREAD = 2.0
 """Times its p20 beyond which a p80 says that the median is an accident."""
 COLUMNS = tuple(field.name for field in fields(Row))
+SWITCHES = ("SPARROW_WGMMA", "SPARROW_AUTOTUNE", "SPARROW_CPU_LEVEL", "SPARROW_BACKEND")
+"""Of the environment, those that change what is measured."""
 _LATER = ("us_eager", "sm_mhz", "others_percent")
 """Columns that files of before have not."""
 _KINDS = {field.name: str(field.type) for field in fields(Row)}
 
 
 class Writer:
-    """Writes rows to `<stem>.csv` as they come, and, if asked, `<stem>.json` at the end."""
+    """Writes rows to `<stem>.csv` as they come, and, if asked, `<stem>.json` at the end. What an
+    earlier run wrote there is kept."""
 
     def __init__(self, stem: Path, *, with_json: bool = True) -> None:
         stem.parent.mkdir(parents=True, exist_ok=True)
+        self.kept = earlier.set_aside(stem)
         self._csv = stem.with_name(stem.name + ".csv")
         self._json = stem.with_name(stem.name + ".json") if with_json else None
         self._file = self._csv.open("w", newline="", encoding="utf-8")
@@ -159,16 +164,6 @@ class Writer:
         self._json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
-def refuse_committed(stem: Path) -> None:
-    """Raise `ValueError` where a run would overwrite a result that is committed."""
-    path = stem.with_name(stem.name + ".csv")
-    if path.is_file() and _git("ls-files", str(path.resolve())):
-        raise ValueError(
-            f"{path} is committed: a run does not overwrite it (write elsewhere, by --out or"
-            " --name, look at it, and copy it over)"
-        )
-
-
 def read(path: Path) -> list[Row]:
     """The rows of a CSV file. Raises `ValueError` if its columns are not those of a result file."""
     with path.open(newline="", encoding="utf-8") as file:
@@ -182,18 +177,20 @@ def read(path: Path) -> list[Row]:
 
 
 def machine(command: str, device: torch.device) -> Machine:
-    """What there is to say about this run. Of folders of this machine `command` keeps the names."""
+    """What there is to say about this run. Of folders of this machine `command` keeps the names;
+    before it stand the switches that were set."""
+    found = [f"{name}={os.environ[name]}" for name in SWITCHES if name in os.environ]
     on_gpu = device.type == "cuda"
     return Machine(
-        command=without_folders(command),
+        command=without_folders(shlex.join([*found, *shlex.split(command)])),
         device=torch.cuda.get_device_name(device) if on_gpu else _cpu_name(),
         driver=_driver() if on_gpu else "",
         cuda=torch.version.cuda or "" if on_gpu else "",
         torch=torch.__version__,
         triton=_version("triton"),
         version=sparrow_kernels.__version__,
-        commit=os.environ.get("SPARROW_COMMIT") or _git("rev-parse", "--short=12", "HEAD"),
-        dirty=bool(_git("status", "--porcelain", "--untracked-files=no")),
+        commit=os.environ.get("SPARROW_COMMIT") or earlier.git("rev-parse", "--short=12", "HEAD"),
+        dirty=bool(earlier.git("status", "--porcelain", "--untracked-files=no")),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -237,18 +234,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return ""
-
-
-def _git(*words: str) -> str:
-    """What git says about this checkout, empty where there is none of either."""
-    folder = Path(__file__).resolve().parent
-    try:
-        done = subprocess.run(
-            ["git", *words], cwd=folder, capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        return ""
-    return done.stdout.strip()
 
 
 @cache

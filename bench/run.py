@@ -13,6 +13,7 @@ then missing, or if nothing of ours was measured.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 import time
@@ -23,7 +24,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from bench import goals, measure, registry, rows
+from bench import earlier, goals, measure, registry, rows
 from bench.case import Case, Way
 from bench.report import measured_nothing, print_rows, print_summary
 from bench.selection import Selection, Size
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cases = _cases(arguments, device)
         _check_names(arguments, cases, device)
         if not arguments.list:
-            rows.refuse_committed(stem)
+            earlier.refuse_committed(stem)
     except ValueError as error:
         parser.error(str(error))
     if arguments.list:
@@ -52,7 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     plan = measure.Plan(device, arguments.seconds, arguments.inputs, _allowed(arguments))
     machine = rows.machine("python -m bench.run " + shlex.join(words), device)
-    writer = rows.Writer(stem, with_json=not arguments.csv_only)
+    try:
+        writer = rows.Writer(stem, with_json=not arguments.csv_only)
+    except OSError as error:
+        parser.error(f"--out: {error}")
+    for path in writer.kept:
+        print(f"of an earlier run, kept: {path}")
     try:
         _measure(cases, plan, machine, writer, arguments.limit)
     finally:  # what was measured before Ctrl-C is kept
@@ -155,17 +161,34 @@ def _cases(arguments: argparse.Namespace, device: torch.device) -> list[Case]:
         arguments.seconds = {"smoke": 0.02, "quick": 1.0, "full": 3.0}[size]
     selection = Selection(device.type, size)
     if arguments.all:
+        if arguments.shape or arguments.dtype:
+            raise ValueError("--shape and --dtype go with --op: --all has shapes of its own")
         # Those that most is asked of come first: a run may end before the others.
         return sorted(registry.cases(selection, arguments.family), key=goals.value)
+    if arguments.family:
+        raise ValueError("--family goes with --all: --op names an op")
     shape = dict(part.split("=", 1) for part in arguments.shape.split(",") if "=" in part)
     if len(shape) != len([part for part in arguments.shape.split(",") if part]):
         raise ValueError(
             f"--shape must be word=value pairs, each word once, got {arguments.shape!r}"
         )
-    dtype = _DTYPES.get(arguments.dtype or "", selection.dtype)
     if arguments.dtype is not None and arguments.dtype not in _DTYPES:
         raise ValueError(f"--dtype must be one of {', '.join(_DTYPES)}, got {arguments.dtype!r}")
-    return registry.shaped(arguments.op, shape, dtype)
+    asked = _DTYPES.get(arguments.dtype or "")
+    cases = registry.shaped(arguments.op, shape, selection.dtype, asked)
+    _check_memory(cases, device)
+    return cases
+
+
+def _check_memory(cases: Sequence[Case], device: torch.device) -> None:
+    """Refuse what is sure not to fit: a machine that swaps, or kills, says nothing."""
+    has = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if device.type == "cuda":
+        has = torch.cuda.get_device_properties(device).total_memory
+    for case in cases:
+        if case.bytes() > has:
+            gigabytes = f"{case.bytes() / 1e9:,.0f} GB, this {device.type} has {has / 1e9:,.0f}"
+            raise ValueError(f"--shape: {case.op} {case.name} would read and write {gigabytes}")
 
 
 def _check_names(arguments: argparse.Namespace, cases: list[Case], device: torch.device) -> None:

@@ -6,11 +6,9 @@
     python -m bench.static --check          # compiles nothing: is the table the present sources'?
 
 Prints a row a kernel and architecture and writes `bench/results/static.csv`. Ends with status 1 if
-a kernel spills or keeps a stack, if one that should use tensor cores and asynchronous copies does
-not, if its main loop waits for every copy it has begun or, where it streams a cache, has too little
-on its way (`bench.devices`), if a product of it may read what it should not (`bench.sass`), or
-(`--check`) if the table lacks a kernel or was made from other sources. What this machine cannot
-see, for want of nvcc or triton, it says; rows that were read elsewhere from the same sources stay.
+a kernel is not as it must be (`bench.static_limits`) or, with `--check`, if the table lacks one or
+was made from other sources. What this machine cannot see, for want of nvcc or triton, it says; rows
+that were read elsewhere from the same sources stay.
 
 `wait_distance` counts the groups of copies that the main loop leaves on their way while it works on
 a tile, `bytes_in_flight` their bytes on a multiprocessor that is full of such blocks. The cycles
@@ -24,7 +22,6 @@ its occupancy is an upper bound. A kernel whose source names no block size has n
 from __future__ import annotations
 
 import argparse
-import csv
 import re
 import sys
 from collections import Counter
@@ -33,46 +30,65 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import devices, shipped
+from bench import earlier, shipped, static_limits, static_table
 from bench.shipped import ARCHITECTURES, ROOT, Compiled
+from bench.static_table import COLUMNS, TABLE, Pair, Row, pair
 from bench.table import print_table
 
-TABLE = ROOT / "bench/results/static.csv"
 COMMAND = "python -m bench.static"
-COLUMNS = (
-    "kernel", "arch", "registers", "smem_bytes", "stack_bytes", "spill_bytes", "tensor_core_ops",
-    "async_copies", "occupancy", "threads", "wait_distance", "bytes_in_flight", "gpu_fences",
-    "hazards", "issue_cycles", "tensor_cycles", "exp_cycles", "compiler", "sources",
-)  # fmt: skip
-Row = dict[str, str]
-Pair = tuple[str, int]
-"""A kernel's name and an architecture."""
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    parser = argparse.ArgumentParser(
+        prog=COMMAND, description=__doc__, formatter_class=formatter, allow_abbrev=False
+    )
     parser.add_argument("--only", default="", help="kernels whose name this expression finds")
     parser.add_argument("--quick", action="store_true", help="a few Triton kernels of head dim 128")
     parser.add_argument("--check", action="store_true", help="compare the table; compile nothing")
     parser.add_argument("--table", type=Path, help=f"instead of {TABLE.relative_to(ROOT)}")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
+    try:
+        keep = _matching(arguments.only)
+        on_file = _on_file(arguments)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     kinds = (_cuda(), _triton())
     for kind in kinds:
         if kind.unavailable is not None:
             print(f"{kind.name}'s kernels cannot be seen here: {kind.unavailable}")
     if arguments.check:
-        return _report(table_failures(read_table(arguments.table or TABLE), kinds))
-    keep = _a_few(kinds[1]) if arguments.quick else _matching(arguments.only)
+        return _report(table_failures(on_file, kinds))
+    if arguments.quick:
+        keep = _a_few(kinds[1])
     rows, failures = _read_all(kinds[1:] if arguments.quick else kinds, keep)
+    if arguments.only and not rows:
+        failures.append(f"--only: no kernel that can be seen here matches {arguments.only!r}")
     print_table([{name: row[name] for name in COLUMNS[:-2]} for row in rows])
     if arguments.table is not None:
-        write_table(arguments.table, rows)
+        static_table.write(arguments.table, rows)
     elif not arguments.only and not arguments.quick:
-        rows = merged(read_table(TABLE), rows, kinds)
-        write_table(TABLE, rows)
+        rows = merged(on_file, rows, kinds)
+        static_table.write(TABLE, rows)
         print(f"{len(rows)} rows in {TABLE.relative_to(ROOT)}")
     return _report(failures)
+
+
+def _on_file(arguments: argparse.Namespace) -> list[Row]:
+    """The rows to compare or to merge with. Raises where there is nothing to compare, or no file
+    can be written: compiling takes minutes, so that is tried before."""
+    path = arguments.table or TABLE
+    if arguments.check:
+        if not path.exists():
+            raise ValueError(f"--check: no table {path} (without --check {COMMAND} writes one)")
+        return static_table.read(path)
+    if arguments.table is None:
+        return static_table.read(TABLE)
+    if earlier.is_committed(path):
+        raise ValueError(f"--table: {path} is committed, and would lose what is not compiled here")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.open("a", encoding="utf-8").close()
+    return []
 
 
 Keep = Callable[[str, int], bool]
@@ -80,7 +96,11 @@ Keep = Callable[[str, int], bool]
 
 
 def _matching(expression: str) -> Keep:
-    return lambda name, arch: re.search(expression, name) is not None
+    try:
+        pattern = re.compile(expression)
+    except re.error as error:
+        raise ValueError(f"--only: {expression!r} is no regular expression: {error}") from None
+    return lambda name, arch: pattern.search(name) is not None
 
 
 def _a_few(kind: Kind) -> Keep:
@@ -119,12 +139,8 @@ class Kind(NamedTuple):
         """Those made from the present sources; where that cannot be told, all."""
         if self.unavailable is None:
             digests = self.shipped()
-            return [row for row in rows if digests.get(_pair(row)) == row["sources"]]
+            return [row for row in rows if digests.get(pair(row)) == row["sources"]]
         return [row for row in rows if self.digest in (None, row["sources"])]
-
-
-def _pair(row: Row) -> Pair:
-    return row["kernel"], int(row["arch"].removeprefix("sm_"))
 
 
 def _cuda() -> Kind:
@@ -167,7 +183,7 @@ def _read_all(kinds: Sequence[Kind], keep: Keep) -> tuple[list[Row], list[str]]:
             continue
         for each, digest in kind.read(keep):
             rows.append(row_of(each, kind.compiler, digest))
-            failures += kernel_failures(each)
+            failures += static_limits.kernel_failures(each)
             print(f"  {each.name} sm_{each.arch}", file=sys.stderr)
     return rows, failures
 
@@ -189,27 +205,6 @@ def _text(number: int | None) -> str:
     return "" if number is None else str(number)
 
 
-def kernel_failures(each: Compiled) -> list[str]:
-    """What is wrong with one compiled kernel, in words."""
-    name, kernel, found = f"{each.name} sm_{each.arch}", each.kernel, []
-    if kernel.spill_bytes > 0:
-        found.append(f"{name}: spills {kernel.spill_bytes} bytes")
-    elif kernel.stack_bytes > 0:
-        found.append(f"{name}: a stack of {kernel.stack_bytes} bytes")
-    found += [f"{name}: {hazard}" for hazard in each.hazards()]
-    if kernel.main_loop is not None and kernel.main_loop.wait_distance == 0:
-        found.append(f"{name}: its main loop waits for every copy: nothing overlaps")
-    if (bytes_ahead := each.in_flight()[1]) and _is_short(each.name, each.arch, bytes_ahead):
-        found.append(f"{name}: {bytes_ahead} bytes on their way do not cover the memory's latency")
-    if each.occupancy() == 0:
-        found.append(f"{name}: no block of it fits a multiprocessor")
-    if each.needs_tensor_cores and kernel.tensor_core_ops == 0:
-        found.append(f"{name}: no tensor-core instruction")
-    if each.needs_tensor_cores and kernel.async_copies == 0:
-        found.append(f"{name}: no asynchronous copy")
-    return found
-
-
 def table_failures(table: Sequence[Row], kinds: Sequence[Kind]) -> list[str]:
     """What the table on file lacks, or has too much of."""
     found = []
@@ -220,31 +215,14 @@ def table_failures(table: Sequence[Row], kinds: Sequence[Kind]) -> list[str]:
         for compiler in sorted({row["compiler"] for row in rows}):
             ours = [row for row in rows if row["compiler"] == compiler]
             fresh = kind.fresh(ours)
-            stale = sorted({_pair(row) for row in ours} - {_pair(row) for row in fresh})
+            stale = sorted({pair(row) for row in ours} - {pair(row) for row in fresh})
             found += _counted(compiler, stale, "no longer shipped, or made from other sources")
-            twice = {pair for pair, count in Counter(map(_pair, ours)).items() if count > 1}
+            twice = {pair for pair, count in Counter(map(pair, ours)).items() if count > 1}
             found += _counted(compiler, sorted(twice), "in the table twice")
             if kind.unavailable is None:
-                missing = kind.shipped().keys() - {_pair(row) for row in ours}
+                missing = kind.shipped().keys() - {pair(row) for row in ours}
                 found += _counted(compiler, sorted(missing), "not in the table")
-    for row in table:
-        name = f"{row['kernel']} {row['arch']} ({row['compiler']})"
-        if row["spill_bytes"] != "0":
-            found.append(f"{name}: spills in the table")
-        if row["wait_distance"] == "0":
-            found.append(f"{name}: no overlap in the table")
-        if row["hazards"] != "0":
-            found.append(f"{name}: hazards in the table")
-        ahead, arch = int(row["bytes_in_flight"] or 0), int(row["arch"].removeprefix("sm_"))
-        if ahead and _is_short(row["kernel"], arch, ahead):
-            found.append(f"{name}: too little on its way in the table")
-    return found
-
-
-def _is_short(kernel: str, arch: int, bytes_in_flight: int) -> bool:
-    """Of the loops that stream a cache. One over anchors visits a few hundred slots."""
-    streams = kernel.startswith("tree_attention") and " anchors" not in kernel
-    return streams and bytes_in_flight < devices.bytes_to_cover_latency(arch)
+    return [*found, *(failure for row in table for failure in static_limits.row_failures(row))]
 
 
 def _counted(compiler: str, pairs: Sequence[Pair], what: str) -> list[str]:
@@ -265,22 +243,6 @@ def merged(table: Sequence[Row], rows: Sequence[Row], kinds: Sequence[Kind]) -> 
             f"dropped {len(others) - len(kept)} rows of {', '.join(lost)}: made from other sources"
         )
     return sorted([*rows, *kept], key=lambda row: (row["compiler"], row["kernel"], row["arch"]))
-
-
-def read_table(path: Path) -> list[Row]:
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        # A table from before a column was added is stale where it says nothing.
-        return [dict.fromkeys(COLUMNS, "") | row for row in csv.DictReader(file)]
-
-
-def write_table(path: Path, rows: Sequence[Row]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
 
 
 def _report(failures: Sequence[str]) -> int:

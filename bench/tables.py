@@ -1,6 +1,6 @@
 """Numbers in README and docs, written there from result files and never by hand.
 
-    python -m bench.tables            # rewrite what is generated in README.md and docs/*.md
+    python -m bench.tables            # rewrite what is generated in README.md and docs
     python -m bench.tables --check    # say what is stale, and end with 1 if anything is
 
 A block stands between `<!-- begin: bench.tables NAME -->` and `<!-- end: bench.tables -->`. A
@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench import blocks, records, rows
+from bench import blocks, kernel_blocks, records, rows
 from bench.rows import RESULTS
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -29,11 +29,13 @@ _BLOCK = re.compile(
     r"(<!-- begin: bench\.tables (?P<name>[\w-]+) -->\n).*?(<!-- end: bench\.tables -->)", re.DOTALL
 )
 _NUMBER = re.compile(r"(<!-- number: (?P<what>[^>]*?) -->).*?(<!-- /number -->)", re.DOTALL)
+_BLOCKS = blocks.BLOCKS | kernel_blocks.BLOCKS
 NOT_MEASURED = "not yet measured"
 
 
 def documents() -> list[Path]:
-    return [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]
+    docs = _ROOT / "docs"
+    return [_ROOT / "README.md", *sorted([*docs.glob("*.md"), *docs.glob("kernels/*.md")])]
 
 
 def rendered(text: str, results: Path = RESULTS) -> str:
@@ -45,9 +47,9 @@ def rendered(text: str, results: Path = RESULTS) -> str:
 
     def block(match: re.Match[str]) -> str:
         name = match["name"]
-        if name not in blocks.BLOCKS:
-            raise ValueError(f"no block {name}: there are {', '.join(blocks.BLOCKS)}")
-        return f"{match[1]}{blocks.BLOCKS[name](results)}\n{match[3]}"
+        if name not in _BLOCKS:
+            raise ValueError(f"no block {name}: there are {', '.join(_BLOCKS)}")
+        return f"{match[1]}{_BLOCKS[name](results)}\n{match[3]}"
 
     text = _BLOCK.sub(block, text)
     return _NUMBER.sub(lambda match: f"{match[1]}{number(match['what'], results)}{match[3]}", text)

@@ -1,6 +1,6 @@
 """What each part of the method is worth, on the embedded target.
 
-    python -m bench.ablation --plot docs/ablation.png
+    python -m bench.ablation --csv bench/results/ablation.csv --plot docs/ablation.png
 
 Trains seven drafts for each of three seeds on the same clips, then replays the target's greedy
 captions of unseen clips with each, the clip in its sight and out of it. Everything is kept in
@@ -20,7 +20,7 @@ def main() -> int:
     )
     parser.add_argument("--folder", type=Path, default=Path("build/ablation"))
     parser.add_argument("--steps", type=int, default=300, help="of each draft (default: 300)")
-    parser.add_argument("--csv", type=Path, default=Path("bench/results/ablation.csv"))
+    parser.add_argument("--csv", type=Path, default=Path("build/ablation/ablation.csv"))
     parser.add_argument("--plot", type=Path, metavar="FILE")
     parser.add_argument("--train-only", action="store_true", help="stop before measuring")
     arguments = parser.parse_args()

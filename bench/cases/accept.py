@@ -34,6 +34,7 @@ def walked_tokens(
 @dataclass(frozen=True)
 class AcceptTree(Case):
     op = "accept_tree"
+    HAS_ONE_DTYPE = True
     dtype: torch.dtype = torch.int64
     nodes: int = 60
     batch: int = 1

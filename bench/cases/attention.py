@@ -113,6 +113,7 @@ class MergeAttention(Case):
 @dataclass(frozen=True)
 class AnchorIndex(Case):
     op = "anchor_index"
+    HAS_ONE_DTYPE = True
     dtype: torch.dtype = torch.bool
     slots: int = 25_600
     anchors: int = 300

@@ -71,6 +71,7 @@ def _contiguous(caches: list[Tensor], table: Tensor | None) -> list[Tensor]:
 class _Formed(Case):
     """What the three commits share."""
 
+    CHOICES = {"form": (BOUND, PAGES, PER_LAYER)}
     prefix: int
 
     def call(self, arguments: Arguments) -> Any:

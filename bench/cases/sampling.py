@@ -72,6 +72,7 @@ class TopkLogprobs(Case):
 @dataclass(frozen=True)
 class SampleTokens(Case):
     op = "sample_tokens"
+    HAS_ONE_DTYPE = True
     dtype: torch.dtype = torch.float32
     rows: int = 30
     vocab: int = _QWEN
@@ -96,6 +97,7 @@ class SampleTokens(Case):
 @dataclass(frozen=True)
 class SampleLogits(SampleTokens):
     op = "sample_logits"
+    HAS_ONE_DTYPE = False
 
     def bytes(self) -> int:
         return self.rows * (self.vocab * self.dtype.itemsize + 12)
@@ -125,6 +127,7 @@ class AcceptTreeResidual(Case):
     """
 
     op = "accept_tree_residual"
+    HAS_ONE_DTYPE = True
     dtype: torch.dtype = torch.float32
     vocab: int = _QWEN
     levels: int = 4
@@ -190,6 +193,7 @@ class AcceptTreeResidual(Case):
 @dataclass(frozen=True)
 class AcceptTreeResidualLogits(AcceptTreeResidual):
     op = "accept_tree_residual_logits"
+    HAS_ONE_DTYPE = False
 
     def exps(self) -> int:
         return self.batch * 2 * (self.levels + 1) * self.vocab

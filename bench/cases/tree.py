@@ -17,6 +17,7 @@ from bench.shapes import TREE_SIZES, parents_tensor, words
 @dataclass(frozen=True)
 class BuildTree(Case):
     op = "build_tree"
+    HAS_ONE_DTYPE = True
     dtype: torch.dtype = torch.int32
     nodes: int = 60
     batch: int = 1
@@ -36,6 +37,7 @@ class BuildTree(Case):
 @dataclass(frozen=True)
 class SelectTree(Case):
     op = "select_tree"
+    HAS_ONE_DTYPE = True
     dtype: torch.dtype = torch.float32
     pool: int = 200
     nodes: int = 30
@@ -63,6 +65,7 @@ class SelectTree(Case):
 @dataclass(frozen=True)
 class DenseTreeMask(Case):
     op = "dense_tree_mask"
+    HAS_ONE_DTYPE = True
     dtype: torch.dtype = torch.int32
     prefix: int = 4096
     nodes: int = 30
@@ -81,6 +84,7 @@ class DenseTreeMask(Case):
 @dataclass(frozen=True)
 class PackAncestors(Case):
     op = "pack_ancestors"
+    HAS_ONE_DTYPE = True
     dtype: torch.dtype = torch.bool
     nodes: int = 60
     batch: int = 1

@@ -6,20 +6,23 @@
 // Grid: B clusters of 1 to 16 blocks (one block before sm_90), 1 to 8 warps each. A row of ids is
 // cut into as many parts as the cluster has warps; a warp keeps its part of the node's two rows,
 // as float32 weights, where only it reads them: in shared memory, or in scratch [B, 2, V] where a
-// part does not fit (one block before sm_90, V past 12k). All threads take every decision alike, so
-// a warp more is also one more that decides: on an H100 eight a block took 44 us for four levels of
-// three refusals each, four 63; sixteen took 59, timed before a sum was as short as it is now.
+// part does not fit (before sm_90, in one block: V past 20k, with 99 KB past 12k). All threads take
+// every decision alike, so a warp more is also one more that decides: on an H100 eight a block took
+// 44 us for four levels of three refusals each, four 63; sixteen took 59, timed before a sum was as
+// short as it is now.
 // Who loads what: at a node each lane loads groups of four ids of its part of target and draft, up
 // to twenty loads in flight; from then on memory is read for the children's own weights alone. A
 // refusal is one pass over the kept parts. A block adds up its warps' masses and sends them to
 // every block of the cluster (mailbox.h), one exchange a sum, during which the next child is looked
-// up; softmax takes one more a node, for the highest logits. Links, tokens and coins come into
-// shared memory in one trip at the start, and the first child's own weights are on their way while
-// a row is. The masses of blocks and warps are what the bonus is drawn from: no pass of its own.
+// up; softmax takes one more a node, for the highest logits. Links, tokens and coins of up to 1,024
+// nodes come into shared memory in one trip at the start, and the first child's own weights are on
+// their way while a row is. The masses of blocks and warps are what the bonus is drawn from: no
+// pass of its own.
 // Bytes: V * sizeof(Element) for each node on the path's target row, and again for its draft row if
 // it has a child to try; nothing else of [B, T, V]. One exponential an id read, for logits. At
-// V = 152k a level is 1.2 MB of float32, 76 KB a block of 16: bound by what sixteen multiprocessors
-// can read, and by the sums, one after the other.
+// V = 152k a level is 1.2 MB of float32, 76 KB a block of 16. What bounds it are the sums, one by
+// one: four levels of three refusals took 47 us on an H100, whose memory needs 2 for their
+// bytes (bench/results/bench-trees.csv).
 // Precision: multiplying by share rounds once (its two halves are floats), the weights of a group
 // are added as floats, groups as pairs of floats, lanes, warps and blocks in double: no term is
 // negative, so for a given share a mass has float32's digits, without double-precision arithmetic

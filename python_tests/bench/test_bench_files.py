@@ -202,12 +202,24 @@ class TestPlots:
         shown = capsys.readouterr().out
         assert "no peers-tree: it needs a measured case of tree with a peer" in shown
         assert "no length-visual: it needs a shape measured at two values of visual=" in shown
+        assert plot.main([str(path)]) == 0  # beside its file, where no committed plot lies
+        assert (tmp_path / "plots/found-roofline-light.svg").is_file()
+        with pytest.raises(SystemExit):
+            plot.main([str(path), "--out", "/proc/nope"])
         assert plot.drawn([], tmp_path / "none") == []
 
     def test_words_of_a_label(self) -> None:
         assert quantity(29.54e9, "B/s") == "29.5 GB/s" and quantity(0.05) == "0.05"
         shape = {"model": "embedded", "prefix": "25600", "T": "8", "B": "1"}
         assert short_case(shape, ("T",)) == "embedded, prefix 25,600"
+
+
+def test_a_command_says_which_switches_were_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in rows.SWITCHES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SPARROW_WGMMA", "1")
+    made = rows.machine("python -m bench.run --name 'a b'", torch.device("cpu"))
+    assert made.command == "SPARROW_WGMMA=1 python -m bench.run --name 'a b'"
 
 
 def test_a_command_keeps_no_folder_of_the_machine() -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from bench_cases import row
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import sparrow_kernels
 from bench import blocks, goals, plans, predict, predicted, registry, report
+from bench.case import Case
+from bench.cases import tree
 from bench.cases.forms import Float8TreeAttention
 from bench.devices import A100, DEVICES, H100, H200, Device
 from bench.plans import Call, Cut, Step
@@ -199,6 +205,42 @@ def test_predicted_stands_beside_measured(
 
 def _words(goal: goals.Goal) -> list[str]:
     return [f"{word}={value}" for word, value in goal.shapes[0].items()]
+
+
+FILES = {
+    "sample": ("sample_tokens", "sample_logits"),
+    "topk": ("topk_logprobs",),
+    "select": ("select_tree",),
+    "gather": ("gather_hidden",),
+    "commit": ("commit_tree_", "commit_path_", "compact_cache_"),
+}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_as_many_launches_as_the_source_has(file: str) -> None:
+    source = (Path(__file__).resolve().parents[2] / f"csrc/cuda/{file}.cu").read_text()
+    launches = len(re.findall(r"^ +launch\(", source, re.M))
+    assert {predict._STEPS[op].launches for op in FILES[file]} == {launches}
+
+
+class Launches(TorchDispatchMode):
+    """Counts what fills a tensor."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        pads = func is torch.ops.aten.constant_pad_nd.default  # filled, then copied to
+        self.count += 0 if func.is_view else 1 + pads
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", [tree.DenseTreeMask, tree.PackAncestors, tree.UnpackAncestors])
+def test_as_many_launches_as_pytorch_makes(kind: type[Case]) -> None:
+    case = kind()
+    arguments = case.arguments(torch.device("cpu"), 0)
+    with sparrow_kernels.checks(False), Launches() as made:
+        case.call(arguments)
+    assert predict._STEPS[case.op].launches == made.count
 
 
 def test_rates_of_a_device() -> None:

@@ -72,6 +72,42 @@ def test_any_model_by_its_sizes(tmp_path: Path) -> None:
     assert case in {each.name for each in again}
 
 
+def test_a_shape_that_cannot_be_is_a_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--op", "topk_logprobs", "--shape", "vocab=10,k=64", "--device", "cpu", "--smoke"]
+    assert run.main([*words, "--out", str(tmp_path), "--name", "found"]) == 1
+    found = rows.read(tmp_path / "found.csv")
+    assert rows.REFUSED in {row.status for row in found} and not any(row.us_p50 for row in found)
+    assert "topk_logprobs R=8 vocab=10 k=64 native: nothing to compare" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_an_op_asked_for_by_name_pairs_with_a_run_of_all(device: str) -> None:
+    """The same case, whatever dtype the run of all has it in."""
+    selection = Selection(device, "full")
+    for kind in (kind for kinds in registry.kinds().values() for kind in kinds):
+        first = next((case for case in registry.cases(selection) if type(case) is kind), None)
+        if first is not None:
+            shape = dict(word.split("=", 1) for word in first.name.split())
+            assert first in registry.shaped(first.op, shape, selection.dtype)
+
+
+def test_what_an_earlier_run_measured_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--op", "build_tree", "--shape", "T=3", "--peers", "none", "--seconds", "0.01"]
+    first = ran(tmp_path, *words)
+    kept = tmp_path / "earlier/found-1.csv"
+    for _ in range(2):  # of which nothing measures
+        run.main(["--all", "--smoke", "--family", "tree", "--limit", "0", "--device", "cpu",
+                  "--out", str(tmp_path), "--name", "found"])  # fmt: skip
+        assert rows.read(kept) == first
+    assert f"of an earlier run, kept: {kept}" in capsys.readouterr().out
+    names = {f"found-{number}.{end}" for number in (1, 2) for end in ("csv", "json")}
+    assert {path.name for path in kept.parent.iterdir()} == names
+
+
 def test_only_what_was_asked_for(tmp_path: Path) -> None:
     words = ["--op", "append_cache_", "--shape", "model=tiny,prefix=8", "--seconds", "0.01"]
     found = ran(tmp_path, *words, "--peers", "index_put", "--backends", "reference", "--smoke")
@@ -144,12 +180,24 @@ WRONG = [
         ["--op", "anchored_window_attention", "--shape", "layout=birds"],
         "--shape layout must be one of scattered, clustered, got 'birds'",
     ),
+    (["--op", "commit_tree_", "--shape", "form=birds"], "must be one of bound, pages-16, lens-per"),
+    (["--op", "tree_attention", "--shape", "key_bias=no"], "key_bias must be one of True, got"),
     (["--op", "build_tree", "--peers", "birds"], "--peers must be all, none or of torch"),
     (["--op", "build_tree", "--backends", "none"], "--backends must be all or of native"),
     (["--op", "build_tree", "--peers", " ;"], "--peers must be all, none or of torch"),
     (["--op", "build_tree", "--limit", "-1"], "must be seconds from 0 on"),
     (["--op", "build_tree", "--out", "bench/results"], "bench-cpu.csv is committed"),
     (["--op", "topk_logprobs", "--dtype", "int3"], "--dtype must be one of float32"),
+    (["--op", "build_tree", "--dtype", "float32"], "--dtype: build_tree takes int32 alone"),
+    (["--op", "build_tree", "--family", "tree"], "--family goes with --all"),
+    (["--all", "--shape", "T=3"], "--shape and --dtype go with --op"),
+    (["--all", "--dtype", "float32"], "--shape and --dtype go with --op"),
+    (["--op", "build_tree", "--out", "/proc/nope"], "--out: [Errno 2] No such file"),
+    (["--op", "build_tree", "--out", "bench/results", "--name", "demo"], "demo.json is committed"),
+    (
+        ["--op", "tree_attention", "--shape", "prefix=99999999999"],
+        "--shape: tree_attention model=qwen2.5-vl-7b prefix=99999999999 T=30 B=1 would read",
+    ),
 ]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import cubin, shipped, static
+from bench import cubin, shipped, static, static_limits
 from bench.cubin import Kernel, occupancy
 from bench.shipped import ARCHITECTURES, Compiled
 
@@ -109,7 +109,7 @@ class Planted:
     def failures(self, name: str) -> list[str]:
         kernel = self.kernels[name]
         each = Compiled(name, self.arch, kernel, kernel.smem_bytes, kernel.threads, False)
-        return static.kernel_failures(each)
+        return static_limits.kernel_failures(each)
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -193,14 +193,23 @@ def kernel(**numbers: int) -> Kernel:
 
 def test_tensor_cores_and_copies_where_they_are_expected() -> None:
     bare, whole = kernel(), kernel(tensor_core_ops=8, async_copies=4)
-    assert len(static.kernel_failures(Compiled("a", 90, bare, 0, 128, True))) == 2
-    assert static.kernel_failures(Compiled("a", 90, bare, 0, 128, False)) == []
-    assert static.kernel_failures(Compiled("a", 90, whole, 0, 128, True)) == []
+    assert len(static_limits.kernel_failures(Compiled("a", 90, bare, 0, 128, True))) == 2
+    assert static_limits.kernel_failures(Compiled("a", 90, bare, 0, 128, False)) == []
+    assert static_limits.kernel_failures(Compiled("a", 90, whole, 0, 128, True)) == []
 
 
 def test_a_block_that_no_multiprocessor_holds() -> None:
     much = Compiled("a", 80, kernel(), 164 * 1024, 128, False)
-    assert static.kernel_failures(much) == ["a sm_80: no block of it fits a multiprocessor"]
+    assert static_limits.kernel_failures(much) == ["a sm_80: no block of it fits a multiprocessor"]
+
+
+def test_a_kernel_of_8_0_fits_its_smaller_kin() -> None:
+    def failures(arch: int, smem_bytes: int) -> list[str]:
+        return static_limits.kernel_failures(Compiled("a", arch, kernel(), smem_bytes, 128, False))
+
+    assert failures(80, 99 * 1024) == failures(90, 200 * 1024) == []
+    (failure,) = failures(80, 99 * 1024 + 16)
+    assert "101392 bytes of shared memory, more than the 99 KB" in failure
 
 
 # Worked out by hand. A warp's registers come in units of 256, a partition has 16,384.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -15,16 +16,54 @@ from bench import rows, summary
 
 
 def test_rows_are_summed_up_at_the_end(planted: Path) -> None:
-    stale = planted / "out/bench-trees.csv"
-    stale.parent.mkdir()
-    stale.write_text("of an earlier run")
     plant(planted, "bench-draft", 'echo rows >"$OUT/bench-draft.csv"')
     done = run_planted(planted, "bench-trees", "bench-draft")
-    assert not stale.exists()
     csv = planted / "out/bench-draft.csv"
     tail = [f"-m bench.summary {csv}", "", f"-m bench.goals {csv}"]
     assert done.stdout.splitlines()[-3:] == tail
     assert (planted / "out/summary.txt").read_text().splitlines()[-3:] == tail
+
+
+def test_what_an_earlier_run_measured_is_kept(planted: Path) -> None:
+    """And is not taken for this run's, where a part ends before it measures."""
+    out = planted / "out"
+    out.mkdir()
+    for number in (1, 2):
+        for name in ("bench-trees.csv", "step.json"):
+            (out / name).write_text(f"of run {number}")
+        done = run_planted(planted, "bench-trees", "bench-step")
+        assert "-m bench.summary" not in done.stdout
+        assert not (out / "bench-trees.csv").exists() and not (out / "step.json").exists()
+    kept = {path.name: path.read_text() for path in (out / "earlier").iterdir()}
+    names = {f"{name}-{n}{end}": n for name, end in KEPT for n in (1, 2)}
+    assert kept == {name: f"of run {number}" for name, number in names.items()}
+
+
+KEPT = (("bench-trees", ".csv"), ("step", ".json"))
+
+
+@pytest.mark.parametrize("with_git", [True, False])
+def test_no_file_where_results_are_committed_is_touched(planted: Path, with_git: bool) -> None:
+    committed = planted / "bench/results"
+    committed.mkdir()
+    elsewhere = planted / "kept/deep"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "bench-trees.csv").write_text("measured")
+    (committed / "bench-trees.csv").write_text("measured")
+    folders = [committed, planted / "bench/../bench/results"]
+    if with_git:
+        folders += [elsewhere, elsewhere.parent]
+        for words in (["init", "-q"], ["add", "bench/results", "kept"]):
+            subprocess.run(["git", *words], cwd=planted, check=True)
+    for folder in folders:
+        done = run(planted, folder, "bench-trees", python=str(planted / "python"))
+        assert done.returncode == 2 and "committed" in done.stderr, folder
+    assert [path.name for path in committed.iterdir()] == ["bench-trees.csv"]
+    done = run(planted, "", "bench-trees", python=str(planted / "python"))
+    assert done.returncode == 0
+    assert {path.name for path in (committed / "local").iterdir()} == {"suite.log", "summary.txt"}
+    for folder in (committed, elsewhere):
+        assert (folder / "bench-trees.csv").read_text() == "measured"
 
 
 def test_peers_wheels_are_found_and_not_installed(planted: Path) -> None:

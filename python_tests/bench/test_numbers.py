@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from bench_cases import row
 
-from bench import records, rows, tables
+from bench import records, rows, static_table, tables
 from bench.rows import COLUMNS, Row
 
 PAGES = [path for path in tables.documents() if path.name in ("README.md", "benchmarks.md")]
@@ -132,6 +132,41 @@ class TestBlocks:
         shown = block("ops-cpu", tmp_path)
         assert "| 0.50 (0.48–0.53) (not to be believed) |" in shown
         assert "`build_tree`, T=64 B=1, torch: others took 40 % of the processors." in shown
+
+    def test_a_time_outside_its_prediction_is_listed(self, tmp_path: Path) -> None:
+        found = [row(us=us, inputs=inputs, cuda="13.0", device="NVIDIA H100 80GB HBM3")
+                 for us, inputs in ((3.0, "hot"), (99.0, "cold"))]  # fmt: skip
+        file(tmp_path, "bench-trees", *found, row(us=99.0, backend="torch", ours=False))
+        shown = block("predictions-missed", tmp_path)
+        assert "1 of 2 times lie outside the range that is predicted now." in shown
+        assert shown.count("| `build_tree` | T=64 B=1 | 99 | 1.98–4.12 |") == 1
+
+    def test_what_the_compiler_made_of_a_tile(self, tmp_path: Path) -> None:
+        def line(name: str, compiler: str = "triton 3.10.0", **values: str) -> static_table.Row:
+            usual = {"arch": "sm_90", "registers": "80", "smem_bytes": "53248", "threads": "128",
+                     "occupancy": "0.188", "issue_cycles": "624"}  # fmt: skip
+            own = {"kernel": f"tree_attention {name}", "compiler": compiler}
+            return dict.fromkeys(static_table.COLUMNS, "") | usual | own | values
+
+        table = [line("D128 bf16 M64", registers="172"), line("D128 bf16 M16")]
+        table += [line("D128 bf16 M64", "triton 3.9.0"), line("D128 bf16 M64 pages")]
+        table.append(line("D64 fp32 M32 anchors", arch="sm_80"))
+        table.append(line("D128 bf16 M16 float8", registers="146"))
+        static_table.write(tmp_path / "static.csv", table)
+        shown = block("tree-registers", tmp_path).splitlines()
+        assert shown[3] == "| D 128, bf16 | 16: 80, 52, 3; 64: 172, 52, 3 | – |"
+        assert shown[4] == "| D 64, fp32, anchors | – | 32: 80, 52, 3 |"
+        turn = block("float8-turns", tmp_path).splitlines()[3]
+        assert turn.startswith("| 16 | 64 | 624 | 624 | 146, 52 KB | 624 | 624 | 1,405 / 980 |")
+
+    def test_a_record_says_what_it_was_made_from(self, tmp_path: Path) -> None:
+        records.write(tmp_path / "drafts.json", "bench.drafts", [])
+        text = (tmp_path / "drafts.json").read_text()
+        for dirty in ("false", "true"):
+            changed = re.sub('"dirty": (true|false)', f'"dirty": {dirty}', text)
+            (tmp_path / "drafts.json").write_text(changed)
+            shown = block("drafts", tmp_path)
+            assert "threads; torch" in shown and ("and changes" in shown) == (dirty == "true")
 
     def test_goals_of_decoding(self, tmp_path: Path) -> None:
         found = [{"tree": "6-5-1", "clips": 100, "identical": count} for count in (100, 99)]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from test_cubin import kernel
 
-from bench import sass, static
+from bench import sass, static_limits
 from bench.shipped import Compiled
 
 # Of a kernel as it was compiled, the addresses apart: a loop whose second product has its first
@@ -127,7 +127,7 @@ def test_cycles_of_a_turn() -> None:
 
 def test_a_hazard_is_a_failure() -> None:
     unsound = replace(kernel(), hazards=("HGMMA at 0x80: MOV R128 overwrites its A",))
-    assert static.kernel_failures(Compiled("a", 90, unsound, 0, 128, False)) == [
+    assert static_limits.kernel_failures(Compiled("a", 90, unsound, 0, 128, False)) == [
         "a sm_90: HGMMA at 0x80: MOV R128 overwrites its A"
     ]
-    assert static.kernel_failures(Compiled("a", 90, kernel(), 0, 128, False)) == []
+    assert static_limits.kernel_failures(Compiled("a", 90, kernel(), 0, 128, False)) == []

@@ -10,13 +10,15 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 
-from bench import devices, shipped, static
+from bench import devices, shipped, static, static_limits, static_table
 from bench.shipped import ARCHITECTURES
+from sparrow_kernels.ops.attention.triton import configurations
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,10 +35,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def same_on_file(row: static.Row) -> bool:
+def same_on_file(row: static_table.Row) -> bool:
     """The table's row of the same sources and compiler says the same, if there is one."""
     key = ("kernel", "arch", "compiler", "sources")
-    table = static.read_table(static.TABLE)
+    table = static_table.read()
     return all(each == row for each in table if all(each[name] == row[name] for name in key))
 
 
@@ -55,7 +57,7 @@ def test_where_there_is_an_nvcc_the_cuda_kernels_are_built() -> None:
 @pytest.mark.skipif(shipped.cuda_unavailable() is not None, reason=str(shipped.cuda_unavailable()))
 def test_no_cuda_kernel_spills() -> None:
     kernels = list(shipped.cuda_kernels())
-    assert [failure for each in kernels for failure in static.kernel_failures(each)] == []
+    assert [failure for each in kernels for failure in static_limits.kernel_failures(each)] == []
     text = "".join(path.read_text() for path in shipped.cuda_files())
     bounds = r"(?:__launch_bounds__\([^()]*\)\s*)?"
     written = set(re.findall(rf"__global__\s+void\s+{bounds}(\w+)\(", text))
@@ -77,7 +79,7 @@ def test_a_few_triton_kernels_compile_without_a_spill(tmp_path: Path) -> None:
     table = tmp_path / "some.csv"
     done = run("--quick", "--table", str(table))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    rows = static.read_table(table)
+    rows = static_table.read(table)
     assert {row["arch"] for row in rows} == {"sm_80", "sm_90"}
     for row in rows:
         assert int(row["spill_bytes"]) == int(row["stack_bytes"]) == 0
@@ -90,11 +92,107 @@ def test_the_table_lists_what_is_shipped() -> None:
     assert "nothing to complain about" in done.stdout
 
 
+WRONG = [
+    (["--only", "["], "--only: '[' is no regular expression: unterminated character set"),
+    (["--check", "--table", "nope.csv"], "--check: no table nope.csv"),
+    (["--check", "--table", "README.md"], "README.md: not a table of bench.static"),
+    (["--only", "zzzz", "--table", "/proc/nope/x.csv"], "No such file or directory"),
+    (["--only", "zzzz", "--table", "bench/results/static.csv"], "static.csv is committed"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), WRONG, ids=lambda value: str(value)[:30])
+def test_wrong_words_are_named(
+    words: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit, match="2"):
+        static.main(words)
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_expression_that_finds_nothing_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind in ("_cuda", "_triton"):
+        monkeypatch.setattr(static, kind, lambda: KIND._replace(read=lambda keep: []))
+    assert static.main(["--only", "zzzz"]) == 1
+    assert "matches 'zzzz'" in capsys.readouterr().out
+
+
+# --- every row of the table of tiles -------------------------------------------------------------
+
+CASES = [
+    case
+    for case in product(
+        (80, 90, configurations.UNFENCED),
+        (torch.bfloat16, torch.float32),
+        (64, 128, 256),
+        (False, True),  # with anchors
+        (None, "pages", "bias"),
+        (False, True),  # in float8
+    )
+    if not case[5] or (case[0] != 80 and case[1] != torch.float32)  # refused
+]
+
+
+def test_every_configuration_is_compiled() -> None:
+    """Of every case, by what a kernel is compiled with."""
+    compiled = {
+        arch: {
+            (
+                entry.signature["query_ptr"],
+                *(entry.constexprs[name] for name in ("D", "BLOCK_M0", "BLOCK_M1", "BLOCK_N")),
+                *(entry.constexprs["BLOCK_T"], entry.num_warps, entry.num_stages),
+                *(name not in entry.constexprs for name in ("anchor_slots_ptr", "block_table_ptr")),
+                *(name not in entry.constexprs for name in ("key_bias_ptr", "key_scale_ptr")),
+            )
+            for entry in shipped.triton_entries(arch)
+            if entry.name.startswith("tree_attention")
+        }
+        for arch in ARCHITECTURES
+    }
+    for arch, dtype, head_dim, anchored, more, float8 in CASES:
+        forms = (more is not None, more == "bias", float8)
+        for each in configurations.configurations(arch, dtype, head_dim, anchored, *forms):
+            query = "*bf16" if dtype == torch.bfloat16 else "*fp32"
+            built = each[:-1]  # all but what is only counted with
+            wanted = (query, head_dim, *built, anchored, more == "pages", more == "bias", float8)
+            assert wanted in compiled[80 if arch == 80 else 90]
+
+
+def test_as_many_programs_fit_as_the_table_says() -> None:
+    """Of the plain ones; the others are split alike."""
+    occupancy = {
+        static_table.pair(row): float(row["occupancy"]) * 64 / (int(row["threads"]) / 32)
+        for row in static_table.read()
+        if row["compiler"].startswith("triton")
+    }
+    seen = 0
+    for arch, dtype, head_dim, anchored, more, float8 in CASES:
+        if more is not None or float8:
+            continue
+        for each in configurations.configurations(arch, dtype, head_dim, anchored):
+            word = "bf16" if dtype == torch.bfloat16 else "fp32"
+            rows = f"M{each.block_m0}" + (f"+{each.block_m1}" if each.block_m1 else "")
+            name = f"tree_attention D{head_dim} {word} {rows}" + " anchors" * anchored
+            on = 80 if arch == 80 else 90
+            unfenced = occupancy.get((f"{name} unfenced", on))
+            is_own = arch == configurations.UNFENCED and unfenced is not None
+            fit = unfenced if is_own else occupancy[name, on]
+            assert each.resident == pytest.approx(fit, abs=0.1), (arch, name)
+            seen += 1
+    assert seen >= 60
+
+
 # --- the table itself ----------------------------------------------------------------------------
 
 
-def row(name: str, arch: int, compiler: str, sources: str, **values: str) -> static.Row:
-    blank = dict.fromkeys(static.COLUMNS, "0") | {"wait_distance": "2"}
+def row(name: str, arch: int, compiler: str, sources: str, **values: str) -> static_table.Row:
+    blank = dict.fromkeys(static_table.COLUMNS, "0") | {"wait_distance": "2"}
     own = {"kernel": name, "arch": f"sm_{arch}", "compiler": compiler, "sources": sources}
     return blank | own | values
 
@@ -110,7 +208,7 @@ def test_a_whole_table_has_no_failures() -> None:
 
 
 def test_what_a_table_lacks_is_named() -> None:
-    def failures(*table: static.Row) -> list[str]:
+    def failures(*table: static_table.Row) -> list[str]:
         return static.table_failures(table, [KIND])
 
     stale = "no longer shipped, or made from other sources, first"
@@ -125,6 +223,8 @@ def test_what_a_table_lacks_is_named() -> None:
     for column, value, word in (("wait_distance", "0", "no overlap"), ("hazards", "2", "hazards")):
         (failure,) = failures(BOTH[0], BOTH[1] | {column: value})
         assert failure == f"a sm_90 (nvcc 2): {word} in the table"
+    (failure,) = failures(BOTH[0] | {"smem_bytes": "101392"}, BOTH[1])
+    assert failure.startswith("a sm_80 (nvcc 2): shared memory in the table, more than the 99 KB")
 
 
 def test_a_loop_that_streams_a_cache_has_enough_on_its_way() -> None:
@@ -185,8 +285,8 @@ def test_a_few_are_one_of_each() -> None:
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     rows = [row("f<float, 8>", 90, "nvcc 13.0.88", "abc", occupancy="0.500")]
-    static.write_table(tmp_path / "deep/table.csv", rows)
-    assert static.read_table(tmp_path / "deep/table.csv") == rows
+    static_table.write(tmp_path / "deep/table.csv", rows)
+    assert static_table.read(tmp_path / "deep/table.csv") == rows
     first = (tmp_path / "deep/table.csv").read_text().splitlines()[0]
     assert first.startswith(
         "kernel,arch,registers,smem_bytes,stack_bytes,spill_bytes,tensor_core_ops,async_copies,"

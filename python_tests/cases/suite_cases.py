@@ -17,7 +17,7 @@ MOST_SECONDS = 600
 
 
 def run(
-    root: Path, out: Path, *words: str, python: str = sys.executable, **environment: str
+    root: Path, out: Path | str, *words: str, python: str = sys.executable, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if name != "PEER_WHEELS"}
     return subprocess.run(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 HELP = "run the benchmarks of a checkout (python -m bench.run ...)"
 
@@ -15,6 +16,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "rest", nargs="*", metavar="...", help="see python -m bench.run --help in a checkout"
     )
+    parser.print_help = lambda file=None: _print_help(parser, file)  # type: ignore[method-assign]
+
+
+def _print_help(parser: argparse.ArgumentParser, file: Any) -> None:
+    """Where there is a checkout, its options: they are none of this parser's."""
+    if _checkout() is None:
+        print(parser.format_help(), end="", file=file)
+    else:
+        run(["--help"])
 
 
 def run(rest: Sequence[str]) -> int:

@@ -1,14 +1,15 @@
 """What is compiled ahead of time of tree attention, its mass, the merge and the anchor index.
 
-Every configuration of the table that its architecture uses, in bfloat16 (float16 has the same
-sizes) for a group of 7, a cache of usual strides and one word of ancestors; the ones with anchors;
-padded head dims; float32; keys in pages or with a bias; what runs where Triton leaves out a fence;
-for 9.0 float8 caches.
+Every configuration that its architecture uses, in bfloat16 (float16 has the same sizes) and float32
+for a group of 7, a cache of usual strides and one word of ancestors: with and without anchors; keys
+in pages or with a bias; for 9.0 float8 caches, and what runs where Triton leaves out a fence. A
+padded head dim and float16, each in the tightest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -34,65 +35,33 @@ from sparrow_kernels.ops.attention.triton.shipped_type import Shipped
 from sparrow_kernels.ops.attention.triton.tree import tree_kernel
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-# (dtype, head dim, with anchors)
-_TREE_CASES = (
-    ("bf16", 64, False),
-    ("bf16", 96, False),
-    ("bf16", 128, False),
-    ("bf16", 256, False),
-    ("bf16", 128, True),
-    ("fp16", 128, False),
-    ("fp32", 64, False),
-    ("fp32", 128, False),
-    ("fp32", 256, False),
-)
-# The same for keys in pages of 16 slots, and for keys with a bias.
-_INDIRECT_CASES = (
-    ("bf16", 64, False),
-    ("bf16", 128, False),
-    ("bf16", 256, False),
-    ("bf16", 128, True),
-    ("fp32", 128, False),
-)
-# The same for rows of this dtype to caches in float8, and what is more of `_INDIRECT`.
-_FLOAT8_CASES = (
-    ("bf16", 64, False, None),
-    ("bf16", 128, False, None),
-    ("bf16", 256, False, None),
-    ("bf16", 128, True, None),
-    ("bf16", 128, False, "pages"),
-    ("bf16", 128, False, "bias"),
-    ("fp16", 128, False, None),
-)
+_HEAD_DIMS = (64, 128, 256)  # of the table
 _GROUP = 7
 _PAGE = 16
 _INDIRECT = {"pages": {"block_table_ptr": "*i32"}, "bias": {"key_bias_ptr": "*fp32"}}
+_MORE = (None, *_INDIRECT)
+_EITHER = (False, True)
 _ALIGNED = [["tt.divisibility", 16]]
 
 
 def shipped(arch: int) -> list[Shipped]:
     """The kernels that a GPU of `arch` (80 or 90) runs, each once."""
     found = []
-    for dtype, head_dim, anchored in _TREE_CASES:
-        table = configurations(arch, _DTYPES[dtype], head_dim, anchored)
-        if (dtype, head_dim) in (("fp16", 128), ("bf16", 96)):
-            table = table[-1:]  # the tightest
-        found += [_tree(dtype, head_dim, anchored, each, arch) for each in dict.fromkeys(table)]
-    for dtype, head_dim, anchored in _INDIRECT_CASES:
-        for more in _INDIRECT:
-            biased = more == "bias"
-            table = configurations(arch, _DTYPES[dtype], head_dim, anchored, True, biased)
-            for each in dict.fromkeys(table):
-                found.append(_tree(dtype, head_dim, anchored, each, arch, more))
+    for dtype, head_dim, anchored, more in product(("bf16", "fp32"), _HEAD_DIMS, _EITHER, _MORE):
+        for each in _table(arch, dtype, head_dim, anchored, more):
+            found.append(_tree(dtype, head_dim, anchored, each, arch, more))
+    for dtype, head_dim in (("bf16", 96), ("fp16", 128)):
+        *_, tightest = _table(arch, dtype, head_dim, False, None)
+        found.append(_tree(dtype, head_dim, False, tightest, arch))
     for dtype, head_dim in (("bf16", 64), ("bf16", 128), ("bf16", 256), ("fp32", 128)):
         found.append(_mass(dtype, head_dim, arch))
     found.append(_mass("bf16", 128, arch, paged=True))
     if arch >= 90:
-        for dtype, head_dim, anchored, extra in _FLOAT8_CASES:
-            options = (extra is not None, extra == "bias")
-            table = configurations(arch, _DTYPES[dtype], head_dim, anchored, *options, float8=True)
-            for each in dict.fromkeys(table):
-                found.append(_tree(dtype, head_dim, anchored, each, arch, extra, float8=True))
+        for head_dim, anchored, more in product(_HEAD_DIMS, _EITHER, _MORE):
+            for each in _table(arch, "bf16", head_dim, anchored, more, float8=True):
+                found.append(_tree("bf16", head_dim, anchored, each, arch, more, float8=True))
+        for each in _table(arch, "fp16", 128, False, None, float8=True):
+            found.append(_tree("fp16", 128, False, each, arch, float8=True))
         found += _unfenced(arch)
         found.append(
             _mass("bf16", 128, UNFENCED)._replace(name="attention_mass D128 bf16 unfenced")
@@ -105,15 +74,23 @@ def shipped(arch: int) -> list[Shipped]:
 def _unfenced(arch: int) -> list[Shipped]:
     """What is run in place of 16-bit tiles with a warpgroup's products, but for tiles of both."""
     found = []
-    for head_dim in (64, 128):
-        for anchored in (False, True):
-            for more in (None, *_INDIRECT):
-                (*_, each) = configurations(
-                    UNFENCED, torch.bfloat16, head_dim, anchored, more is not None, more == "bias"
-                )
-                entry = _tree("bf16", head_dim, anchored, each, arch, more)
+    for head_dim, anchored, more, float8 in product(_HEAD_DIMS, _EITHER, _MORE, _EITHER):
+        case = ("bf16", head_dim, anchored, more, float8)
+        usual = _table(arch, *case)
+        for each in _table(UNFENCED, *case):
+            if each not in usual:
+                entry = _tree("bf16", head_dim, anchored, each, arch, more, float8)
                 found.append(entry._replace(name=f"{entry.name} unfenced"))
     return found
+
+
+def _table(
+    arch: int, dtype: str, head_dim: int, anchored: bool, more: str | None, float8: bool = False
+) -> Sequence[Configuration]:
+    """Each row once. `more`: one of `_MORE`."""
+    indirect, biased = more is not None, more == "bias"
+    found = configurations(arch, _DTYPES[dtype], head_dim, anchored, indirect, biased, float8)
+    return tuple(dict.fromkeys(found))
 
 
 def _tree(
