@@ -21,8 +21,7 @@ def kernel_failures(each: Compiled) -> list[str]:
     elif kernel.stack_bytes > 0:
         found.append(f"{name}: a stack of {kernel.stack_bytes} bytes")
     found += [f"{name}: {hazard}" for hazard in each.hazards()]
-    waits = kernel.main_loop is not None and kernel.main_loop.wait_distance == 0
-    if waits and not _may_wait(each.name, each.arch):
+    if kernel.main_loop is not None and kernel.main_loop.wait_distance == 0:
         found.append(f"{name}: its main loop waits for every copy: nothing overlaps")
     if (bytes_ahead := each.in_flight()[1]) and _is_short(each.name, each.arch, bytes_ahead):
         found.append(f"{name}: {bytes_ahead} bytes on their way do not cover the memory's latency")
@@ -44,7 +43,7 @@ def row_failures(row: Row) -> list[str]:
     if row["spill_bytes"] != "0":
         found.append(f"{name}: spills in the table")
     arch = pair(row)[1]
-    if row["wait_distance"] == "0" and not _may_wait(row["kernel"], arch):
+    if row["wait_distance"] == "0":
         found.append(f"{name}: no overlap in the table")
     if row["hazards"] != "0":
         found.append(f"{name}: hazards in the table")
@@ -60,12 +59,6 @@ def _is_short(kernel: str, arch: int, bytes_in_flight: int) -> bool:
     """Of the loops that stream a cache. One over anchors visits a few hundred slots."""
     streams = kernel.startswith("tree_attention") and " anchors" not in kernel
     return streams and bytes_in_flight < devices.bytes_to_cover_latency(arch)
-
-
-def _may_wait(kernel: str, arch: int) -> bool:
-    """Where a tile ahead does not fit: one of 16 slots is 32 KB there, the rows of queries are 16,
-    and the stages that the anchors' slots take are also those of the window's tiles."""
-    return arch == 80 and kernel.startswith("tree_attention D256 fp32 M16 anchors")
 
 
 _TOO_MUCH = "more than the 99 KB of 8.6, 8.9 and 12.x, which run this kernel too"

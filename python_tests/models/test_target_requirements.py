@@ -16,6 +16,7 @@ from sparrow_kernels.models import SparrowDecoder
 from sparrow_kernels.models.families import Parts
 from sparrow_kernels.models.pair import load_target
 from sparrow_kernels.models.prompt import take_prompts
+from sparrow_kernels.video_shim import unavailable
 
 import transformers as hf  # isort: skip  (after sparrow_kernels: the shim must come first)
 
@@ -61,6 +62,17 @@ def test_a_directory_is_refused_before_its_weights_are_read(tmp_path: Path) -> N
         config.save_pretrained(tmp_path)
         with pytest.raises(ValueError, match=message):
             load_target(tmp_path)
+
+
+@pytest.mark.parametrize("sees", [True, False])
+def test_a_directory_without_a_processor(sees: bool, tmp_path: Path) -> None:
+    if sees and (lacking := unavailable()) is not None:
+        pytest.skip(f"torchvision is asked for first: {lacking}")
+    target = (tiny("qwen2_5_vl") if sees else text_only("Llama")).target
+    target.save_pretrained(tmp_path)
+    what = "processor" if sees else "tokenizer"
+    with pytest.raises(ValueError, match=f"must have its {what} beside its weights.*{tmp_path}"):
+        load_target(tmp_path)
 
 
 def test_a_state_that_cannot_be_taken_back() -> None:

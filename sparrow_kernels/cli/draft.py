@@ -183,8 +183,8 @@ def _conclusion(found: Probe) -> str:
         return f"another value than the one loaded (*) stands out for {names}"
     behind = [one.name for one in found if one.is_behind]
     if behind:
-        return f"none stands out for {', '.join(behind)}, and what was loaded (*) is behind"
-    return "nothing stands out from what was loaded (*)"
+        return f"no value stands out for {', '.join(behind)}, and what was loaded (*) is behind"
+    return "no other value than the one loaded (*) stands out"
 
 
 def _as_object(found: Probe) -> dict[str, Any]:

@@ -62,15 +62,15 @@ def load_target(
     path = embedded_weights(world) / "target" if directory is None else Path(directory)
     if not (path / "config.json").is_file() or not list(path.glob("*.safetensors")):
         raise ValueError(
-            f"target must be a directory with config.json and safetensors, got {path} (train one"
-            " with `sparrow train target`)"
+            f"target must be a directory with config.json and safetensors, got {path} (of the hub's"
+            " fetch one with `hf download`; `sparrow train target` makes a small one)"
         )
     config = AutoConfig.from_pretrained(path)
     sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     model: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
     if directory is not None:
         _check_family(config, model)
-    processor = _processor(path) if sees else AutoTokenizer.from_pretrained(path)
+    processor = _processor(path, sees)
     return model.from_pretrained(path, dtype=dtype).eval(), processor
 
 
@@ -86,13 +86,21 @@ def _check_family(config: Any, model: Any) -> None:
         check_served(model.from_config(config))
 
 
-def _processor(path: Path) -> Any:
-    lacking = unavailable()
-    if lacking is None:
-        return AutoProcessor.from_pretrained(path)
-    if serves(path):
+def _processor(path: Path, sees: bool) -> Any:
+    lacking = unavailable() if sees else None
+    if lacking is not None and serves(path):
         return PlainProcessor(path)
-    raise ImportError(f"the processor of {path} needs torchvision: {lacking}")
+    if lacking is not None:
+        raise ImportError(f"the processor of {path} needs torchvision: {lacking}")
+    kind = AutoProcessor if sees else AutoTokenizer
+    try:
+        return kind.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        what = "processor" if sees else "tokenizer"
+        raise ValueError(
+            f"target must have its {what} beside its weights, got none that loads in {path} (fetch"
+            f" the whole repository): {error}"
+        ) from error
 
 
 def draft_for(

@@ -120,12 +120,10 @@ _ANCHORED: _Table = {
     (UNFENCED, 2, 256): (_C(16, 0, 32, 32, 4, 5, 1),),
     (90, 4, 64): (_C(16, 0, 32, 16, 4, 5, 3), _C(32, 0, 32, 16, 4, 5, 2)),
     (90, 4, 128): (_C(16, 0, 16, 16, 4, 5, 3), _C(16, 0, 16, 16, 4, 5, 3)),
-    (90, 4, 256): (_C(16, 0, 16, 16, 4, 5, 1), _C(16, 0, 16, 16, 4, 5, 1)),
+    (90, 4, 256): (_C(16, 0, 16, 16, 4, 5, 2), _C(16, 0, 16, 16, 4, 5, 2)),
     (80, 4, 64): (_C(32, 0, 32, 16, 4, 5, 2), _C(32, 0, 32, 16, 4, 5, 2)),
     (80, 4, 128): (_C(16, 0, 16, 16, 4, 5, 2), _C(16, 0, 16, 16, 4, 5, 2)),
-    # Without a tile ahead, as all others have: the five stages that it takes would also be those of
-    # the window, whose tiles would need more than the 99 KB of 8.6 and 8.9.
-    (80, 4, 256): (_C(16, 0, 16, 16, 4, 3, 1), _C(16, 0, 16, 16, 4, 3, 1)),
+    (80, 4, 256): (_C(16, 0, 16, 16, 4, 5, 1), _C(16, 0, 16, 16, 4, 5, 1)),
 }
 _INTERPRETED = (_C(16, 0, 128, 64, 4, 1, 1), _C(64, 0, 128, 64, 4, 1, 1))
 MOST_SPLITS = 32
@@ -182,6 +180,8 @@ def configurations(
     if indirect:
         longest = [_longest_biased(arch, dtype, each) if biased else each.block_n for each in found]
         found = tuple(_indirect(each, n, anchored) for each, n in zip(found, longest, strict=True))
+    if biased and anchored and (arch, dtype.itemsize) == (80, 4) and head_dim > 128:
+        found = tuple(each._replace(num_stages=5) for each in found)  # with seven, past 99 KB
     if biased and arch == UNFENCED and head_dim > 64:
         found = found[:1]  # 32 rows of two warps have no register left for a bias
     if float8 and arch == UNFENCED:

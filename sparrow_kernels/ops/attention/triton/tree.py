@@ -8,7 +8,7 @@ within the group fills one M dimension, in one or two subtiles: 128 + 64 rows wa
 would, and one subtile's exponentials can run beside the other's products.
 
 Grid: row tile (fastest: programs that share K and V run together) x split x KV head x request.
-Loads: Q once; K and V by asynchronous copies, num_stages tiles deep; words once, by the split that
+Loads: Q once; K and V by asynchronous copies, tiles ahead of it; words once, by the split that
 holds the tree. The lengths are read here: whole tiles of the prefix carry no mask and are shared
 out evenly; the rest of the prefix and the tree, which lies right behind, are masked tiles of split
 0, which has TREE_TILES whole ones less for them. A split without a tile loads nothing. With anchors
