@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import plans, predicted, rows, static_table
+from bench import plans, predicted, records, rows, static_table
 from bench.blocks import table
 from bench.devices import H100, H200
 from bench.matches import matches
@@ -110,11 +110,27 @@ def missed(results: Path) -> str:
     return f"{says}\n\n{table(['op', 'case', 'measured, µs', 'predicted, µs'], lines)}"
 
 
+def page_floor(results: Path) -> str:
+    """What pages cost one node's attention on a CPU, and a loop that only reads the same rows."""
+    path = results / "page_floor.json"
+    lines = [
+        [
+            f"{row['slots']:,}",
+            *(f"{row[f'{way}_{what}']:{how}}" for way in ("op", "bare") for what, how in _RATIO),
+        ]
+        for row in records.read(path).rows
+    ]
+    columns = ["slots", "op, µs", "in pages", "bare, µs", "in pages"]
+    return f"{table(columns, lines)}\n\n{records.made_by(path)}"
+
+
+_RATIO = (("us", ",.0f"), ("ratio", ".2f"))
 BLOCKS: dict[str, Callable[[Path], str]] = {
     "tree-work": work,
     "tree-registers": registers,
     "float8-turns": float8,
     "predictions-missed": missed,
+    "page-floor": page_floor,
 }
 
 

@@ -17,7 +17,8 @@ bool fits(Shape sizes, Shape shape) {
                     [](int64_t size, int64_t wanted) { return wanted == kAny || size == wanted; });
 }
 
-// Bytes from the first element of a tensor to behind its last, 0 where there is none.
+}  // namespace
+
 int64_t extent(const Tensor& tensor) {
   const Shape sizes = tensor.sizes(), strides = tensor.strides();
   int64_t last = 0;
@@ -27,8 +28,6 @@ int64_t extent(const Tensor& tensor) {
   }
   return (last + 1) * static_cast<int64_t>(tensor.element_size());
 }
-
-}  // namespace
 
 bool strides_nest(const Tensor& tensor) {
   const Shape sizes = tensor.sizes(), strides = tensor.strides();

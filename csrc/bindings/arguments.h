@@ -50,6 +50,9 @@ class Arguments {
   torch::stable::Device device_;
 };
 
+// Bytes from the first element of a tensor to behind its last, 0 where there is none.
+int64_t extent(const Tensor& tensor);
+
 // Whether each stride leads past all that the shorter ones reach, so that no two elements meet.
 bool strides_nest(const Tensor& tensor);
 

@@ -104,6 +104,18 @@ CacheBatch Caches::for_requests(const Arguments& arguments, int64_t batch,
   return cache;
 }
 
+bool Caches::may_overlap(const Tensor& other) const {
+  const Pages& pages = of.rows.pages;
+  if (pages.num_blocks == 0 || pages.block_size == 0 || of.heads == 0) return false;
+  const int64_t size = (pages.num_blocks - 1) * of.rows.block_stride +
+                       (of.heads - 1) * of.head_stride +
+                       (pages.block_size - 1) * of.rows.slot_stride + of.row_bytes;
+  const char* const begin = data<const char>(other);
+  const char* const end = begin + extent(other);
+  return std::any_of(tensors.begin(), tensors.end(),
+                     [&](const char* cache) { return begin < cache + size && cache < end; });
+}
+
 BoundCaches::BoundCaches(TensorList keys, TensorList values)
     : keys_(std::move(keys)),
       values_(std::move(values)),

@@ -30,6 +30,9 @@ struct Caches {
   // The blocks of a cache are the requests', or pages that a table leads to.
   CacheBatch for_requests(const Arguments& arguments, int64_t batch,
                           const OptionalTensor& block_table) const;
+
+  // Whether the bytes from a cache's first to its last meet those of `other`.
+  bool may_overlap(const Tensor& other) const;
 };
 
 // What keeps the lists of layers of a step, with what has been found about them.

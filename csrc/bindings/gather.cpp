@@ -184,7 +184,7 @@ struct TreeTensors {
 using Committed = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 // Whether what is written as results is certainly neither read nor written as anything else.
-bool are_apart(const TreeTensors& t, const Committed& out) {
+bool are_apart(const TreeTensors& t, const Caches& caches, const Committed& out) {
   const auto& [path, accept_length, emitted, hidden] = out;
   if (!strides_nest(hidden)) return false;
   const std::array<const Tensor*, 4> results{&path, &accept_length, &emitted, &hidden};
@@ -192,6 +192,7 @@ bool are_apart(const TreeTensors& t, const Committed& out) {
     const auto shares = [&](const Tensor& other) { return may_overlap(*results[k], other); };
     if (shares(t.tokens) || shares(t.depth) || shares(t.first_child) || shares(t.next_sibling) ||
         shares(t.target_tokens) || shares(t.prefix_lens) ||
+        (t.block_table && shares(*t.block_table)) || caches.may_overlap(*results[k]) ||
         std::any_of(t.states.begin(), t.states.end(), shares) ||
         std::any_of(results.begin() + k + 1, results.end(),
                     [&](const Tensor* other) { return shares(*other); })) {
@@ -221,7 +222,7 @@ Committed commit_walked(const Arguments& arguments, const Caches& caches, const 
   }
   if (checked) {
     refuse_values(trees_fit(accept.tree, batch, commit.prefix_lens, commit.cache.rows.pages));
-    refuse_values(out == nullptr || are_apart(t, *out));
+    refuse_values(out == nullptr || are_apart(t, caches, *out));
   }
   const auto made = [&]() -> Committed {
     const AcceptanceTensors accepted(t.tokens, batch, max_path);

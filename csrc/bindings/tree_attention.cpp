@@ -1,5 +1,6 @@
 // Tree attention on a CPU: on a GPU its kernels are Triton's.
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <stdexcept>
 
@@ -247,8 +248,14 @@ void check_at_once(const Arguments& arguments, const Inputs& in, bool checked) {
 // What may write to an input, or twice to one place, is looked at by Python.
 void check_apart(const Inputs& in, const Tensor& out, const MaybeTensor& lse) {
   const auto may_be_in = [&](const Tensor& written) {
-    return may_overlap(written, in.query) || may_overlap(written, in.key) ||
-           may_overlap(written, in.value) || (in.key_bias && may_overlap(written, *in.key_bias));
+    const auto meets = [&](const Tensor* read) { return may_overlap(written, *read); };
+    const auto has = [&](const MaybeTensor* read) { return *read && meets(&**read); };
+    return std::ranges::any_of(
+               std::array{&in.query, &in.key, &in.value, &in.ancestors, &in.prefix_lens}, meets) ||
+           std::ranges::any_of(
+               std::array{&in.prefix_starts, &in.anchor_slots, &in.anchor_count, &in.anchor_rank,
+                          &in.depth, &in.block_table, &in.key_bias},
+               has);
   };
   const bool apart = strides_nest(out) && !may_be_in(out) &&
                      (!lse || (strides_nest(*lse) && !may_be_in(*lse) && !may_overlap(out, *lse)));

@@ -49,6 +49,11 @@ class TestClips:
         message = refused(capsys, f"--clips={word}")
         assert "--clips: must be a whole number from 1 to 10000, got " in message
 
+    def test_a_clip_named_twice(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        clip = str(folder / "clips" / "a.mp4")
+        said = refused(capsys, "--clips", clip, clip, status=2)
+        assert f"--clips: must name each clip once, got {clip} twice" in said
+
     def test_what_is_no_video(
         self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -67,6 +67,16 @@ def test_weights_that_are_cut_off_are_named(tmp_path: Path) -> None:
     assert f"of {len(whole)} bytes, got {len(whole) - 1} " in said
     file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
     assert "got a damaged header" in refused(tmp_path)
+    # Which transformers does not read where the file that it looks for is there.
+    safetensors(tmp_path / "model.safetensors")
+    check_target(tmp_path)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"x": "a.safetensors"}}')
+    check_target(tmp_path)
+    index.write_text('{"weight_map": {"x": "c.safetensors"}}')
+    assert refused(tmp_path) == f"{tmp_path} must hold c.safetensors, which {index.name} names"
+    index.write_text("{}")
+    assert refused(tmp_path) == f"{index} must say which file holds which weight"
 
 
 @pytest.mark.parametrize(

@@ -164,28 +164,35 @@ def test_embedded_targets_need_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "fresh, left",
+    "fresh, saves, left",
     [
-        (None, "too early to have left anything to go on with in OUT"),
-        (False, "the same command goes on from the last checkpoint in OUT"),
-        (True, "the same command without --fresh goes on from the last checkpoint in OUT"),
+        (False, False, "too early to have left anything to go on with in OUT"),
+        (False, True, "the same command goes on from the last checkpoint in OUT"),
+        (True, True, "the same command without --fresh goes on from the last checkpoint in OUT"),
+        (True, None, "too early to have left anything: OUT/training.pt is that of an earlier run"),
     ],
 )
 def test_who_interrupts_a_run_is_told_how_it_goes_on(
-    fresh: bool | None,
+    fresh: bool,
+    saves: bool | None,
     left: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def interrupted(out: Path, **_: Any) -> None:
+    """`saves`: whether the run has, None where an earlier one had."""
+    out = tmp_path / "out"
+    if saves is None:
         out.mkdir()
-        if fresh is not None:
+        (out / "training.pt").write_text("earlier")
+
+    def interrupted(out: Path, **_: Any) -> None:
+        out.mkdir(exist_ok=True)
+        if saves:
             (out / "training.pt").write_text("")
         raise KeyboardInterrupt
 
     monkeypatch.setattr("sparrow_kernels.training.target.run.train_target", interrupted)
-    out = tmp_path / "out"
     assert main(["train", "target", "--out", str(out), *["--fresh"][: bool(fresh)]]) == 130
     said = left.replace("OUT", str(out))
     assert error(capsys) == f"sparrow: error: interrupted before it was done ({said})"

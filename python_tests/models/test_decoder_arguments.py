@@ -129,7 +129,7 @@ MODES = {
     "cache_implementation": {"cache_implementation": "static"},
     "num_beams": {"num_beams": 3},
     "output_hidden_states": {"output_hidden_states": True},
-    "guidance_scale": {"guidance_scale": 1.5},
+    "guidance_scale": {"guidance_scale": 0.0},
 }
 
 

@@ -10,6 +10,7 @@ import torch
 from decoding_cases import random_pair
 from family_cases import text_only
 from refusal_cases import question
+from transformers import GenerationConfig
 
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.models import SparrowDecoder, load_draft
@@ -53,6 +54,8 @@ def test_a_prompt_comes_by_position_too_as_in_generate() -> None:
     expected = target.generate(IDS, **SETTINGS)
     assert torch.equal(decoder().generate(IDS, **SETTINGS).sequences, expected)
     assert torch.equal(decoder().generate_plainly(IDS, **SETTINGS).sequences, expected)
+    config = GenerationConfig(**SETTINGS)
+    assert torch.equal(decoder().generate(IDS, config).sequences, expected)
 
 
 def test_what_is_no_model_is_no_target() -> None:

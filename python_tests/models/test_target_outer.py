@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from family_cases import prompts, tiny, turns
+from family_cases import draft_for, prompts, tiny, turns
 from refusal_cases import FULL, PAGE, decoded, question
 from tiny_parts import text_settings
 
+from sparrow_kernels.models import SparrowDecoder
 from sparrow_kernels.models.families import Parts
 
 import transformers as hf  # isort: skip  (after sparrow_kernels: the shim must come first)
@@ -30,8 +31,7 @@ def test_a_head_of_more_than_one_layer(kind: str, settings: dict[str, Any]) -> N
     head = "LMHeadModel" if kind == "Bert" else "ForCausalLM"
     config = getattr(hf, f"{kind}Config")(**text_settings(**settings))
     target = getattr(hf, f"{kind}{head}")(config)
-    got = "got (other states at its LM head|a forward or a hook that changes them)"
-    with pytest.raises(ValueError, match=f"^{HEAD}, {got}.*{PAGE}"):
+    with pytest.raises(ValueError, match=f"^{HEAD}, got a forward or a hook that changes.*{PAGE}"):
         decoded(target, question())
 
 
@@ -51,12 +51,71 @@ class Trimmed(hf.LlamaForCausalLM):
         return output
 
 
+class Scaling(hf.LlamaForCausalLM):
+    """What it may do to its tokens."""
+
+    def forward(self, input_ids: Any = None, **keywords: Any) -> Any:
+        return super().forward(inputs_embeds=self.model.embed_tokens(input_ids) * 2, **keywords)
+
+
+class Shifted(hf.LlamaForCausalLM):
+    def forward(self, input_ids: Any = None, position_ids: Any = None, **keywords: Any) -> Any:
+        return super().forward(input_ids, position_ids=position_ids * 2, **keywords)
+
+
+class Around(hf.LlamaForCausalLM):
+    def forward(self, input_ids: Any = None, **keywords: Any) -> Any:
+        keywords = {name: keywords.get(name) for name in ("position_ids", "use_cache")}
+        states = self.model.norm(self.model.embed_tokens(input_ids))
+        return hf.modeling_outputs.CausalLMOutputWithPast(logits=self.lm_head(states))
+
+
 @pytest.mark.parametrize(
-    ("kind", "got"), [(Halved, "changes them"), (Trimmed, "makes .*300. of .*320.")]
+    ("kind", "got"),
+    [
+        (Halved, "changes them"),
+        (Trimmed, "makes .*300. of .*320."),
+        (Scaling, "other embeddings at its base model"),
+        (Shifted, "other positions at its base model"),
+        (Around, "a forward that does not call its `model`"),
+    ],
 )
-def test_a_subclass_that_changes_its_logits(kind: Any, got: str) -> None:
+def test_a_subclass_that_adds_something(kind: Any, got: str) -> None:
     with pytest.raises(ValueError, match=f"^{HEAD}, got .*{got}.*{PAGE}"):
         decoded(kind(hf.LlamaConfig(**text_settings())), question())
+
+
+class Reading(hf.LlamaForCausalLM):
+    """Reads what a step of `generate` has, asks its head for more, and adds nothing."""
+
+    def forward(self, input_ids: Any = None, **keywords: Any) -> Any:
+        positions = keywords.get("position_ids")  # which the first call of `generate` has not
+        assert positions is None or positions.shape[-1] == input_ids.shape[-1]
+        assert keywords["attention_mask"].shape[-1] >= input_ids.shape[-1]
+        embeddings = self.model.embed_tokens(input_ids)
+        output = super().forward(inputs_embeds=embeddings, **keywords)
+        cache = getattr(output, "cache", None) or output.past_key_values
+        assert cache.get_seq_length() >= 0
+        self.lm_head(embeddings)
+        return output
+
+
+def test_a_subclass_that_only_reads_is_served() -> None:
+    torch.manual_seed(0)
+    target = Reading(hf.LlamaConfig(**text_settings())).eval()
+    expected = target.generate(**question(), max_new_tokens=8, do_sample=False)
+    assert torch.equal(decoded(target, question()), expected)
+
+
+def test_a_forward_that_does_not_run_on_one_token() -> None:
+    class Long(hf.LlamaForCausalLM):
+        def forward(self, input_ids: Any = None, **keywords: Any) -> Any:
+            raise LookupError("at least two")
+
+    target = Long(hf.LlamaConfig(**text_settings()))
+    message = "must run on one token behind its prompt, .* got LookupError from Long: at least two"
+    with pytest.raises(RuntimeError, match=message):
+        decoded(target, question())
 
 
 def _negated(_: Any, __: Any, output: Any) -> Any:
@@ -73,20 +132,34 @@ def _other_tokens(_: Any, __: Any, keywords: dict[str, Any]) -> Any:
     return (), {**keywords, "input_ids": keywords["input_ids"] + 1}
 
 
+def _other_positions(_: Any, __: Any, keywords: dict[str, Any]) -> Any:
+    return (), {**keywords, "position_ids": keywords["position_ids"] + 1}
+
+
+def _embedded(target: Any) -> Any:
+    def hook(_: Any, __: Any, keywords: dict[str, Any]) -> Any:
+        embeddings = target.get_input_embeddings()(keywords["input_ids"]) * 2
+        return (), {**keywords, "input_ids": None, "inputs_embeds": embeddings}
+
+    return hook
+
+
 def test_hooks_around_the_language_model() -> None:
     """What they do to a prompt or to logits a step would leave out."""
     target, processor = tiny("qwen2_5_vl")
     inputs = prompts(processor, turns(4, "What?"))
     with_keywords = {"with_kwargs": True}
-    for hooked, got in [
-        (lambda: target.register_forward_hook(_negated), "changes them"),
-        (lambda: target.model.register_forward_hook(_other_states), "other states"),
-        (
-            lambda: target.register_forward_pre_hook(_other_tokens, **with_keywords),
-            "other tokens at its base model",
-        ),
+    for module, hook, got in [
+        (target, _negated, "changes them"),
+        (target.model, _other_states, "changes them"),
+        (target, _other_tokens, "other tokens at its base model"),
+        (target, _other_positions, "other positions at its base model"),
+        (target, _embedded(target), "other embeddings at its base model"),
     ]:
-        handle = hooked()
+        if hook in (_negated, _other_states):
+            handle = module.register_forward_hook(hook)
+        else:
+            handle = module.register_forward_pre_hook(hook, **with_keywords)
         try:
             with pytest.raises(ValueError, match=f"^{HEAD}, got .*{got}.*{PAGE}"):
                 decoded(target, inputs)
@@ -99,8 +172,13 @@ def test_hooks_that_a_step_runs_or_that_only_look_do_no_harm(name: str) -> None:
     target, processor = tiny(name)
     inputs = prompts(processor, turns("Why?"))
     seen: list[torch.Tensor] = []
+
+    def look(_: Any, __: Any, output: Any) -> None:
+        assert (getattr(output, "cache", None) or output.past_key_values).get_seq_length() >= 0
+        seen.append(output.logits)
+
     handles = [
-        target.register_forward_hook(lambda _, __, output: seen.append(output.logits)),
+        target.register_forward_hook(look),
         Parts(target).language_model.register_forward_hook(_other_states),
         target.lm_head.register_forward_hook(lambda _, __, logits: logits.flip(-1)),
     ]
@@ -112,6 +190,33 @@ def test_hooks_that_a_step_runs_or_that_only_look_do_no_harm(name: str) -> None:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def test_a_hook_before_the_language_model_acts_once_on_a_prompt() -> None:
+    target, processor = tiny("qwen2_5_vl")
+    inputs = prompts(processor, turns(4, "What?"))
+    calls: list[int] = []
+
+    def louder(_: Any, __: Any, keywords: dict[str, Any]) -> Any:
+        embeddings = keywords["inputs_embeds"]
+        calls.append(embeddings.shape[1])
+        if embeddings.shape[1] > 1:  # a prompt's, of both
+            embeddings = torch.cat([embeddings[:, :-9] * 2, embeddings[:, -9:]], dim=1)
+        return (), {**keywords, "inputs_embeds": embeddings}
+
+    language_model = Parts(target).language_model
+    handle = language_model.register_forward_pre_hook(louder, with_kwargs=True)
+    try:
+        draft = draft_for("qwen2_5_vl")
+        expected = target.generate(**inputs, max_new_tokens=8, do_sample=False)
+        before = len(calls)
+        ours = SparrowDecoder(target, draft).generate_plainly(
+            **inputs, max_new_tokens=8, do_sample=False
+        )
+    finally:
+        handle.remove()
+    assert torch.equal(ours.sequences, expected)
+    assert calls[before:] == calls[:before]
 
 
 def test_a_base_model_that_changes_the_embeddings_of_text() -> None:

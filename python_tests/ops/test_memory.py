@@ -145,6 +145,15 @@ def test_out_is_nobody_elses() -> None:
     with pytest.raises(ValueError, match=r"tree_attention: out must be without elements"):
         attend(query, out=torch.ones(1, 1, 5, 4).expand(1, 2, 5, 4))
     assert torch.equal(query, ROWS)
+    slab = torch.zeros(64)
+    out = slab[:40].view(1, 2, 5, 4)
+    lengths = slab.view(torch.int32)[39:40].fill_(1)
+    words = slab.view(torch.int64)[15:20].view(1, 5, 1).copy_(LAYOUT.ancestors)
+    with pytest.raises(ValueError, match="tree_attention: out must be .* memory of prefix_lens"):
+        sk.tree_attention(query, cache(), cache(), LAYOUT.ancestors, lengths, out=out)
+    with pytest.raises(ValueError, match="tree_attention: out must be .* memory of ancestors"):
+        sk.tree_attention(query, cache(), cache(), words, LENGTHS, out=out)
+    assert torch.equal(words, LAYOUT.ancestors)
     beside = torch.ones(1, 2, 5, 8)
     query, out = beside[..., :4], beside[..., 4:]
     assert attend(query, out=out) is out and torch.equal(out, attend())
@@ -153,6 +162,7 @@ def test_out_is_nobody_elses() -> None:
 @pytest.mark.parametrize("bound", [False, True])
 def test_what_a_commit_returns_is_nobody_elses(bound: bool) -> None:
     caches: Any = [cache()], [cache()]
+    in_a_cache = caches[1][0].flatten()[8:32].view(1, 4, 6)
     if bound:
         caches = sk.bind_caches(*caches)
     path, hidden = torch.zeros(1, 4, dtype=torch.int32), torch.zeros(1, 4, 6)
@@ -162,6 +172,7 @@ def test_what_a_commit_returns_is_nobody_elses(bound: bool) -> None:
         ((path, length, TOKENS[:, :4], hidden), r"out\[0\].tokens must be .* memory of tokens"),
         ((path, length, tokens, STATES[0][:, 1:]), r"out\[1\] must be .* memory of states\[0\]"),
         ((path, length, tokens, torch.zeros(6).expand(1, 4, 6)), r"out\[1\] must be without"),
+        ((path, length, tokens, in_a_cache), r"out\[1\] must be .* memory of values\[0\]"),
     ):
         with pytest.raises(ValueError, match=f"commit_tree_: {message}"):
             commit_tree(*caches, out=(sk.Acceptance(*out[:3]), out[3]))

@@ -151,8 +151,10 @@ def test_files_of_a_library_take_their_places_when_all_are_whole(tmp_path: Path)
         raise KeyboardInterrupt
     assert (tmp_path / "config.json").read_text() == "old"
     with whole_files(tmp_path) as fresh:
-        for name in ("config.json", "model.safetensors"):
+        (fresh / "chat_templates").mkdir()  # as a processor of several has
+        for name in ("config.json", "model.safetensors", "chat_templates/a.jinja"):
             (fresh / name).write_text("new")
         assert (tmp_path / "config.json").read_text() == "old"
-    assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"]
-    assert {path.read_text() for path in tmp_path.iterdir()} == {"new"}
+    assert sorted(os.listdir(tmp_path)) == ["chat_templates", "config.json", "model.safetensors"]
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 3 and {path.read_text() for path in files} == {"new"}

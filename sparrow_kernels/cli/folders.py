@@ -47,7 +47,7 @@ def check_weights(folder: Path) -> None:
 
     A header says where each tensor lies: eight bytes of its own length, then JSON.
     """
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in _read(folder):
         with file.open("rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
             size = os.fstat(opened.fileno()).st_size
@@ -61,6 +61,21 @@ def check_weights(folder: Path) -> None:
         if whole != size:
             got = ", got a damaged header" if whole is None else f" of {whole} bytes, got {size}"
             raise ValueError(f"{file} must be a whole safetensors file{got} (fetch it again)")
+
+
+def _read(folder: Path) -> list[Path]:
+    """The files that transformers reads of those that lie there."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"{index} must say which file holds which weight") from error
+        if missing := sorted(name for name in names if not (folder / name).is_file()):
+            raise ValueError(f"{folder} must hold {missing[0]}, which {index.name} names")
+        return sorted(folder / name for name in names)
+    whole = folder / "model.safetensors"
+    return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
 
 
 def _download(name: str, folder: str) -> str:

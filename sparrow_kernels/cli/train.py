@@ -80,7 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
     # Threads that spin while they wait make steps on a busy machine ten times as long; OpenMP reads
     # this when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    with told_when_cut(lambda: _left(out, arguments.fresh)):
+    earlier = _saved(out)
+    with told_when_cut(lambda: _left(out, arguments.fresh, earlier)):
         if arguments.role == "target":
             _train_target(arguments, out)
         else:
@@ -113,10 +114,18 @@ def _refuse(names: set[str], why: str) -> None:
         raise ValueError(f"--{name.replace('_', '-')} must be left out {why}")
 
 
-def _left(out: Path, fresh: bool) -> str:
-    """What is left of a run that is cut."""
-    if not (out / _CHECKPOINT).exists():
+def _saved(out: Path) -> int | None:
+    """When the checkpoint there was written, in nanoseconds; None where there is none."""
+    file = out / _CHECKPOINT
+    return file.stat().st_mtime_ns if file.exists() else None
+
+
+def _left(out: Path, fresh: bool, earlier: int | None) -> str:
+    """What is left of a run that is cut; `earlier` is what `_saved` said before it."""
+    if _saved(out) is None:
         return f"too early to have left anything to go on with in {out}"
+    if fresh and _saved(out) == earlier:
+        return f"too early to have left anything: {out / _CHECKPOINT} is that of an earlier run"
     again = "the same command without --fresh" if fresh else "the same command"
     return f"{again} goes on from the last checkpoint in {out}"
 

@@ -36,6 +36,8 @@ class ClipsAction(argparse.Action):
 def _clips(words: list[str]) -> int | list[str]:
     if len(words) == 1 and re.fullmatch(r"[-+]?[0-9]+", words[0]):
         return whole(1, MOST_CLIPS)(words[0])
+    if twice := [word for place, word in enumerate(words) if word in words[:place]]:
+        raise argparse.ArgumentTypeError(f"must name each clip once, got {twice[0]} twice")
     return [clip(word) for word in words]
 
 

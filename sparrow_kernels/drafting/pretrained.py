@@ -200,7 +200,7 @@ def _attention_of(target: PreTrainedModel, head_dim: int) -> dict[str, bool]:
 
 def _check_names(settings: Mapping[str, Any]) -> None:
     """transformers takes any keyword for a configuration: a misspelt one would do nothing."""
-    known = [*inspect.signature(SparrowDraftConfig.__init__).parameters]
+    known = [*inspect.signature(SparrowDraftConfig).parameters]
     for name in settings:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)

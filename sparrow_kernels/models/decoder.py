@@ -71,7 +71,12 @@ class SparrowDecoder:
         self.draft = draft
         self.tree = tree_for(draft, tree)
 
-    def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> SparrowOutput:
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        **kwargs: Any,
+    ) -> SparrowOutput:
         """`target.generate(**kwargs)` with speculation: same arguments, same text, sooner.
 
         The target's `generation_config` is honoured, and so are logits processors, stopping
@@ -82,11 +87,16 @@ class SparrowDecoder:
         with `sequences`, `stats` and `cache`.
         """
         custom = partial(sparrow_generate, draft=self.draft, tree=self.tree)
-        return self._run(custom, "speculative", inputs, kwargs)
+        return self._run(custom, "speculative", inputs, generation_config, kwargs)
 
-    def generate_plainly(self, inputs: Tensor | None = None, **kwargs: Any) -> SparrowOutput:
+    def generate_plainly(
+        self,
+        inputs: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        **kwargs: Any,
+    ) -> SparrowOutput:
         """The same without speculation, over the same cache and attention: the baseline."""
-        return self._run(plain_generate, "plain", inputs, kwargs)
+        return self._run(plain_generate, "plain", inputs, generation_config, kwargs)
 
     def release_memory(self) -> None:
         """Let go of the caches and graphs that are kept for the next call."""
@@ -94,15 +104,20 @@ class SparrowDecoder:
             workspaces.clear()
 
     def _run(
-        self, custom: Callable[..., Any], way: str, inputs: Tensor | None, kwargs: dict[str, Any]
+        self,
+        custom: Callable[..., Any],
+        way: str,
+        inputs: Tensor | None,
+        generation_config: GenerationConfig | None,
+        kwargs: dict[str, Any],
     ) -> SparrowOutput:
         """`generate` of a private view, whose generation config is ours to change."""
         view = Parts(self.target).private().model
         leave_the_tower_to_us(view)
         configs = [view.generation_config]
-        if kwargs.get("generation_config") is not None:
-            kwargs["generation_config"] = copy.deepcopy(kwargs["generation_config"])
-            configs.insert(0, kwargs["generation_config"])
+        if generation_config is not None:
+            generation_config = copy.deepcopy(generation_config)
+            configs.insert(0, generation_config)
         _serve_stop_strings(configs, kwargs)
         kwargs.pop("return_dict_in_generate", None)
         configs[0].return_dict_in_generate = True
@@ -117,7 +132,8 @@ class SparrowDecoder:
             elif not isinstance(kwargs.get(name), (Cache, NoneType)):
                 kind = type(kwargs[name]).__name__
                 raise TypeError(f"{name} must be the cache of an earlier result, got {kind}")
-        return view.generate(inputs, custom_generate=partial(custom, **ours), **kwargs)
+        custom = partial(custom, **ours)
+        return view.generate(inputs, generation_config, custom_generate=custom, **kwargs)
 
 
 def _can_be_captured(parts: Parts) -> bool:

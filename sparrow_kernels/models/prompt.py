@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sparrow_kernels.models.bridge.names import without_cache
 from sparrow_kernels.models.bridge.outer import check_last_embeddings
+from sparrow_kernels.models.bridge.view import standing_in
 from sparrow_kernels.models.families import Parts
 
 _PASSED = ("input_ids", "inputs_embeds", "position_ids", "visual_pos_masks")
@@ -152,19 +153,17 @@ def _at_the_door(parts: Parts, model_inputs: dict[str, Any]) -> dict[str, Any]:
         for name, value in without_cache(model_inputs).items()
         if name not in ("logits_to_keep", "use_cache")
     }
-    # On the private view: nobody else's calls come this way.
-    own = parts.language_model.__dict__
-    before = own.get("forward")
-    own["forward"] = stop
+    # On the private view: nobody else's calls come this way. What hooks the language model sees the
+    # prompt when it is run.
+    own = parts.base._modules
+    name = next(name for name, each in own.items() if each is parts.language_model)
+    own[name] = standing_in(parts.language_model, stop, hooked=False)
     try:
         parts.base(**inputs, use_cache=False)
     except _Reached:
         return taken
     finally:
-        if before is None:
-            del own["forward"]
-        else:
-            own["forward"] = before
+        own[name] = parts.language_model
     raise RuntimeError(
         f"{type(parts.base).__name__} must call its language model by keyword, and did not call it"
     )

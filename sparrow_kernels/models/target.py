@@ -139,7 +139,9 @@ class TargetState:
             if keep and marks is not None:
                 self.kept[request] = reading.kept(marks, of_prompt)
         check_attended(self._parts.language_model, len(self.cache.layers))
-        check_logits(self._parts, prompt.ids[None, -1:], last_states, last_logits)
+        with self.cache.prefill_of(len(prompts) - 1, len(prompt.ids) - 1):
+            token, position = prompt.ids[None, -1:], prompt.positions[..., -1:]
+            check_logits(self._parts, token, position, last_states, last_logits, self.cache)
         self._bind()
         return Prefill(torch.cat(logits), torch.cat(states), rows, reused)
 

@@ -86,7 +86,8 @@ def refuse_unsupported(
         _refuse("the mode of generation", "greedy or sampled", mode.value, "see generation_config")
     for name, why in _CHANGES_THE_LOOP.items():
         value = getattr(config, name, None)
-        if value and (name, value) != ("guidance_scale", 1):
+        is_off = value in (None, 1) if name == "guidance_scale" else not value
+        if not is_off:
             _refuse(name, "off" if value is True else "unset", value, why)
     cache = config.cache_implementation
     if cache not in _CACHES_LIKE_OURS:

@@ -76,8 +76,8 @@ def backend(name: str) -> Iterator[None]:
     the backend its forward had.
 
     Raises `ValueError` for a name that is not one of auto, native, triton, torch, reference, and
-    `RuntimeError` inside a compiled function: enter it around the call of that function, whose ops
-    ask for their backend when they run.
+    `RuntimeError` inside a function compiled with `fullgraph=True`: enter it around the call of
+    that function, whose ops ask for their backend when they run.
     """
     _refuse_in_graphs("backend")
     if name not in BACKENDS:
@@ -94,7 +94,8 @@ def values_are_checked(device_type: str) -> bool:
 
     On a GPU the check costs a synchronisation, so it is off unless asked for.
 
-    Raises `RuntimeError` inside a compiled function, as it holds where an op runs.
+    Raises `RuntimeError` inside a function compiled with `fullgraph=True`, as it holds where an op
+    runs.
     """
     _refuse_in_graphs("values_are_checked")
     return are_checked(device_type)
@@ -112,8 +113,8 @@ def checks(enabled: bool) -> Iterator[None]:
 
     It reaches what `backend` reaches: this thread, and no other. SPARROW_CHECK reaches all.
 
-    Raises `TypeError` for anything but a bool, and `RuntimeError` inside a compiled function: enter
-    it around the call.
+    Raises `TypeError` for anything but a bool, and `RuntimeError` inside a function compiled with
+    `fullgraph=True`: enter it around the call.
     """
     _refuse_in_graphs("checks")
     if not isinstance(enabled, bool):

@@ -55,13 +55,16 @@ def check(op: str, names: Sequence[str], args: Sequence[Any], written: Collectio
                 begin = tensor.data_ptr()
                 places.append((begin, begin + size, is_written, (k, j)))
     for near in _intersecting(places):
+        first = near[0][0]  # layers lie alike, each from its own beginning on
         clash = _clash(
-            tuple((begin, written, _runs_of(args, of)) for begin, _, written, of in near)
+            tuple((begin - first, written, _runs_of(args, of)) for begin, _, written, of in near)
         )
         if clash is not None:
             other, one = sorted(near[k][2:] for k in clash)
             got = f"memory of {_name(names, args, other[1])}"
-            hint = "what an op writes is given once: a cache listed twice would be moved twice"
+            hint = "an op must not read, or write anew, what it has written"
+            if len(_tensors(args[one[1][0]])) > 1:
+                hint = "a cache listed twice would be moved twice"
             refuse(op, _name(names, args, one[1]), "in memory of its own", got, hint)
 
 
@@ -103,10 +106,10 @@ def _intersecting(places: list[_Place]) -> Iterator[list[_Place]]:
         yield near
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _clash(lying: tuple[tuple[int, bool, _Runs], ...]) -> tuple[int, int] | None:
     """The first two that share a byte, where one of them is written. The caches of a model lie in
-    every step as in the last: the answer is kept."""
+    every layer alike, and in every step as in the last: the answer is kept."""
     for (k, one), (j, other) in combinations(enumerate(lying), 2):
         if (one[1] or other[1]) and _share(other[0] - one[0], one[2], other[2]):
             return k, j

@@ -53,11 +53,13 @@ def whole_files(folder: Path) -> Iterator[Path]:
         fresh.mkdir(parents=True)
         try:
             yield fresh
-            files = list(fresh.iterdir())
+            files = [file for file in fresh.rglob("*") if file.is_file()]
             for file in files:
                 _to_disk(file)
             for file in files:
-                os.replace(file, folder / file.name)
+                place = folder / file.relative_to(fresh)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, place)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
 

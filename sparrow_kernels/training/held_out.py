@@ -81,7 +81,9 @@ def answered(
 ) -> SequenceStates:
     """Prompt and greedy answer, run through the target in one pass."""
     device = decoder.target.device
-    moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+    moved: dict[str, Any] = {
+        k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()
+    }
     result = decoder.generate_plainly(**moved, max_new_tokens=max_new_tokens, do_sample=False)
     assert result.sequences is not None
     (states,) = reader(lengthened(moved, result.sequences))

@@ -45,6 +45,13 @@ def cache_keyword(module: nn.Module) -> str:
     )
 
 
+def takes(module: nn.Module, name: str) -> bool:
+    """Whether `module.forward` takes a keyword."""
+    parameters = inspect.signature(module.forward).parameters
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    return takes_any or name in parameters
+
+
 def without_cache(keywords: Mapping[str, Any]) -> dict[str, Any]:
     """`keywords` but for a cache, under whatever name."""
     return {

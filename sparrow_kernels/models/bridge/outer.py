@@ -1,16 +1,15 @@
 """What a target's own forward adds around its language model: nothing, or it is refused.
 
-A step calls the language model and the LM head, and nothing of what lies around them. A second
-layer in the head, a subclass that scales its logits, a hook on the whole model would be left out,
-and another text come out. So the whole model is asked once a call, with the states that a prompt
-has left: these have to arrive at its LM head, and what that made of them has to come out. And what
-arrives at the language model for a prompt's last token has to be its embedding.
+A step embeds its tokens, calls the language model and the LM head, and leaves out what lies around
+them. A second layer in the head, a subclass that scales logits or embeddings, a hook on the whole
+model would be left out, and another text come out. So the whole model is asked once a call, for a
+prompt's last token, as a decoding step of `generate` would ask it, with the language model's states
+already there: token and position have to arrive as they were, and the LM head's logits to come out.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -18,68 +17,98 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from sparrow_kernels.drafting.requirements import base_name_of, refuse
-from sparrow_kernels.models.bridge.view import is_private
+from sparrow_kernels.models.bridge.names import installed, takes
+from sparrow_kernels.models.bridge.view import is_private, standing_in
 
 _MUST = "take its logits from its LM head unaltered, and its tokens to its language model"
 
 
 class _Left(BaseModelOutputWithPast):
-    """What a base model has made, as far as a model around it may ask: states, else None."""
+    """What a base model has made, as far as a model around it may ask: else None."""
 
     def __getattr__(self, name: str) -> None:
         if name.startswith("_"):
             raise AttributeError(name)
 
 
-def check_logits(parts: Any, tokens: Tensor, states: Tensor, logits: Tensor) -> None:
+def check_logits(
+    parts: Any, tokens: Tensor, positions: Tensor, states: Tensor, logits: Tensor, cache: Any
+) -> None:
     """Raise `ValueError` unless the whole model makes the LM head's logits of these states.
 
-    Neither the language model nor the head is called again: who watches them sees no other calls.
+    The language model is not called again, nor is the head where it is the model's own child and
+    gets these states: who watches them sees no other calls.
 
     Args:
         parts: a private view's.
         tokens: `[1, 1]` int64, the prompt's last.
+        positions: `[axes, 1, 1]` or `[1, 1]`, its.
         states: `[1, 1, H]`, the language model's there.
         logits: `[1, 1, V]`, the LM head's.
+        cache: of the prompt; nothing is written to it.
+
+    Raises:
+        RuntimeError: the whole model does not run.
     """
     model = parts.model
     assert is_private(model), "a model that others see must not be changed"
-    asked: list[Any] = []
+    arrived: list[dict[str, Any]] = []
+    held = [each.name for each in fields(_Left) if each.name in ("cache", "past_key_values")]
+    left = _Left(last_hidden_state=states, **dict.fromkeys(held, cache))
 
     def base(*arguments: Any, **keywords: Any) -> _Left:
-        asked.append(keywords.get("input_ids", arguments[0] if arguments else None))
-        return _Left(last_hidden_state=states)
+        arrived.append({**keywords, **({"input_ids": arguments[0]} if arguments else {})})
+        return left
 
     def head(hidden: Tensor) -> Tensor:
-        if not _same(hidden, states):
-            refuse(model, _MUST, "other states at its LM head")
-        return logits
+        return logits if _same(hidden, states) else parts.lm_head(hidden)
 
     own = model._modules
     before = dict(own)
     # Where the base model is the language model itself, a step runs what hooks it.
     stand_ins = {base_name_of(model): (base, not parts.reads_text_only)}
     stand_ins |= {name: (head, False) for name, each in own.items() if each is parts.lm_head}
+    asked = {"input_ids": tokens, "position_ids": positions, parts.cache_keyword: cache}
+    asked["attention_mask"] = tokens.new_ones((1, cache.get_seq_length() + 1))
+    asked = {name: value for name, value in asked.items() if takes(model, name)}
     try:
         for name, (forward, hooked) in stand_ins.items():
-            own[name] = _standing_in(own[name], forward, hooked)
-        made = model(input_ids=tokens, use_cache=False, return_dict=True).logits
+            own[name] = standing_in(own[name], forward, hooked=hooked)
+        made = model(**asked, use_cache=True, return_dict=True).logits
+    except Exception as error:
+        raise RuntimeError(
+            f"target must run on one token behind its prompt, as a step of generate runs it, got"
+            f" {type(error).__name__} from {type(model).__name__}: {error} ({installed()})"
+        ) from error
     finally:
         own.update(before)
-    if not asked:
+    if not arrived:
         refuse(model, _MUST, f"a forward that does not call its `{base_name_of(model)}`")
-    if isinstance(asked[0], Tensor) and not torch.equal(asked[0], tokens):
-        refuse(model, _MUST, "other tokens at its base model")
+    _check_arrived(parts, arrived[0], tokens, positions)
     if not _same(made, logits):
         sizes = [list(each.shape) for each in (made, logits)]
         how = "changes them" if sizes[0] == sizes[1] else f"makes {sizes[0]} of {sizes[1]}"
         refuse(model, _MUST, f"a forward or a hook that {how}")
 
 
+def _check_arrived(parts: Any, arrived: dict[str, Any], tokens: Tensor, positions: Tensor) -> None:
+    """Refuse another token at the base model, in whatever form, and another position."""
+    found, embeddings = arrived.get("input_ids"), arrived.get("inputs_embeds")
+    if isinstance(found, Tensor) and not torch.equal(found, tokens):
+        refuse(parts.model, _MUST, "other tokens at its base model")
+    if embeddings is not None and not _same(embeddings, parts.embedding(tokens)):
+        refuse(parts.model, _MUST, "other embeddings at its base model")
+    place = arrived.get("position_ids")
+    if isinstance(place, Tensor) and not _same(place, positions):
+        refuse(parts.model, _MUST, "other positions at its base model")
+
+
 def check_last_embeddings(
     parts: Any, input_ids: Tensor, embeddings: Tensor, visual: Tensor
 ) -> None:
     """Raise `ValueError` unless text arrives at the language model as the embedding makes it.
+
+    The embedding is asked for each prompt's last token.
 
     Args:
         input_ids: `[B, n]` int64.
@@ -89,15 +118,6 @@ def check_last_embeddings(
     text = ~visual[:, -1]
     if not _same(parts.embedding(input_ids[text, -1]), embeddings[text, -1]):
         refuse(parts.model, "hand the embeddings of text on as they are", "others")
-
-
-def _standing_in(module: Any, forward: Callable[..., Any], hooked: bool) -> Any:
-    """`module` as others see it, with another forward; with its hooks or without."""
-    view = module.__class__.__new__(module.__class__)
-    view.__dict__.update(module.__dict__, forward=forward, _compiled_call_impl=None)
-    if not hooked:
-        view.__dict__.update(_forward_hooks=OrderedDict(), _forward_pre_hooks=OrderedDict())
-    return view
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

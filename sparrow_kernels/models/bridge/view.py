@@ -13,6 +13,8 @@ from __future__ import annotations
 import copy
 import functools
 import types
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from torch import nn
@@ -102,6 +104,15 @@ def shallow_copy(module: Any) -> Any:
         )
     # `module.compile()` compiled the original, with the configuration it reads.
     view.__dict__["_compiled_call_impl"] = None
+    return view
+
+
+def standing_in(module: Any, forward: Callable[..., Any], *, hooked: bool) -> Any:
+    """`module` as others see it, with another forward; with its hooks or without."""
+    view = module.__class__.__new__(module.__class__)
+    view.__dict__.update(module.__dict__, forward=forward, _compiled_call_impl=None)
+    if not hooked:
+        view.__dict__.update(_forward_hooks=OrderedDict(), _forward_pre_hooks=OrderedDict())
     return view
 
 

@@ -32,7 +32,7 @@ def the_device_of(*modules: Any) -> torch.device:
     Raises:
         NotImplementedError: they are several: a step commits all layers at once.
     """
-    devices = {_runs_on(module) for module in modules}
+    devices = {device for module in modules if (device := _runs_on(module)) is not None}
     if len(devices) > 1:
         raise NotImplementedError(
             "target must run its language model on one device, got"
@@ -42,15 +42,16 @@ def the_device_of(*modules: Any) -> torch.device:
     return devices.pop()
 
 
-def _runs_on(module: Any) -> torch.device:
-    """Offloaded weights are brought there in a call, and lie on `meta` meanwhile."""
+def _runs_on(module: Any) -> torch.device | None:
+    """Offloaded weights are brought there in a call, and lie on `meta` meanwhile. None where there
+    are none that show, as in a layer that was quantised dynamically."""
     for inner in module.modules():
         hook = inner.__dict__.get("_hf_hook")
         for one in (hook, *getattr(hook, "hooks", ())):
             device = getattr(one, "execution_device", None)
             if device is not None:
                 return torch.empty(0, device=device).device
-    return next(module.parameters()).device
+    return next((each.device for each in (*module.parameters(), *module.buffers())), None)
 
 
 def is_watched(*parts: Any) -> bool:

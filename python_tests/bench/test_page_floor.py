@@ -1,0 +1,21 @@
+"""The bare loop of `bench.page_floor` reads what the op reads."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+import torch
+
+from bench import page_floor
+
+
+@pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "c++")) is None, reason="a C++ compiler is missing"
+)
+def test_in_pages_and_in_one_piece_it_adds_up_the_same() -> None:
+    ways = page_floor.ways(page_floor.compiled(), 512)
+    whole, in_pages = ways["bare"](), ways["bare in pages"]()
+    assert abs(whole) > 1 and whole == pytest.approx(in_pages, rel=1e-3)
+    assert torch.equal(ways["op"](), ways["op in pages"]())
