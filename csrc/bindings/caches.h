@@ -61,6 +61,7 @@ class UsedCaches {
       : bound_(bound_caches(arguments, number)), now_(bound_->now(arguments, &own_)) {}
 
   const Caches& now() const { return now_; }
+  bool have_moved() const { return own_ != nullptr; }  // may share memory since
 
  private:
   std::shared_ptr<const BoundCaches> bound_;

@@ -108,6 +108,7 @@ void compact_bound_(const Tensor& path, const Tensor& accept_length, int64_t cac
                     const Tensor& prefix_lens, const OptionalTensor& block_table, bool checked) {
   const Arguments arguments("compact_cache_", path);
   const UsedCaches used(arguments, caches);
+  refuse_values(!checked || !used.have_moved());
   compact(arguments, used.now(), path, accept_length, prefix_lens, block_table, checked);
 }
 
@@ -169,6 +170,7 @@ Tensor commit_path_bound_(const Tensor& path, const Tensor& accept_length, int64
                           const OptionalTensor& block_table, bool checked) {
   const Arguments arguments("commit_path_", path);
   const UsedCaches used(arguments, caches);
+  refuse_values(!checked || !used.have_moved());
   return commit_given(arguments, used.now(), path, accept_length, states, prefix_lens, block_table,
                       checked);
 }
@@ -263,6 +265,7 @@ Committed commit_tree_bound_(const Tensor& tokens, const Tensor& parent, const T
                              const OptionalTensor& block_table, bool checked) {
   const Arguments arguments("commit_tree_", tokens);
   const UsedCaches used(arguments, caches);
+  refuse_values(!checked || !used.have_moved());
   return commit_walked(arguments, used.now(),
                        {tokens, parent, depth, first_child, next_sibling, target_tokens, states,
                         prefix_lens, block_table},
@@ -278,6 +281,7 @@ void commit_tree_bound_out_(const Tensor& tokens, const Tensor& parent, const Te
                             const Tensor& hidden) {
   const Arguments arguments("commit_tree_", tokens);
   const UsedCaches used(arguments, caches);
+  refuse_values(!checked || !used.have_moved());
   const Committed out{path, accept_length, emitted, hidden};
   commit_walked(arguments, used.now(),
                 {tokens, parent, depth, first_child, next_sibling, target_tokens, states,

@@ -22,6 +22,7 @@ ON_CPU_ALONE = (
     "tree_attention",
     "tree_attention_out",
     "merge_attention",
+    "attention_mass",
     "anchored_window_attention",
     "anchored_window_attention_backward",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from dispatch import compiles_once, opcheck
 from torch import Tensor
@@ -90,17 +91,35 @@ def test_gather_hidden_out_compiles_once() -> None:
 
 
 def test_compact_cache_compiles_once() -> None:
-    def in_place(keys: list[Tensor], values: list[Tensor], lens: Tensor) -> None:
-        compact_cache_(keys, values, PATH, LENGTH, lens)
-
     compiles_once(in_place, [lambda n=n, make=m: make(n) for n in (12, 20) for m in (apart, apart)])
 
 
-def test_compact_cache_compiles_for_a_slab() -> None:
-    def in_place(keys: list[Tensor], values: list[Tensor], lens: Tensor) -> None:
-        compact_cache_(keys, values, PATH, LENGTH, lens)
+def in_place(keys: list[Tensor], values: list[Tensor], lens: Tensor) -> None:
+    compact_cache_(keys, values, PATH, LENGTH, lens)
 
-    compiles_once(in_place, [lambda n=n: caches(n) for n in (12, 20)])
+
+def test_compact_cache_compiles_for_a_slab_of_fixed_sizes() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(in_place, fullgraph=True, backend="aot_eager", dynamic=False)
+    for capacity in (12, 20):
+        expected, got = caches(capacity), caches(capacity)
+        in_place(*expected)
+        compiled(*got)
+        for one, other in zip((*got[0], *got[1]), (*expected[0], *expected[1]), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_a_slab_whose_sizes_change_is_not_compiled() -> None:
+    """Inductor would write one view's bytes to the other, of a list and of two arguments."""
+    keys, values, lens = caches()
+    alone = [key.clone() for key in keys]
+    for given in ((keys, values, lens), (keys, alone, lens)):
+        torch._dynamo.reset()
+        compiled = torch.compile(in_place, fullgraph=True, backend="eager", dynamic=True)
+        before = [each.clone() for each in (*keys, *values)]
+        with pytest.raises(Exception, match=r"compact_cache_: .* must be in a storage of its own"):
+            compiled(*given)
+        assert all(map(torch.equal, before, (*keys, *values)))
 
 
 def test_commit_path_compiles_once() -> None:

@@ -137,6 +137,18 @@ def test_a_second_derivative_of_the_window_is_refused_by_name() -> None:
             twice()
 
 
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_forward_mode_in_forward_mode_is_refused_by_name(name: str) -> None:
+    """It came out as zero."""
+    function, x = DIFFERENTIABLE[name]
+
+    def once(x: Tensor) -> Tensor:
+        return torch.func.jvp(lambda x: function(x).sin().sum(), (x,), (x,))[1]
+
+    with pytest.raises(NotImplementedError, match=f"^{name}: .* forward mode in forward mode"):
+        torch.func.jvp(once, (x,), (x,))
+
+
 @pytest.mark.parametrize("name", REFUSING)
 def test_the_others_refuse_by_name(name: str) -> None:
     argument, function, x = REFUSING[name]

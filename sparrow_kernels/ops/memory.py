@@ -68,6 +68,30 @@ def check(op: str, names: Sequence[str], args: Sequence[Any], written: Collectio
             refuse(op, _name(names, args, one[1]), "in memory of its own", got, hint)
 
 
+def check_traced(
+    op: str, names: Sequence[str], args: Sequence[Any], written: Sequence[int]
+) -> None:
+    """Refuse to trace a call that writes to two views of one storage whose sizes are symbols.
+
+    torch's inductor rebuilds such views from their base after the op, one from the other's bytes:
+    values would become keys, and nobody be told. Which compiler will come is not known here.
+    """
+    seen: dict[int, Of] = {}
+    for k in written:
+        for j, tensor in enumerate(_tensors(args[k])):
+            sizes = (*tensor.shape, *tensor.stride())
+            if not any(isinstance(size, torch.SymInt) for size in sizes):
+                continue
+            other = seen.setdefault(tensor.untyped_storage()._cdata, (k, j))
+            if other != (k, j):
+                raise NotImplementedError(
+                    f"{op}: {_name(names, args, (k, j))} must be in a storage of its own under"
+                    f" torch.compile with dynamic sizes, got a view of that of"
+                    f" {_name(names, args, other)} (torch mixes up what an op has written to two"
+                    " views of one tensor: allocate them apart, or compile with dynamic=False)"
+                )
+
+
 def _tensors(value: Any) -> Sequence[Tensor]:
     if isinstance(value, Tensor):
         return (value,)
@@ -134,6 +158,7 @@ def _runs(shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype) -> _
     return tuple(runs)
 
 
+@lru_cache(maxsize=4096)  # every two layers that lie alike ask the same
 def _share(distance: int, one: _Runs, other: _Runs) -> bool:
     """Whether a byte of `one` is a byte of `other`, which begins `distance` behind it."""
     lows, highs = Counter[int](), Counter[int]()

@@ -77,7 +77,7 @@ class Op:
         ]
         LIBRARY.impl(name, self._run, "CompositeExplicitAutograd")
         LIBRARY.impl(name, self._watched, "Autograd")
-        torch.library.register_fake(qualified, fake, lib=LIBRARY)
+        torch.library.register_fake(qualified, self._traced(fake), lib=LIBRARY)
         torch.library.register_vmap(qualified, transforms.vmap_rule(self.call), lib=LIBRARY)
 
     def __call__(self, *args: Any) -> Any:
@@ -171,6 +171,14 @@ class Op:
         if self.check is not None:
             self.check(*args)
         return chosen.function(*args)
+
+    def _traced(self, fake: Callable[..., Any]) -> Callable[..., Any]:
+        def checked(*args: Any) -> Any:
+            name = self.name.removesuffix("_out")
+            memory.check_traced(name, self.argument_names, args, self.written)
+            return fake(*args)
+
+        return checked if self.written else fake
 
     def _check_memory(self, args: Sequence[Any]) -> None:
         name = self.name.removesuffix("_out")  # as the public function of both forms is called

@@ -77,6 +77,13 @@ def below_autograd(call: Any, args: Sequence[Any]) -> Any:
 
 def differentiate(function: Any, args: Sequence[Any]) -> Any:
     """The op with autograd: `function` is what `autograd_function` made of it."""
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    if sum(each.key() == torch._C._functorch.TransformType.Jvp for each in stack) > 1:
+        # The tangent that an autograd function gives has none of its own: it would be 0, silently.
+        raise NotImplementedError(
+            f"{function.op}: derivatives must not be forward mode in forward mode, which torch does"
+            " not give for a function of our own (torch.func.jacfwd of jacrev or grad does)"
+        )
     lengths = tuple(len(value) if isinstance(value, list) else None for value in args)
     with enable_single_level_autograd_function():
         return function.apply(lengths, *_flat(args))
@@ -123,6 +130,8 @@ def autograd_function(call: Any, derivative: Derivative) -> Any:
     """
 
     class Differentiated(_SingleLevelFunction):
+        op = _name(call)
+
         @staticmethod
         def forward(lengths: Sequence[int | None], *flat: Any) -> Any:
             # An autograd function runs with both modes off, but transforms around this one follow.

@@ -18,7 +18,7 @@ from sparrow_kernels.ops.gather.arguments import (
     check_prefix_lens,
     check_states,
 )
-from sparrow_kernels.ops.gather.bound import bound_number, refuse_as_lists
+from sparrow_kernels.ops.gather.bound import bound_number
 from sparrow_kernels.ops.gather.ops import (
     COMMIT_PATH,
     COMMIT_TREE,
@@ -116,12 +116,12 @@ def compact_cache_(
     True
     """
     op = "compact_cache_"
-    refused, found = None, bound_number(COMPACT_CACHE, path, keys, values)
+    found = bound_number(COMPACT_CACHE, path, keys, values)
     if found is not None:
         try:
             return commit_bound.compact(found, path, accept_length, prefix_lens, block_table)
-        except native.REFUSALS as error:
-            refused = error
+        except native.REFUSALS:
+            pass  # as lists it is looked at closely, and refused by name or served
     sizes: dict[str, Size] = {}
     check_row(op, "path", path, "B S", torch.int32, sizes)
     device = path.device
@@ -129,8 +129,6 @@ def compact_cache_(
     layers = check_caches(op, keys, values, sizes, device, block_table)
     check_prefix_lens(op, prefix_lens, len(keys), sizes, device, advanced=False)
     args = (*layers, path, accept_length, prefix_lens, block_table)
-    if refused is not None:
-        refuse_as_lists(COMPACT_CACHE, args, refused)
     COMPACT_CACHE(*args)
     return None
 
@@ -179,14 +177,14 @@ def commit_path_(
     (True, [5])
     """
     op = "commit_path_"
-    refused, found = None, None
+    found = None
     if isinstance(acceptance, Acceptance):
         found = bound_number(COMMIT_PATH, acceptance.path, keys, values, states)
     if found is not None:
         try:
             return commit_bound.path(found, acceptance, states, prefix_lens, block_table)
-        except native.REFUSALS as error:
-            refused = error
+        except native.REFUSALS:
+            pass  # as lists it is looked at closely, and refused by name or served
     sizes: dict[str, Size] = {}
     if not isinstance(acceptance, Acceptance):
         refuse_type(op, "acceptance", "an Acceptance", type(acceptance).__name__)
@@ -198,8 +196,6 @@ def commit_path_(
     check_prefix_lens(op, prefix_lens, len(keys), sizes, device, advanced=True)
     layers = check_states(op, states, "B T H", sizes, device)
     args = (path, accept_length, *caches, layers, prefix_lens, block_table)
-    if refused is not None:
-        refuse_as_lists(COMMIT_PATH, args, refused)
     return COMMIT_PATH(*args)
 
 
@@ -252,7 +248,7 @@ def commit_tree_(
     (True, True)
     """
     op = "commit_tree_"
-    refused, found = None, None
+    found = None
     if type(max_path) is int:
         found = bound_number(COMMIT_TREE, tokens, keys, values, states)
     if found is not None:
@@ -268,8 +264,8 @@ def commit_tree_(
                 block_table,
                 out,
             )
-        except native.REFUSALS as error:
-            refused = error
+        except native.REFUSALS:
+            pass  # as lists it is looked at closely, and refused by name or served
     sizes: dict[str, Size] = {}
     links = check_drafted(op, tokens, layout, max_path, sizes)
     device = tokens.device
@@ -282,8 +278,6 @@ def commit_tree_(
     given = (*links, target_tokens, *caches, layers, prefix_lens, max_path, block_table)
     if out is not None:
         check_apart(COMMIT_TREE, out, (tokens, *given))
-    if refused is not None:
-        refuse_as_lists(COMMIT_TREE, (tokens, *given), refused)
     *accepted, hidden = COMMIT_TREE(tokens, *given)
     acceptance = Acceptance(*accepted)
     if out is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from sparrow_kernels.ops import env, memory, native
 from sparrow_kernels.ops.errors import Size
 from sparrow_kernels.ops.gather.arguments import check_caches
 from sparrow_kernels.ops.library import NATIVE
-from sparrow_kernels.ops.registry import Op, device_type, nobody_watches
+from sparrow_kernels.ops.registry import Op, nobody_watches
 from sparrow_kernels.ops.transforms import mark_written
 
 Found = tuple[int, bool]
@@ -130,13 +130,3 @@ def bound_number(
     if env.are_checked(device) or native.unavailable_on_cuda(op.name) is not None:
         return None
     return caches.number, False
-
-
-def refuse_as_lists(op: Op, args: Sequence[Any], refused: Exception) -> NoReturn:
-    """Say why a call with bound caches was refused, in the words that it would get with lists.
-
-    Shapes have been checked since, so it is a value or what the library alone knows.
-    """
-    if env.are_checked(device_type(args)):
-        op.check_values(*args)
-    raise refused

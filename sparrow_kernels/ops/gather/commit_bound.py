@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from sparrow_kernels.ops.gather.bound import Found
 from sparrow_kernels.ops.library import NATIVE
+from sparrow_kernels.ops.transforms import mark_written
 from sparrow_kernels.ops.types import Acceptance, TreeLayout
 
 
@@ -33,6 +35,8 @@ def path(
     """`commit_path_`."""
     number, checked = found
     nodes, length, _ = acceptance
+    if torch.is_grad_enabled():
+        mark_written([prefix_lens])
     hidden: Tensor = NATIVE.commit_path_bound_.default(
         nodes, length, number, states, prefix_lens, block_table, checked
     )
@@ -53,6 +57,8 @@ def tree(
     """`commit_tree_`."""
     number, checked = found
     parent, depth, _, child, sibling, _ = layout
+    if torch.is_grad_enabled():
+        mark_written([prefix_lens] if out is None else [prefix_lens, *out[0], out[1]])
     if out is None:
         *accepted, hidden = NATIVE.commit_tree_bound_.default(
             *(tokens, parent, depth, child, sibling, target_tokens),
