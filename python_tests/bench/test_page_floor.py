@@ -19,3 +19,4 @@ def test_in_pages_and_in_one_piece_it_adds_up_the_same() -> None:
     whole, in_pages = ways["bare"](), ways["bare in pages"]()
     assert abs(whole) > 1 and whole == pytest.approx(in_pages, rel=1e-3)
     assert torch.equal(ways["op"](), ways["op in pages"]())
+    assert torch.tensor(1e-40).mul(1.0) > 0, "the loop was linked for fast mathematics"
