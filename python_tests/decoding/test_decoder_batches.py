@@ -202,6 +202,22 @@ class TestAnEarlierCache:
         fresh = decoder().generate(**inputs(self.OTHER), **SETTINGS)
         assert torch.equal(second.sequences, fresh.sequences)
 
+    def test_of_weights_that_were_written_to_since_is_run_again(self) -> None:
+        ours = decoder()
+        first = ours.generate(**inputs(self.QUESTION), **SETTINGS)
+        weight = ours.target.model.language_model.layers[0].mlp.down_proj.weight
+        before = weight.clone()
+        try:
+            with torch.no_grad():
+                weight.mul_(-1)
+            second = ours.generate(**inputs(self.OTHER), **SETTINGS, cache=first.cache)
+            fresh = decoder().generate(**inputs(self.OTHER), **SETTINGS)
+        finally:
+            with torch.no_grad():
+                weight.copy_(before)
+        assert torch.equal(second.sequences, fresh.sequences)
+        assert second.stats.reused_slots == 0
+
     def test_in_use_by_another_call_is_left_alone(self) -> None:
         ours = decoder()
         first = ours.generate(**inputs(self.QUESTION), **SETTINGS)

@@ -104,6 +104,21 @@ def test_prefills_in_chunks_keep_the_text(name: str, size: int) -> None:
     assert sum(chunks) == int(inputs["attention_mask"].sum())
 
 
+@pytest.mark.parametrize(
+    "name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "internvl"]
+)
+def test_several_texts_of_a_prompt_see_its_clip(name: str) -> None:
+    """Drawn, but from one token alone: each is the greedy one."""
+    chat = turns(None, "What?") if name == "internvl" else turns(8, "What happens?")
+    target, processor = tiny(name)
+    inputs = prompts(processor, chat)
+    settings = {"do_sample": True, "top_k": 1, "num_return_sequences": 2, "max_new_tokens": 12}
+    expected = target.generate(**inputs, **settings)
+    decoder = SparrowDecoder(target, draft_for(name), "6-5-1")
+    assert torch.equal(decoder.generate(**inputs, **settings).sequences, expected)
+    assert torch.equal(decoder.generate_plainly(**inputs, **settings).sequences, expected)
+
+
 @pytest.mark.parametrize("name", [*FAMILIES, *ALIKE])
 def test_placeholders_are_where_features_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The text is right without, but a draft would read a clip's rows as text."""
@@ -148,3 +163,12 @@ def test_text_only_targets(name: str) -> None:
             plain, ours, plainly = compared(name, prompts(tiny(name).processor, *chats), tree)
             assert torch.equal(plain, ours)
             assert torch.equal(plain, plainly)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "Llama"])
+def test_autocast_takes_a_prompt_of_which_few_rows_are_read(name: str) -> None:
+    target, processor = tiny(name)
+    inputs = prompts(processor, turns("Why?" * 20) if name == "Llama" else turns(24, "Why?"))
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = SparrowDecoder(target, draft_for(name), "6-5-1").generate(**inputs, **SETTINGS)
+    assert ours.stats.new_tokens == NEW_TOKENS

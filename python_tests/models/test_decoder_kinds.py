@@ -96,6 +96,23 @@ def test_dropout_in_force_is_refused(setting: str) -> None:
         SparrowDecoder(target.train(), ours.draft, "6-5-1").generate(**question(), **SETTINGS)
 
 
+def test_dropout_of_a_module_in_training_is_refused_in_a_model_that_is_not() -> None:
+    """As an adapter's is, put into a model in evaluation."""
+    target = text_only("Llama").target.eval()
+    layer = target.model.layers[1].mlp
+    layer.down_proj = torch.nn.Sequential(layer.down_proj, torch.nn.Dropout(0.1).train())
+    ours = SparrowDecoder(target, SparrowDraft.for_target(target), "6-5-1")
+    with pytest.raises(ValueError, match=r"be without dropout, got .*0\.1"):
+        ours.generate(**question(), **SETTINGS)
+
+
+def test_what_generate_refuses_too() -> None:
+    with pytest.raises(ValueError, match="prefill_chunk_size must be a whole .*, got -1"):
+        decoder().generate(IDS, prefill_chunk_size=-1, **SETTINGS)
+    with pytest.raises(TypeError, match="generation_config must be a GenerationConfig, got dict"):
+        decoder().generate(IDS, {"do_sample": False})  # type: ignore[arg-type]
+
+
 def test_one_clip_is_no_sequence_of_clips() -> None:
     processor = random_pair()[2]
     for build in (build_inputs, build_batch):

@@ -44,6 +44,15 @@ class Halved(hf.LlamaForCausalLM):
         return output
 
 
+class Banning(hf.LlamaForCausalLM):
+    """The same in place."""
+
+    def forward(self, *arguments: Any, **keywords: Any) -> Any:
+        output = super().forward(*arguments, **keywords)
+        output.logits[..., :12] = -1e9
+        return output
+
+
 class Trimmed(hf.LlamaForCausalLM):
     def forward(self, *arguments: Any, **keywords: Any) -> Any:
         output = super().forward(*arguments, **keywords)
@@ -74,6 +83,7 @@ class Around(hf.LlamaForCausalLM):
     ("kind", "got"),
     [
         (Halved, "changes them"),
+        (Banning, "changes them"),
         (Trimmed, "makes .*300. of .*320."),
         (Scaling, "other embeddings at its base model"),
         (Shifted, "other positions at its base model"),
@@ -128,6 +138,10 @@ def _other_states(_: Any, __: Any, output: Any) -> Any:
     return output
 
 
+def _louder_states(_: Any, __: Any, output: Any) -> None:
+    output.last_hidden_state.mul_(2)
+
+
 def _other_tokens(_: Any, __: Any, keywords: dict[str, Any]) -> Any:
     return (), {**keywords, "input_ids": keywords["input_ids"] + 1}
 
@@ -152,11 +166,12 @@ def test_hooks_around_the_language_model() -> None:
     for module, hook, got in [
         (target, _negated, "changes them"),
         (target.model, _other_states, "changes them"),
+        (target.model, _louder_states, "changes them"),
         (target, _other_tokens, "other tokens at its base model"),
         (target, _other_positions, "other positions at its base model"),
         (target, _embedded(target), "other embeddings at its base model"),
     ]:
-        if hook in (_negated, _other_states):
+        if hook in (_negated, _other_states, _louder_states):
             handle = module.register_forward_hook(hook)
         else:
             handle = module.register_forward_pre_hook(hook, **with_keywords)

@@ -74,8 +74,6 @@ def check_target(model: Any, text_config: Any) -> None:
 
 def check_no_dropout(model: Any) -> None:
     """Raise `ValueError` where a module would drop values at random: no two texts would agree."""
-    if not model.training:
-        return
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout) and module.training and module.p > 0:
             refuse(model, "be without dropout", f"{name} with p={module.p}", EVAL)

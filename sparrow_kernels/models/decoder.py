@@ -113,11 +113,16 @@ class SparrowDecoder:
     ) -> SparrowOutput:
         """`generate` of a private view, whose generation config is ours to change."""
         view = Parts(self.target).private().model
-        leave_the_tower_to_us(view)
         configs = [view.generation_config]
+        if not isinstance(generation_config, (GenerationConfig, NoneType)):
+            kind = type(generation_config).__name__
+            raise TypeError(f"generation_config must be a GenerationConfig, got {kind}")
         if generation_config is not None:
             generation_config = copy.deepcopy(generation_config)
             configs.insert(0, generation_config)
+        copies = [kwargs.get("num_return_sequences"), *(c.num_return_sequences for c in configs)]
+        if next((number for number in copies if number is not None), 1) == 1:
+            leave_the_tower_to_us(view)
         _serve_stop_strings(configs, kwargs)
         kwargs.pop("return_dict_in_generate", None)
         configs[0].return_dict_in_generate = True

@@ -95,7 +95,11 @@ def clip_for(
     """A clip as `processor` takes it, sampled at `fps` where it has not been read yet."""
     if isinstance(clip, Clip):
         return clip
-    video_processor = processor.video_processor
+    video_processor = getattr(processor, "video_processor", None)
+    if video_processor is None:
+        raise ValueError(
+            f"processor must take clips, got {type(processor).__name__}, of a target that does not"
+        )
     merged = getattr(video_processor, "temporal_patch_size", None) or 2
     most = getattr(video_processor, "max_frames", None) or MAX_FRAMES
     return read_clip(clip, fps, temporal_patch_size=merged, max_frames=most)

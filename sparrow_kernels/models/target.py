@@ -66,6 +66,7 @@ class TargetState:
         if compiled:
             self._compiled = parts.private(again=True)
             compile_elementwise(self._compiled.language_model)
+        self._kept_by: tuple[int, ...] = ()
         self.kept: list[KeptPrompt | None] = [None] * batch
         """What the cache holds of each request's prompt, where a call was asked to keep it."""
         self.begin(parts)
@@ -105,8 +106,9 @@ class TargetState:
         states: list[Tensor] = []
         rows: list[PromptRows] = []
         reused: list[int] = []
-        old = [] if earlier is None else list(earlier.kept)
-        self.kept = [None] * len(prompts)
+        weights = _versions(self._parts)
+        old = [] if earlier is None or earlier._kept_by != weights else list(earlier.kept)
+        self.kept, self._kept_by = [None] * len(prompts), weights
         for request, prompt in enumerate(prompts):
             offset = prompt.next_position - len(prompt.ids)
             self._position_offset[..., request, :] = offset
@@ -218,6 +220,12 @@ def _identity(parts: Parts) -> tuple[Any, ...]:
     weights = tuple((p.data_ptr(), p.dtype) for p in parts.model.parameters())
     autocast = torch.is_autocast_enabled(parts.device.type)
     return (type(parts.model), weights, autocast, adapters_in_force(parts.model))
+
+
+def _versions(parts: Parts) -> tuple[int, ...]:
+    """How often each weight was written to: what a cache holds was computed from them."""
+    parameters = parts.model.parameters()
+    return tuple(0 if each.is_inference() else each._version for each in parameters)
 
 
 def _chunk_size(asked: int | None, start: int, length: int) -> int:

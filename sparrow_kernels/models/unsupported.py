@@ -89,6 +89,12 @@ def refuse_unsupported(
         is_off = value in (None, 1) if name == "guidance_scale" else not value
         if not is_off:
             _refuse(name, "off" if value is True else "unset", value, why)
+    chunk = config.prefill_chunk_size
+    if chunk is not None and (type(chunk) is not int or chunk < 1):
+        raise ValueError(
+            f"sparrow_generate: prefill_chunk_size must be a whole number of at least 1, got"
+            f" {chunk!r}"
+        )
     cache = config.cache_implementation
     if cache not in _CACHES_LIKE_OURS:
         _refuse("cache_implementation", "unset", cache, "the decoder keeps a cache of its own")

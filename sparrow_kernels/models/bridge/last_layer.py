@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from sparrow_kernels.models.bridge.view import is_private
@@ -48,7 +47,8 @@ def only_read(language_model: Any, rows: Tensor, length: int) -> Iterator[dict[s
     inner = mlp.forward
 
     def forward(hidden: Tensor) -> Tensor:
-        return torch.zeros_like(hidden).index_copy_(1, rows, inner(hidden[:, rows]))
+        made = inner(hidden[:, rows])  # of another dtype under autocast
+        return made.new_zeros(hidden.shape).index_copy_(1, rows, made)
 
     mlp.__dict__["forward"] = forward
     try:

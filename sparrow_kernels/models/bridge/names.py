@@ -69,9 +69,14 @@ def cache_of(keywords: Mapping[str, Any]) -> Cache | None:
 def leave_the_tower_to_us(view: Any) -> None:
     """Have `generate` of a private view hand pixels on, and not run the vision tower itself.
 
-    5.23 runs it first, which 5.17 did not, and holds its features until it returns.
+    5.23 runs it first, which 5.17 did not, and holds its features until it returns. Not where a
+    prompt is to be expanded: of such a model it repeats features, and would repeat rows of pixels.
     """
-    view._supports_mm_encoder_outputs = lambda: False
+    view._supports_mm_encoder_outputs = _never
+
+
+def _never() -> bool:
+    return False
 
 
 def not_handed_on(*names: str) -> dict[str, Any]:

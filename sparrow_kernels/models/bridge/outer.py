@@ -54,21 +54,23 @@ def check_logits(
     assert is_private(model), "a model that others see must not be changed"
     arrived: list[dict[str, Any]] = []
     held = [each.name for each in fields(_Left) if each.name in ("cache", "past_key_values")]
-    left = _Left(last_hidden_state=states, **dict.fromkeys(held, cache))
+    # Copies: what is changed in place has to differ from what it was.
+    left = _Left(last_hidden_state=states.clone(), **dict.fromkeys(held, cache))
 
     def base(*arguments: Any, **keywords: Any) -> _Left:
         arrived.append({**keywords, **({"input_ids": arguments[0]} if arguments else {})})
         return left
 
     def head(hidden: Tensor) -> Tensor:
-        return logits if _same(hidden, states) else parts.lm_head(hidden)
+        return logits.clone() if _same(hidden, states) else parts.lm_head(hidden)
 
     own = model._modules
     before = dict(own)
     # Where the base model is the language model itself, a step runs what hooks it.
     stand_ins = {base_name_of(model): (base, not parts.reads_text_only)}
     stand_ins |= {name: (head, False) for name, each in own.items() if each is parts.lm_head}
-    asked = {"input_ids": tokens, "position_ids": positions, parts.cache_keyword: cache}
+    asked = {"input_ids": tokens.clone(), "position_ids": positions.clone()}
+    asked |= {parts.cache_keyword: cache}
     asked["attention_mask"] = tokens.new_ones((1, cache.get_seq_length() + 1))
     asked = {name: value for name, value in asked.items() if takes(model, name)}
     try:
