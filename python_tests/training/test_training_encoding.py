@@ -98,7 +98,7 @@ def test_whatever_a_template_or_processor_raises_is_told_of_the_line(
         Encoder(target, processor).prompts([made])
     monkeypatch.undo()
     monkeypatch.delattr(processor, "video_processor")
-    with pytest.raises(DataError, match="data.jsonl:1: .*video_processor"):
+    with pytest.raises(DataError, match="data.jsonl:1: .*without a video processor"):
         Encoder(target, processor)(made)
 
 

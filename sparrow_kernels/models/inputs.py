@@ -98,7 +98,7 @@ def clip_for(
     video_processor = getattr(processor, "video_processor", None)
     if video_processor is None:
         raise ValueError(
-            f"processor must take clips, got {type(processor).__name__}, of a target that does not"
+            f"processor must take clips, got {type(processor).__name__} without a video processor"
         )
     merged = getattr(video_processor, "temporal_patch_size", None) or 2
     most = getattr(video_processor, "max_frames", None) or MAX_FRAMES
