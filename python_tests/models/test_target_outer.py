@@ -74,7 +74,6 @@ class Shifted(hf.LlamaForCausalLM):
 
 class Around(hf.LlamaForCausalLM):
     def forward(self, input_ids: Any = None, **keywords: Any) -> Any:
-        keywords = {name: keywords.get(name) for name in ("position_ids", "use_cache")}
         states = self.model.norm(self.model.embed_tokens(input_ids))
         return hf.modeling_outputs.CausalLMOutputWithPast(logits=self.lm_head(states))
 

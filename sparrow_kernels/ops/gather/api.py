@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -118,18 +119,15 @@ def compact_cache_(
     op = "compact_cache_"
     found = bound_number(COMPACT_CACHE, path, keys, values)
     if found is not None:
-        try:
+        with suppress(*native.REFUSALS):  # as lists it is refused by name, or served after all
             return commit_bound.compact(found, path, accept_length, prefix_lens, block_table)
-        except native.REFUSALS:
-            pass  # as lists it is looked at closely, and refused by name or served
     sizes: dict[str, Size] = {}
     check_row(op, "path", path, "B S", torch.int32, sizes)
     device = path.device
     check_row(op, "accept_length", accept_length, "B", torch.int32, sizes, device)
     layers = check_caches(op, keys, values, sizes, device, block_table)
     check_prefix_lens(op, prefix_lens, len(keys), sizes, device, advanced=False)
-    args = (*layers, path, accept_length, prefix_lens, block_table)
-    COMPACT_CACHE(*args)
+    COMPACT_CACHE(*layers, path, accept_length, prefix_lens, block_table)
     return None
 
 
@@ -181,10 +179,8 @@ def commit_path_(
     if isinstance(acceptance, Acceptance):
         found = bound_number(COMMIT_PATH, acceptance.path, keys, values, states)
     if found is not None:
-        try:
+        with suppress(*native.REFUSALS):  # as above
             return commit_bound.path(found, acceptance, states, prefix_lens, block_table)
-        except native.REFUSALS:
-            pass  # as lists it is looked at closely, and refused by name or served
     sizes: dict[str, Size] = {}
     if not isinstance(acceptance, Acceptance):
         refuse_type(op, "acceptance", "an Acceptance", type(acceptance).__name__)
@@ -195,8 +191,7 @@ def commit_path_(
     caches = check_caches(op, keys, values, sizes, device, block_table)
     check_prefix_lens(op, prefix_lens, len(keys), sizes, device, advanced=True)
     layers = check_states(op, states, "B T H", sizes, device)
-    args = (path, accept_length, *caches, layers, prefix_lens, block_table)
-    return COMMIT_PATH(*args)
+    return COMMIT_PATH(path, accept_length, *caches, layers, prefix_lens, block_table)
 
 
 def commit_tree_(
@@ -252,7 +247,7 @@ def commit_tree_(
     if type(max_path) is int:
         found = bound_number(COMMIT_TREE, tokens, keys, values, states)
     if found is not None:
-        try:
+        with suppress(*native.REFUSALS):  # as above
             return commit_bound.tree(
                 found,
                 tokens,
@@ -264,8 +259,6 @@ def commit_tree_(
                 block_table,
                 out,
             )
-        except native.REFUSALS:
-            pass  # as lists it is looked at closely, and refused by name or served
     sizes: dict[str, Size] = {}
     links = check_drafted(op, tokens, layout, max_path, sizes)
     device = tokens.device
