@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 
 import pytest
 import torch
@@ -225,9 +226,10 @@ def verify(
     return call
 
 
-def middles(count: int) -> list[Fraction]:
+@cache
+def middles(count: int) -> tuple[Fraction, ...]:
     """The middles of `count` equal intervals of [0, 1]."""
-    return [Fraction(2 * n + 1, 2 * count) for n in range(count)]
+    return tuple(Fraction(2 * n + 1, 2 * count) for n in range(count))
 
 
 class Sampled:

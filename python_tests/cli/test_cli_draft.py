@@ -11,10 +11,12 @@ import pytest
 import torch
 from decoding_cases import random_pair
 from draft_files import FORMATS, Sizes, draft_files, write
+from transformers import AutoConfig
 
 from sparrow_kernels import load_draft
 from sparrow_kernels.cli import main
 from sparrow_kernels.models.drafts import texts
+from sparrow_kernels.models.pair import EMBEDDED_WEIGHTS
 
 LAYERS = 6
 
@@ -104,6 +106,18 @@ class TestInspect:
         settings = json.loads(answer(capsys, *words))["settings"]
         for name, value in (("rope_theta", 5e5), ("layer_ids", [1, 2, 4]), ("feeds_normed", True)):
             assert settings[name] == {"value": value, "from": "caller"}
+
+    def test_our_own_is_held_against_the_target_too(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        draft, theirs = EMBEDDED_WEIGHTS / "draft", EMBEDDED_WEIGHTS / "target"
+        assert main(["draft", "inspect", str(draft), "--target", str(theirs)]) == 0
+        other = AutoConfig.from_pretrained(theirs)
+        other.get_text_config().hidden_size = 256
+        other.save_pretrained(tmp_path)
+        capsys.readouterr()
+        assert main(["draft", "inspect", str(draft), "--target", str(tmp_path)]) == 1
+        assert "hidden size 128, target has 256" in one_line_error(capsys)
 
     def test_what_is_let_pass_is_a_line(
         self, target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -151,14 +151,22 @@ def test_files_without_lengths_are_as_they_are(
     assert every["clips_identical"] is None  # sampled
 
 
+ANSWERED = {
+    "easy": ["content", "exact", "color", "count", "shape", "action"],
+    "harder": ["content", "exact", "brief", "list", "color", "count", "shape", "action", "place"],
+}
+
+
+@pytest.mark.parametrize("world", ANSWERED)
 def test_answers_prints_both_tables(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    world: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
+    kinds = ANSWERED[world]
+    target = SimpleNamespace(config=SimpleNamespace(embedded_world=world))
 
     def answers(target: Any, processor: Any, tokens: int, seeds: range) -> dict[str, Any]:
         asked.append((tokens, len(seeds)))
-        kinds = ("content", "exact", "color", "count", "shape", "action")
         return {"visual_tokens": tokens} | {k: 0.1 * i for i, k in enumerate(kinds)}
 
     def emitted(*arguments: Any) -> dict[str, Any]:
@@ -173,13 +181,14 @@ def test_answers_prints_both_tables(
     monkeypatch.setattr("sparrow_kernels.measuring.evaluation.evaluate_draft", emitted)
     monkeypatch.setattr(
         "sparrow_kernels.cli.question.load_decoder",
-        lambda *_: (SimpleNamespace(target="target", draft="draft"), "processor"),
+        lambda *_: (SimpleNamespace(target=target, draft="draft"), "processor"),
     )
     words = ["--answers", "--clips", "3", "--visual-tokens", "60", "500"]
     assert main(["evaluate", *words]) == 0
     assert asked == [(60, 3), (500, 3)]
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line]
-    assert ["60", "0.000", "0.100", "0.200", "0.300", "0.400", "0.500"] in rows
+    assert ["visual", "tokens", *kinds] in rows
+    assert ["60", *(f"{0.1 * i:.3f}" for i in range(len(kinds)))] in rows
     assert ["500", "6-5-1", "4.57", "2.00"] in rows
 
 

@@ -13,7 +13,7 @@ from refusal_cases import question
 from transformers import GenerationConfig
 
 from sparrow_kernels.drafting import SparrowDraft
-from sparrow_kernels.models import SparrowDecoder, load_draft
+from sparrow_kernels.models import SparrowDecoder, load_draft, sparrow_generate
 from sparrow_kernels.models.inputs import build_batch, build_inputs
 
 SETTINGS: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False}
@@ -41,6 +41,45 @@ def test_arguments_of_another_type(given: dict[str, Any], message: str) -> None:
     for call in (decoder().generate, decoder().generate_plainly):
         with pytest.raises(TypeError, match=message):
             call(**{"input_ids": IDS, **given}, **SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["max_new_tokens", "num_return_sequences"])
+@pytest.mark.parametrize("value", [2.5, "3", -1, 0])
+def test_counts_that_are_none(name: str, value: Any) -> None:
+    given = {**SETTINGS, "do_sample": True, name: value}
+    with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, got"):
+        decoder().generate(IDS, **given)
+
+
+def test_a_length_that_is_none_in_the_drop_in_form() -> None:
+    target, draft, _ = random_pair()
+    given: dict[str, Any] = {"custom_generate": sparrow_generate, "draft": draft}
+    with pytest.raises(ValueError, match=r"max_length must be a whole .*, got 5\.5"):
+        target.generate(IDS, max_new_tokens=2.5, do_sample=False, **given)
+
+
+@pytest.mark.parametrize("name", ["recorded", "compile", "cuda_graph"])
+def test_switches_are_on_or_off(name: str) -> None:
+    target, draft, _ = random_pair()
+    with pytest.raises(TypeError, match=f"{name} must be True or False, got 'yes'"):
+        SparrowDecoder(target, draft, **{name: "yes"})
+
+
+def test_a_decoder_has_a_decoding_function_of_its_own() -> None:
+    with pytest.raises(ValueError, match="custom_generate must be left out, got one for a decoder"):
+        decoder().generate(IDS, custom_generate=sparrow_generate, **SETTINGS)
+
+
+@pytest.mark.parametrize("path", [None, 3, torch.nn.Linear(1, 1)])
+def test_what_is_no_path_is_no_draft(path: Any) -> None:
+    with pytest.raises(TypeError, match=f"draft: .*, got {type(path).__name__} .load_draft takes"):
+        load_draft(path, random_pair()[0])
+
+
+@pytest.mark.parametrize("vocabulary", [50, "abc", [1.5]])
+def test_a_vocabulary_is_ids(vocabulary: Any) -> None:
+    with pytest.raises(TypeError, match="vocabulary must be the ids that may be drafted, got"):
+        random_pair()[1].lighter(vocabulary=vocabulary)
 
 
 @pytest.mark.parametrize("ids", [IDS[:0], IDS[:, :0]])

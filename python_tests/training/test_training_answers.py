@@ -11,7 +11,7 @@ from dialogue_cases import clip_dialogue, text_dialogue, write_clip, write_lines
 from family_cases import tiny
 
 from sparrow_kernels.training.data.answers import regenerate
-from sparrow_kernels.training.data.dialogues import read_dialogues
+from sparrow_kernels.training.data.dialogues import DataError, read_dialogues
 from sparrow_kernels.training.data.encoding import _END_OF_TURN, Encoder
 
 
@@ -53,6 +53,19 @@ def test_a_file_that_was_cut_is_gone_on_with(tmp_path: Path) -> None:
         before = cut.stat().st_mtime_ns
         assert written(tmp_path, cut) == whole
         assert cut.stat().st_mtime_ns == before, "nothing is left to write"
+
+
+def test_one_that_is_wrong_does_not_cost_those_beside_it(tmp_path: Path) -> None:
+    target, processor = tiny("qwen2_5_vl")
+    lines = [text_dialogue(seed) for seed in range(5)]
+    lines[2]["messages"][0]["content"] = "Why? " * 200
+    path = write_lines(tmp_path / "data.jsonl", lines)
+    wrong: list[DataError] = []
+    asked: dict[str, Any] = {"max_new_tokens": 6, "batch": 5, "on_wrong": wrong.append}
+    encoder = Encoder(target, processor, max_length=120)
+    out = regenerate(target, encoder, read_dialogues(path), tmp_path / "out.jsonl", **asked)
+    assert [str(each).split(":")[1] for each in wrong] == ["3"]
+    assert len(out.read_text().splitlines()) == 4
 
 
 def test_the_order_is_that_of_the_dialogues(tmp_path: Path) -> None:

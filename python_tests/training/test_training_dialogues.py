@@ -15,7 +15,8 @@ ANSWER = said("assistant", "it is red")
 
 def test_a_file_of_texts_and_clips(tmp_path: Path) -> None:
     write_clip(tmp_path)
-    lines = [text_dialogue(0), "", clip_dialogue(), {"messages": [said("user", "hi"), ANSWER]}]
+    named = {"id": 7, "videos": [], "messages": [said("user", "hi"), ANSWER]}
+    lines = [text_dialogue(0), "", clip_dialogue(), named]
     read = read_dialogues(write_lines(tmp_path / "data.jsonl", lines))
     assert [each.where.rpartition(":")[2] for each in read] == ["1", "3", "4"]
     assert read[0].messages == tuple(text_dialogue(0)["messages"]) and read[0].media == []
@@ -76,6 +77,14 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "a rate that is none": (
         {"messages": [said("user", clip(fps=True)), ANSWER]},
         "fps must be a rate above 0, got true",
+    ),
+    "a clip that is to be cut": (
+        {"messages": [said("user", clip(nframes=8, max_pixels=100)), ANSWER]},
+        r"messages\[0\].content\[0\] must leave out nframes, max_pixels, which is not read",
+    ),
+    "clips beside the messages": (
+        {"messages": [said("user", "<video> What?"), ANSWER], "videos": ["clip.mp4"]},
+        "must say all of it in its messages, got videos beside them",
     ),
 }
 

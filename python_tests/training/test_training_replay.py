@@ -32,6 +32,22 @@ def replayed(
     return replay(draft.float(), parts.embedding, parts.lm_head, text, shape, banned)
 
 
+def test_an_answer_is_taken_up_to_where_the_target_writes_a_placeholder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No clip stands behind it, so no forward could read it back."""
+    target, draft = embedded()[0], draft_for(embedded()[0])
+    inputs, decoder = question(200), SparrowDecoder(target, draft)
+    reader = SequenceReader(target, wanted_layers(draft.config.row_rules()))
+    expected = answered(decoder, reader, inputs, 12)
+    odd = decoder.generate_plainly(**inputs, max_new_tokens=12, do_sample=False)
+    assert odd.sequences is not None
+    odd.sequences[0, -4] = Parts(target).placeholder_ids[0]
+    monkeypatch.setattr(decoder, "generate_plainly", lambda **_: odd)
+    found = answered(decoder, reader, inputs, 12)
+    assert torch.equal(found.ids, expected.ids[:-4])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("new_tokens", [240, 33], ids=["to its end", "cut"])
 @pytest.mark.parametrize("tree", ["6-5-1", "30-4-8", "20-6-4:marginals"])

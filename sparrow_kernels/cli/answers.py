@@ -10,7 +10,6 @@ import argparse
 from collections.abc import Sequence
 
 CLIPS = 50
-_KINDS = ("content", "exact", "color", "count", "shape", "action")
 _MEANINGLESS = ("question", "repeats", "csv", "plot", "json", "temperature")
 
 
@@ -29,6 +28,7 @@ def run(arguments: argparse.Namespace, clips: int, lengths: Sequence[int]) -> in
     """Print both tables."""
     from sparrow_kernels.cli.question import asked_backend, load_decoder
     from sparrow_kernels.cli.terminal import ProgressBar
+    from sparrow_kernels.embedded.worlds import world_of
     from sparrow_kernels.measuring.evaluation import UNSEEN_SEED, evaluate_draft
     from sparrow_kernels.models.quiet import quiet_transformers
     from sparrow_kernels.training.evaluation import evaluate_budget
@@ -39,11 +39,13 @@ def run(arguments: argparse.Namespace, clips: int, lengths: Sequence[int]) -> in
             decoder, processor = load_decoder(arguments, bar)
         target = decoder.target
         print(f"answers of the target, share right of {clips} unseen clips through mp4 files")
-        _print_row("visual tokens", _KINDS)
+        asked = [kind for kind in world_of(target).questions if kind != "describe"]
+        kinds = ["content", "exact", *asked]
+        _print_row("visual tokens", kinds)
         for length in lengths:
             with quiet_transformers():
                 row = evaluate_budget(target, processor, length, seeds)
-            _print_row(row["visual_tokens"], [f"{row[kind]:.3f}" for kind in _KINDS])
+            _print_row(row["visual_tokens"], [f"{row[kind]:.3f}" for kind in kinds])
         print("\ntokens a target call emits on captions, with the draft")
         _print_row("visual tokens", ["tree", "mean", "other clip"])
         for length in lengths:

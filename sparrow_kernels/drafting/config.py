@@ -197,3 +197,21 @@ class SparrowDraftConfig(PreTrainedConfig):
             mrope_section=None if self.mrope_section is None else tuple(self.mrope_section),
             mrope_interleaved=self.mrope_interleaved,
         )
+
+    def check_fits(self, target: Any) -> None:
+        """Raise `ValueError` naming what differs if the draft was made for another target, of which
+        this is the configuration."""
+        text = target.get_text_config()
+        pairs = [
+            ("family", self.target_model_type, target.model_type),
+            ("layers", self.target_layers, text.num_hidden_layers),
+            ("hidden size", self.target_hidden_size or self.hidden_size, text.hidden_size),
+            ("vocabulary", self.vocab_size, text.vocab_size),
+        ]
+        wrong = [f"{what} {have}, target has {want}" for what, have, want in pairs if have != want]
+        if wrong:
+            raise ValueError(
+                f"draft: must be made for this target, got {'; '.join(wrong)} (train one with"
+                " `sparrow train draft`, load another's with load_draft, or make one with"
+                " SparrowDraft.for_target)"
+            )

@@ -6,6 +6,7 @@ import copy
 import difflib
 import inspect
 from collections.abc import Mapping, Sequence
+from operator import index
 from typing import Any
 
 import torch
@@ -110,6 +111,7 @@ class SparrowDraft(PreTrainedModel):
             int8: round the weights of its products to 8 bits.
 
         Raises:
+            TypeError: `vocabulary` is something else, such as how many there should be.
             ValueError: an id out of the vocabulary, or none; or the draft has a vocabulary of its
                 own.
         """
@@ -123,7 +125,7 @@ class SparrowDraft(PreTrainedModel):
         lighter._converted = None
         lighter._int8 = self._int8 or int8
         if vocabulary is not None:
-            ids = sorted({int(each) for each in vocabulary})
+            ids = _ids_of(vocabulary)
             if not ids or ids[0] < 0 or ids[-1] >= self.config.vocab_size:
                 raise ValueError(
                     f"vocabulary must hold ids of 0 to {self.config.vocab_size - 1}, got"
@@ -167,21 +169,7 @@ class SparrowDraft(PreTrainedModel):
 
     def check_fits(self, target: PreTrainedModel) -> None:
         """Raise `ValueError` naming what differs if this draft was made for another target."""
-        text = target.config.get_text_config()
-        config = self.config
-        pairs = [
-            ("family", config.target_model_type, target.config.model_type),
-            ("layers", config.target_layers, text.num_hidden_layers),
-            ("hidden size", config.target_hidden_size or config.hidden_size, text.hidden_size),
-            ("vocabulary", config.vocab_size, text.vocab_size),
-        ]
-        wrong = [f"{what} {have}, target has {want}" for what, have, want in pairs if have != want]
-        if wrong:
-            raise ValueError(
-                f"draft: must be made for this target, got {'; '.join(wrong)} (train one with"
-                " `sparrow train draft`, load another's with load_draft, or make one with"
-                " SparrowDraft.for_target)"
-            )
+        self.config.check_fits(target.config)
 
 
 def _attention_of(target: PreTrainedModel, head_dim: int) -> dict[str, bool]:
@@ -196,6 +184,17 @@ def _attention_of(target: PreTrainedModel, head_dim: int) -> dict[str, bool]:
         "attention_bias": project.bias is not None,
         "query_key_norm": norm is not None and norm.weight.shape == (head_dim,),
     }
+
+
+def _ids_of(vocabulary: Any) -> list[int]:
+    """Ascending, each once."""
+    try:
+        return sorted({index(each) for each in vocabulary})
+    except TypeError:
+        raise TypeError(
+            f"vocabulary must be the ids that may be drafted, got {type(vocabulary).__name__}"
+            " (frequent_ids(corpus, size) finds so many)"
+        ) from None
 
 
 def _check_names(settings: Mapping[str, Any]) -> None:

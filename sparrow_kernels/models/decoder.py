@@ -22,6 +22,7 @@ from sparrow_kernels.models.families import Parts, VidLLM
 from sparrow_kernels.models.generate import plain_generate, sparrow_generate
 from sparrow_kernels.models.outputs import SparrowOutput
 from sparrow_kernels.models.parallel import is_split
+from sparrow_kernels.models.unsupported import check_count
 from sparrow_kernels.models.workspace import Workspaces
 
 
@@ -48,7 +49,7 @@ class SparrowDecoder:
             first call; steps then take less time, and that call more.
 
     Raises:
-        TypeError: `draft` or `tree` is something else.
+        TypeError: `draft`, `tree` or a switch is something else.
         ValueError: the draft was made for another target, or the target's family is unknown.
     """
 
@@ -63,6 +64,9 @@ class SparrowDecoder:
         compile: bool = False,
     ) -> None:
         parts = Parts(target)
+        _check_switches(recorded=recorded, compile=compile)
+        if cuda_graph is not None:
+            _check_switches(cuda_graph=cuda_graph)
         self._graphs = _can_be_captured(parts) if cuda_graph is None else cuda_graph
         self._recorded, self._compiled = recorded, compile
         self._workspaces = {"speculative": Workspaces(), "plain": Workspaces()}
@@ -112,6 +116,13 @@ class SparrowDecoder:
         kwargs: dict[str, Any],
     ) -> SparrowOutput:
         """`generate` of a private view, whose generation config is ours to change."""
+        if "custom_generate" in kwargs:
+            raise ValueError(
+                "custom_generate must be left out, got one for a decoder, which has its own"
+                " (target.generate takes it)"
+            )
+        for name in ("max_new_tokens", "num_return_sequences"):
+            check_count(name, kwargs.get(name))
         view = Parts(self.target).private().model
         configs = [view.generation_config]
         if not isinstance(generation_config, (GenerationConfig, NoneType)):
@@ -146,6 +157,12 @@ def _can_be_captured(parts: Parts) -> bool:
     devices = {parameter.device for parameter in parts.model.parameters()}
     on_one = len(devices) == 1 and not is_split(parts.model)
     return on_one and devices.pop().type == "cuda"
+
+
+def _check_switches(**switches: Any) -> None:
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
 def _serve_stop_strings(configs: list[GenerationConfig], kwargs: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any, NoReturn
 
 import torch
@@ -29,6 +30,9 @@ _CHANGES_THE_LOOP = {
     "output_hidden_states": "tree nodes are verified together and not kept",
     "guidance_scale": "classifier-free guidance runs the target on a second prompt",
 }
+
+# `max_new_tokens` arrives as the length it leads to.
+_COUNTS = ("max_length", "num_return_sequences", "prefill_chunk_size")
 
 # Of `generate`'s caches these two hold what any other cache holds, so the text is the same.
 _CACHES_LIKE_OURS = (None, "dynamic", "dynamic_full")
@@ -61,6 +65,14 @@ def check_kinds(
         _wrong("observer", "called with each step's StepTrace", type(observer).__name__)
 
 
+def check_count(name: str, count: Any) -> None:
+    """Raise `ValueError` unless it is None, or a whole number of at least 1."""
+    if count is not None and (not isinstance(count, Integral) or count < 1):
+        raise ValueError(
+            f"sparrow_generate: {name} must be a whole number of at least 1, got {count!r}"
+        )
+
+
 def _wrong(name: str, must_be: str, got: Any) -> NoReturn:
     raise TypeError(f"sparrow_generate: {name} must be {must_be}, got {got}")
 
@@ -89,12 +101,8 @@ def refuse_unsupported(
         is_off = value in (None, 1) if name == "guidance_scale" else not value
         if not is_off:
             _refuse(name, "off" if value is True else "unset", value, why)
-    chunk = config.prefill_chunk_size
-    if chunk is not None and (type(chunk) is not int or chunk < 1):
-        raise ValueError(
-            f"sparrow_generate: prefill_chunk_size must be a whole number of at least 1, got"
-            f" {chunk!r}"
-        )
+    for name in _COUNTS:
+        check_count(name, getattr(config, name))
     cache = config.cache_implementation
     if cache not in _CACHES_LIKE_OURS:
         _refuse("cache_implementation", "unset", cache, "the decoder keeps a cache of its own")

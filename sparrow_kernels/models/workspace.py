@@ -82,6 +82,10 @@ class Workspaces:
         self._kept: list[Workspace] = []
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A decoder that is copied or pickled begins with none of its own's buffers."""
+        return (Workspaces, ())
+
     def taken(self, batch: int) -> Workspace:
         """One for `batch` requests that no call uses now, or a new one; locked."""
         with self._lock:

@@ -86,7 +86,13 @@ def answered(
     }
     result = decoder.generate_plainly(**moved, max_new_tokens=max_new_tokens, do_sample=False)
     assert result.sequences is not None
-    (states,) = reader(lengthened(moved, result.sequences))
+    ids = result.sequences
+    # A placeholder that a target writes stands for no clip: its text is taken up to there.
+    new = ids[0, inputs["input_ids"].shape[1] :]
+    odd = torch.isin(new, new.new_tensor(Parts(decoder.target).placeholder_ids)).nonzero()
+    if len(odd):
+        ids = ids[:, : int(odd[0]) - len(new)]
+    (states,) = reader(lengthened(moved, ids))
     return states
 
 

@@ -113,6 +113,10 @@ class PreallocatedCache(Cache):
         self._own_layers = [PreallocatedLayer(self) for _ in range(layers)]
         super().__init__(layers=list(self._own_layers))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy has: keys and values, but not the buffers of the calls that made them."""
+        return {**self.__dict__, "workspace": None}
+
     def enlarge(self, capacity: int) -> bool:
         """Make room for `capacity` slots, layer by layer; whether buffers have moved."""
         if capacity <= self.capacity:

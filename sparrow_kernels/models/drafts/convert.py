@@ -32,8 +32,11 @@ def inspected(path: str | Path, target: str | Path | None, **asked: Any) -> Draf
     files = read_files(path, pickled=True)
     if is_ours(files):
         check_asked_of_ours(asked["layer_ids"], asked["settings"])
-        return DraftSpec.of(SparrowDraftConfig(**files.config))
-    facts = _facts_by_itself(files) if target is None else _facts(target)
+        config = SparrowDraftConfig(**files.config)
+        if target is not None:
+            config.check_fits(_config_of(target))
+        return DraftSpec.of(config)
+    facts = TargetFacts.of_config(_config_of(target)) if target else _facts_by_itself(files)
     found = derived(files, facts, **asked)
     warn_of_notes(found)
     return DraftSpec.of(SparrowDraftConfig(**found.settings, derived=found.sources))
@@ -49,10 +52,10 @@ def converted(path: str | Path, target: str | Path, **asked: Any) -> tuple[Sparr
     return draft, not list(files.folder.glob("*.safetensors"))
 
 
-def _facts(target: str | Path) -> TargetFacts:
+def _config_of(target: str | Path) -> Any:
     if not (Path(target) / "config.json").is_file():
         raise ValueError(f"target must be a directory with config.json, got {target}")
-    return TargetFacts.of_config(AutoConfig.from_pretrained(target))
+    return AutoConfig.from_pretrained(target)
 
 
 def _facts_by_itself(files: DraftFiles) -> TargetFacts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,8 +36,14 @@ def read_files(path: str | Path, *, pickled: bool = False) -> DraftFiles:
             pickle asks for is refused.
 
     Raises:
+        TypeError: `path` is no path.
         ValueError: there is no such directory, or what is in it cannot be read whole.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(
+            f"draft: must be a directory or a name on the hub, got {type(path).__name__}"
+            " (load_draft takes the draft's path, then the target)"
+        )
     folder = _folder(path, pickled)
     config = _config(folder)
     files = sorted(folder.glob("*.safetensors"))

@@ -68,7 +68,7 @@ def load_draft(
             of over a billion weights on a CPU, or one whose weights are offloaded.
 
     Raises:
-        TypeError: `target` is no model of transformers.
+        TypeError: `target` is no model of transformers, or `path` no path.
         ValueError: it is one that is not served; no such draft, one that cannot be read whole, of
             no known format, or made for another target.
     """

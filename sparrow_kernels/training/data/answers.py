@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,9 @@ def regenerate(
         bar(total=len(keys), logged=True, **about) as shown,
         out.open("a", encoding="utf-8") as file,
     ):
-        for each in batches:
+        waiting = deque(batches)
+        while waiting:
+            each = waiting.popleft()
             torch.manual_seed(seed + int(each[0][:12], 16))
             try:
                 inputs = encoder.prompts([keys[key] for key in each])
@@ -71,8 +74,11 @@ def regenerate(
             except DataError as error:
                 if on_wrong is None:
                     raise
+                if len(each) > 1:  # one of them is wrong, and the others can be answered
+                    waiting.extendleft([key] for key in reversed(each))
+                    continue
                 on_wrong(error)
-                shown.update(len(each))
+                shown.update(1)
                 continue
             for key, answer in zip(each, answers, strict=True):
                 if answer.strip():

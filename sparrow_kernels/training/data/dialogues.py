@@ -22,6 +22,18 @@ ROLES = ("system", "user", "assistant", "tool")
 _MEDIA = ("video", "image")
 _PATH_KEYS = ("path", "video", "image", "url")
 
+# What others write and mean something by: a draft would be trained on other rows than they think.
+# Other keys, such as an id, are let pass.
+_OF_A_LINE = (
+    *("videos", "images", "audios", "system", "conversations"),
+    *("tools", "documents", "chat_template_kwargs"),
+)
+_OF_A_CLIP = (
+    *("nframes", "num_frames", "min_frames", "max_frames", "sample_fps", "video_fps"),
+    *("min_pixels", "max_pixels", "total_pixels", "resized_height", "resized_width"),
+    *("video_start", "video_end", "start", "end"),
+)
+
 
 class DataError(ValueError):
     """A line of data that cannot be used; its message begins with the file and the line."""
@@ -113,6 +125,8 @@ def _dialogue(where: str, number: int, line: bytes, folder: Path) -> Dialogue:
     messages = written.get("messages") if isinstance(written, dict) else None
     if not isinstance(messages, list) or not messages:
         raise wrong('must be {"messages": [...]} with a message, got ' + _shown(written))
+    if unread := [key for key in _OF_A_LINE if written.get(key)]:
+        raise wrong(f"must say all of it in its messages, got {', '.join(unread)} beside them")
     checked = tuple(_message(each, place, folder, wrong) for place, each in enumerate(messages))
     answers = [n for n, each in enumerate(checked) if each["role"] == "assistant"]
     if not answers:
@@ -166,6 +180,11 @@ def _part(part: Any, name: str, folder: Path, wrong: Callable[[str], DataError])
     found = folder / path
     if "\0" in path or not found.is_file():
         raise wrong(f"{name} must be a file that is there, got {path!r}")
+    if unread := [key for key in _OF_A_CLIP if part.get(key) is not None]:
+        raise wrong(
+            f"{name} must leave out {', '.join(unread)}, which is not read (cut the clip itself;"
+            " fps is a clip's own, pixels are the processor's)"
+        )
     fps = part.get("fps")
     is_rate = isinstance(fps, (int, float)) and not isinstance(fps, bool) and 0 < fps < 1e4
     if fps is not None and not is_rate:
