@@ -37,6 +37,10 @@ def append(key=NEW, value=NEW, key_cache=KEY, value_cache=VALUE) -> None:
     sk.append_cache_(key, value, key_cache, value_cache, LENGTHS)
 
 
+def rotate(cos) -> None:
+    sk.rotate_append_(QUERY, NEW, NEW, cos, ANGLES, KEY.clone(), VALUE.clone(), LENGTHS)
+
+
 def commit(keys, values) -> None:
     sk.commit_tree_(TOKENS, LAYOUT, TARGETS, keys, values, [], LENGTHS.clone(), 3)
 
@@ -50,6 +54,23 @@ MISTAKES = {
     "a mask for words": (
         lambda: tree(ancestors=sk.dense_tree_mask(LAYOUT, LENGTHS, 16)),
         "tree_attention: ancestors must be int64, got bool (pack_ancestors makes 64-bit words",
+    ),
+    "rows and cache swapped": (
+        lambda: append(KEY, VALUE, NEW, NEW.clone()),
+        "append_cache_: key must be of at most 5 rows, the slots of key_cache, got 16 (are rows and"
+        " cache in each other's place?)",
+    ),
+    "half of the angles": (
+        lambda: rotate(ANGLES[..., :4]),
+        "rotate_append_: cos must be [B, T, D] = [1, 5, 8], got [1, 5, 4] (both halves, as",
+    ),
+    "angles of half precision": (
+        lambda: rotate(ANGLES.half()),
+        "rotate_append_: cos must be float32, got float16",
+    ),
+    "rows that are sparse": (
+        lambda: window(key=ROWS.to_sparse()),
+        "anchored_window_attention: key must be a dense tensor, got sparse_coo (call .to_dense())",
     ),
     "a layout to unpack": (lambda: sk.unpack_ancestors(LAYOUT, 5), ".ancestors)"),
     "queries after nodes": (

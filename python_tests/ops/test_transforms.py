@@ -94,6 +94,18 @@ def test_torch_func_composes(name: str) -> None:
     assert torch.allclose(columns, rows, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_several_gradients_at_once(name: str) -> None:
+    """Autograd batches them in its own way, which no interpreter of `torch.func` knows of."""
+    function, x = DIFFERENTIABLE[name]
+    leaf = x.clone().requires_grad_()
+    result = function(leaf)
+    grads = torch.randn(3, *result.shape)
+    (batched,) = torch.autograd.grad(result, leaf, grads, is_grads_batched=True, retain_graph=True)
+    each = [torch.autograd.grad(result, leaf, grad, retain_graph=True)[0] for grad in grads]
+    assert torch.allclose(batched, torch.stack(each), atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["gather_hidden", "anchored_window_attention"])
 def test_against_double_precision(name: str) -> None:
     function, x = DIFFERENTIABLE[name]

@@ -19,7 +19,11 @@ _OTHER_FORMS = {
     ("ancestors", torch.bool): "pack_ancestors makes 64-bit words of a mask [B, T, T]",
     ("ancestors", torch.int32): "words have 64 bits: see pack_ancestors",
 }
-_OTHER_WIDTHS = {(torch.int64, torch.int32): ".int()", (torch.int32, torch.int64): ".long()"}
+_OTHER_WIDTHS = {
+    (torch.int64, torch.int32): ".int()",
+    (torch.int32, torch.int64): ".long()",
+    (torch.float64, torch.float32): ".float()",
+}
 _KEEP = "once, outside the step, and keep the copy: an op that writes in place writes to it"
 
 
@@ -78,7 +82,7 @@ def check_tensor(
         refuse_type(op, argument, must_be, type(value).__name__, hint)
     allowed = (dtypes,) if isinstance(dtypes, torch.dtype) else tuple(dtypes)
     if value.dtype not in allowed:
-        names = " or ".join(str(d).removeprefix("torch.") for d in allowed)
+        names = " or ".join(str(d).removeprefix("torch.") for d in dict.fromkeys(allowed))
         hint = _OTHER_FORMS.get((argument, value.dtype), "")
         if not hint and (call := _OTHER_WIDTHS.get((value.dtype, allowed[0]))):
             hint = f"call {call} {_KEEP}"
@@ -108,12 +112,17 @@ def _check_shape(
             must_be = f"[{', '.join(names)}] = [{', '.join(known)}]"
             is_batch_of_cache = name == "B" and letters == "B Hkv N D"
             hint = "a cache in pages comes with its block_table=" if is_batch_of_cache else ""
+            if argument in ("cos", "sin") and name == "D" and 2 * size == wanted:
+                hint = "both halves, as transformers has them: torch.cat([x, x], dim=-1)"
             refuse(op, argument, must_be, f"{list(value.shape)}", hint)
 
 
 def check_rows_are_dense(op: str, argument: str, value: Tensor) -> None:
     """Ops read rows with vector loads: the last dim must be contiguous."""
     if value.shape[-1] > 1 and value.stride(-1) != 1:
+        if value.layout != torch.strided:
+            layout = str(value.layout).removeprefix("torch.")
+            refuse_type(op, argument, "a dense tensor", layout, "call .to_dense()")
         refuse(
             op,
             argument,

@@ -16,6 +16,9 @@ from sparrow_kernels.ops.values import refuse_first
 
 def lengths_inside(op: str, prefix_lens: Tensor, rows: int, slots: int) -> list[int]:
     lengths: list[int] = prefix_lens.tolist()
+    if rows > slots:
+        hint = "are rows and cache in each other's place?"
+        refuse(op, "key", f"of at most {slots} rows, the slots of key_cache", rows, hint)
     for b, length in enumerate(lengths):
         if not 0 <= length <= slots - rows:
             room = f"0..{slots - rows}: {rows} new rows in {slots} slots" if rows else f"0..{slots}"

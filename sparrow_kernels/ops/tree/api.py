@@ -121,8 +121,8 @@ def topk_logprobs(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The `k` likeliest tokens of each row and their log-probabilities, in one pass.
 
     Args:
-        logits: `[..., V]` float32, float16 or bfloat16; -inf masks a token. What does not view as
-            rows `[R, V]` is copied.
+        logits: `[..., V]` float32, float16 or bfloat16, contiguous in its last dim; -inf masks a
+            token. Leading dims that do not view as rows `[R, V]` are copied.
         k: 1 to V; on a GPU the fast kernel takes up to 64.
 
     Returns:
