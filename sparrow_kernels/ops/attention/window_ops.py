@@ -105,7 +105,7 @@ def _backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[T
     if grad.stride(-1) != 1:
         grad = grad.contiguous()
     with env.backend(ctx.backend):  # on CUDA this is another thread, which has its own choice
-        # By the dispatcher: gradients may be batched (`is_grads_batched`), which nothing else shows.
+        # By the dispatcher: only it knows that gradients are batched (`is_grads_batched`).
         d_query, d_key, d_value = ANCHORED_WINDOW_BACKWARD.call(
             grad, query, key, value, out, lse, anchor_mask, ctx.window, ctx.scale, grad_lse
         )
