@@ -39,7 +39,9 @@ SETTINGS: dict[str, Any] = {"max_new_tokens": 256, "do_sample": False}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Raw)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.decoding", description=__doc__, formatter_class=_Raw
+    )
     parser.add_argument("--visual-tokens", type=int, default=500, help="of a clip (default: 500)")
     parser.add_argument("--repeats", type=int, default=5, help="of each way (default: 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")

@@ -55,7 +55,9 @@ class Report(NamedTuple):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Raw)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.demo", description=__doc__, formatter_class=_Raw
+    )
     parser.add_argument("--quick", action="store_true", help="the shortest clip only")
     parser.add_argument("--world", choices=tuple(WORLDS), default=EASY.name, help="which pair")
     parser.add_argument("--seed", type=int, default=1, help="which clips (default: 1)")

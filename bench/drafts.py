@@ -46,7 +46,9 @@ BUDGETS = (Budget(500, 4, 3), Budget(4_000, 4, 2), Budget(24_000, 2, 1))
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Raw)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.drafts", description=__doc__, formatter_class=_Raw
+    )
     parser.add_argument("--folder", type=Path, default=Path("build/drafts"))
     parser.add_argument("--steps", type=int, default=300, help="of each training (default: 300)")
     parser.add_argument("--quick", action="store_true", help="the shortest clips only")

@@ -23,7 +23,9 @@ from sparrow_kernels.training.evaluation import evaluate_budget
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.evaluation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--clips", type=int, default=50, help="at each length")
     parser.add_argument("--visual-tokens", type=int, nargs="+", default=[500, 4_000])

@@ -38,7 +38,11 @@ MAX_NEW_TOKENS = 240
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.lossless",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--clips", type=int, default=100)
     parser.add_argument("--visual-tokens", type=int, default=500)
     parser.add_argument("--trees", nargs="+", default=["6-5-1", "25-5-8", "30-4-8"])

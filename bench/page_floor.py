@@ -84,7 +84,9 @@ def measured(seconds: float) -> Iterator[dict[str, Any]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.page_floor",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seconds", type=float, default=4.0, help="for each number of slots")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write what was found")

@@ -42,7 +42,9 @@ REDUCED_VOCABULARY = 32_768
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Raw)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.step", description=__doc__, formatter_class=_Raw
+    )
     parser.add_argument("--tiny", action="store_true", help="a tiny configuration, anywhere")
     parser.add_argument("--family", nargs="+", default=list(FULL.vocabulary), metavar="NAME")
     parser.add_argument("--slots", type=int, nargs="+", help="cache lengths (default: the paper's)")

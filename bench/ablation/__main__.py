@@ -16,7 +16,9 @@ from pathlib import Path
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.ablation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--folder", type=Path, default=Path("build/ablation"))
     parser.add_argument("--steps", type=int, default=300, help="of each draft (default: 300)")
