@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import rows
+from bench import options, rows
 from bench.matches import median
 from bench.rows import Row
 from bench.table import print_table
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
-    parser.add_argument("--fail-slower", type=_percent, metavar="PERCENT",
+    parser.add_argument("--fail-slower", type=options.percent, metavar="PERCENT",
                         help="end with 1 if one of ours takes so much longer, or none of ours has"
                         " a time in both files")  # fmt: skip
     arguments = parser.parse_args(argv)
@@ -135,16 +135,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("FAILED: nothing of ours has a time in both files")
             failed = True
     return int(failed)
-
-
-def _percent(text: str) -> float:
-    try:
-        percent = float(text)
-    except ValueError:
-        percent = float("nan")
-    if not percent >= 0:
-        raise argparse.ArgumentTypeError(f"must be a percentage from 0 on, got {text!r}")
-    return percent
 
 
 def _paired(

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from bench import earlier, goals, measure, registry, rows
+from bench import earlier, goals, measure, options, registry, rows
 from bench.case import Case, Way
 from bench.report import measured_nothing, print_rows, print_summary
 from bench.selection import Selection, Size
@@ -131,8 +131,8 @@ def _parser() -> argparse.ArgumentParser:
                       help="next to no time: does it run at all; of --all tiny shapes")  # fmt: skip
     parser.set_defaults(size="full")
     parser.add_argument("--inputs", default="auto", choices=("auto", "hot", "cold", "both"))
-    parser.add_argument("--seconds", type=_seconds, help="of timing a case, on a CPU")
-    parser.add_argument("--limit", type=_seconds, default=float("inf"),
+    parser.add_argument("--seconds", type=options.seconds, help="of timing a case, on a CPU")
+    parser.add_argument("--limit", type=options.seconds, default=float("inf"),
                         help="seconds after which no further case is begun")  # fmt: skip
     parser.add_argument(
         "--out", type=Path, default=rows.RESULTS / "local", help="folder for results"
@@ -141,16 +141,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--csv-only", action="store_true", help="no JSON, no plots")
     parser.add_argument("--list", action="store_true", help="say what would be measured")
     return parser
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = float("nan")
-    if not seconds >= 0:
-        raise argparse.ArgumentTypeError(f"must be seconds from 0 on, got {text!r}")
-    return seconds
 
 
 def _device(asked: str) -> torch.device | str:
