@@ -72,6 +72,10 @@ class Case(ABC):
         """What the tiles of one of our backends compute, padding included; None: nobody counts."""
         return None
 
+    def contradiction(self) -> str | None:
+        """Why there is no such case, where its words contradict one another; None: there is."""
+        return None
+
     @abstractmethod
     def arguments(self, device: torch.device, seed: int) -> Arguments:
         """Fresh random arguments of the op, the same for the same seed."""

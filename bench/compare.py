@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import rows
+from bench import options, rows
 from bench.matches import median
 from bench.rows import Row
 from bench.table import print_table
@@ -55,6 +55,8 @@ class Comparison(NamedTuple):
     unchanged: int
     only_before: list[Row]
     only_after: list[Row]
+    timed: int
+    """Ours that have a time in both."""
     lost: list[Change]
     """Had a time, has none now."""
     gained: list[Change]
@@ -80,6 +82,7 @@ def compared(before: Sequence[Row], after: Sequence[Row]) -> Comparison:
         unchanged=len(timed) - len(changes),
         only_before=only_before,
         only_after=only_after,
+        timed=sum(each.after.ours for each in timed),
         lost=[each for each in pairs if _has_time(each.before) and not _has_time(each.after)],
         gained=[each for each in pairs if _has_time(each.after) and not _has_time(each.before)],
         warnings=_warnings(before, after, timed),
@@ -109,11 +112,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m bench.compare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
-    parser.add_argument("--fail-slower", type=float, metavar="PERCENT",
-                        help="end with 1 if one of ours takes so much longer")  # fmt: skip
+    parser.add_argument("--fail-slower", type=options.percent, metavar="PERCENT",
+                        help="end with 1 if one of ours takes so much longer, or none of ours has"
+                        " a time in both files")  # fmt: skip
     arguments = parser.parse_args(argv)
     try:
         comparison = compared(rows.read(arguments.before), rows.read(arguments.after))
@@ -126,6 +131,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         failed |= bool(slower)
         for change in slower:
             print(f"SLOWER by {change.percent:.1f} %: {_name(change.after)}")
+        if not comparison.timed:  # a limit that nothing was held to is not kept
+            print("FAILED: nothing of ours has a time in both files")
+            failed = True
     return int(failed)
 
 

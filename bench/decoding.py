@@ -14,13 +14,12 @@ import argparse
 import time
 from collections.abc import Callable, Mapping
 from fractions import Fraction
-from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 import torch
 
-from bench import records
+from bench import options, records
 from bench.table import print_table
 from sparrow_kernels.drafting.head import frequent_ids
 from sparrow_kernels.embedded.captions import description
@@ -39,10 +38,16 @@ SETTINGS: dict[str, Any] = {"max_new_tokens": 256, "do_sample": False}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Raw)
-    parser.add_argument("--visual-tokens", type=int, default=500, help="of a clip (default: 500)")
-    parser.add_argument("--repeats", type=int, default=5, help="of each way (default: 5)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.decoding", description=__doc__, formatter_class=_Raw
+    )
+    parser.add_argument(
+        "--visual-tokens", type=options.count, default=500, help="of a clip (default: 500)"
+    )
+    parser.add_argument("--repeats", type=options.count, default=5, help="of each way (default: 5)")
+    parser.add_argument(
+        "--json", type=options.to_write, metavar="FILE", help="write the rows there too"
+    )
     arguments = parser.parse_args()
     pair = load_pair()
     clips = made_clips(arguments.visual_tokens)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench import decoding, records
+from bench import decoding, options, records
 from bench.table import print_table
 from sparrow_kernels.embedded.clips import write_mp4
 from sparrow_kernels.embedded.worlds import EASY, WORLDS, World
@@ -55,11 +55,15 @@ class Report(NamedTuple):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Raw)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.demo", description=__doc__, formatter_class=_Raw
+    )
     parser.add_argument("--quick", action="store_true", help="the shortest clip only")
     parser.add_argument("--world", choices=tuple(WORLDS), default=EASY.name, help="which pair")
     parser.add_argument("--seed", type=int, default=1, help="which clips (default: 1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+    parser.add_argument(
+        "--json", type=options.to_write, metavar="FILE", help="write the rows there too"
+    )
     arguments = parser.parse_args()
     world = WORLDS[arguments.world]
     pair = load_pair(world=world.name)

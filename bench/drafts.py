@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench import records
+from bench import options, records
 from bench.demo import MAX_NEW_TOKENS, QUESTION, write_clip
 from bench.table import print_table
 from sparrow_kernels import SparrowDecoder, load_draft
@@ -46,11 +46,17 @@ BUDGETS = (Budget(500, 4, 3), Budget(4_000, 4, 2), Budget(24_000, 2, 1))
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Raw)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.drafts", description=__doc__, formatter_class=_Raw
+    )
     parser.add_argument("--folder", type=Path, default=Path("build/drafts"))
-    parser.add_argument("--steps", type=int, default=300, help="of each training (default: 300)")
+    parser.add_argument(
+        "--steps", type=options.count, default=300, help="of each training (default: 300)"
+    )
     parser.add_argument("--quick", action="store_true", help="the shortest clips only")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+    parser.add_argument(
+        "--json", type=options.to_write, metavar="FILE", help="write the rows there too"
+    )
     arguments = parser.parse_args()
     target, processor = load_target()
     folder = arguments.folder / str(arguments.steps)

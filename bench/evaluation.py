@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
-from bench import records
+from bench import options, records
 from bench.table import print_table
 from sparrow_kernels.embedded.worlds import WORLDS
 from sparrow_kernels.measuring.evaluation import UNSEEN_SEED, evaluate_draft
@@ -23,12 +22,16 @@ from sparrow_kernels.training.evaluation import evaluate_budget
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.evaluation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--clips", type=int, default=50, help="at each length")
-    parser.add_argument("--visual-tokens", type=int, nargs="+", default=[500, 4_000])
+    parser.add_argument("--clips", type=options.count, default=50, help="at each length")
+    parser.add_argument("--visual-tokens", type=options.count, nargs="+", default=[500, 4_000])
     parser.add_argument("--world", choices=tuple(WORLDS), default="easy", help="which pair")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+    parser.add_argument(
+        "--json", type=options.to_write, metavar="FILE", help="write the rows there too"
+    )
     arguments = parser.parse_args()
     found = measured(arguments.clips, arguments.visual_tokens, arguments.world)
     print_table(found)

@@ -3,6 +3,7 @@
 #
 #   bench/gpu_suite.sh [--quick] [--within SECONDS] [part[=SECONDS]...]   all parts, or these
 #   bench/gpu_suite.sh --list                       each part, its limit in seconds, with --quick
+#   bench/gpu_suite.sh --help                       this
 #
 # --quick takes ten minutes at most: fewer shapes, and without the parts that have a - in that list
 # (unless they are named). --within ends everything in so many seconds: what is left is shared out
@@ -58,6 +59,10 @@ while [ $# -gt 0 ]; do
   case $1 in
     --list)
       for part in "${all[@]}"; do echo "$part ${limit[$part]} ${quick_limit[$part]:--}"; done
+      exit 0
+      ;;
+    --help | -h)
+      sed -n '2,/^[^#]/s/^# \{0,1\}//p' bench/gpu_suite.sh
       exit 0
       ;;
     --quick) QUICK=1 ;;

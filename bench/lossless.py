@@ -13,7 +13,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from bench import records
+from bench import options, records
 from bench.table import print_table
 from sparrow_kernels.decoding import TreeConfig
 from sparrow_kernels.embedded.captions import QUESTIONS, ask
@@ -38,11 +37,19 @@ MAX_NEW_TOKENS = 240
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=100)
-    parser.add_argument("--visual-tokens", type=int, default=500)
-    parser.add_argument("--trees", nargs="+", default=["6-5-1", "25-5-8", "30-4-8"])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.lossless",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--clips", type=options.count, default=100)
+    parser.add_argument("--visual-tokens", type=options.count, default=500)
+    parser.add_argument(
+        "--trees", type=options.tree, nargs="+", default=["6-5-1", "25-5-8", "30-4-8"]
+    )
+    parser.add_argument(
+        "--json", type=options.to_write, metavar="FILE", help="write the rows there too"
+    )
     arguments = parser.parse_args()
     rows = measure(arguments.clips, arguments.visual_tokens, arguments.trees)
     print(f"torch {torch.__version__}, transformers {transformers.__version__}")

@@ -9,7 +9,7 @@ from bench.rows import Row
 
 
 class Match(NamedTuple):
-    """One case in one state of its inputs. Only rows with a time are in it."""
+    """One case in one state of its inputs on one device. Only rows with a time are in it."""
 
     op: str
     case: str
@@ -43,14 +43,20 @@ def matches(rows: Iterable[Row]) -> list[Match]:
     found: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         if row.us_p50 is not None:
-            found.setdefault(row.key[:-1], []).append(row)
+            found.setdefault(place(row), []).append(row)
     made = []
-    for (op, case, dtype, inputs), ways in found.items():
+    for (op, case, dtype, inputs, _), ways in found.items():
         ours = _by_time(row for row in ways if row.ours)
         if ours:
             peers = _by_time(row for row in ways if not row.ours)
             made.append(Match(op, case, dtype, inputs, ours[0], ours[1:], peers))
     return made
+
+
+def place(row: Row) -> tuple[str, str, str, str, str]:
+    """What rows must share for their times to stand beside one another. The device is of it: files
+    of several may be read together, and integer cases have the same name and dtype on each."""
+    return row.op, row.case, row.dtype, row.inputs, row.device
 
 
 def median(row: Row) -> float:

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from bench import records
+from bench import options, records
 from bench.cases.pages import PagedTreeAttention
 from bench.timing import Call, interleaved
 
@@ -84,10 +84,16 @@ def measured(seconds: float) -> Iterator[dict[str, Any]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.page_floor",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--seconds", type=float, default=4.0, help="for each number of slots")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write what was found")
+    parser.add_argument(
+        "--seconds", type=options.seconds, default=4.0, help="for each number of slots"
+    )
+    parser.add_argument(
+        "--json", type=options.to_write, metavar="PATH", help="write what was found"
+    )
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     print("slots      op, us  in pages   bare, us  in pages")

@@ -77,6 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = [row for path in arguments.results for row in rows.read(path)]
     except (OSError, ValueError) as error:
         parser.error(str(error))
+    devices = dict.fromkeys(row.device for row in found)
+    if len(devices) > 1:  # one plot has the rates of one, and case beside case
+        parser.error(f"results: must be of one device, got {'; '.join(devices)}")
     first = arguments.results[0]
     try:
         written = drawn(found, (arguments.out or first.parent / "plots") / first.stem)

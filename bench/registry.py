@@ -41,7 +41,9 @@ def cases(selection: Selection, families: Sequence[str] | None = None) -> list[C
     unknown = set(families or ()) - set(known)
     if unknown:
         raise ValueError(f"--family must be of {', '.join(known)}, got {', '.join(unknown)}")
-    return [case for name in families or known for case in known[name].cases(selection)]
+    return [
+        case for name in dict.fromkeys(families or known) for case in known[name].cases(selection)
+    ]
 
 
 def kinds() -> dict[str, list[type[Case]]]:
@@ -60,7 +62,8 @@ def shaped(
     else as a run of every op has them where `usual` is the usual dtype.
 
     Raises:
-        ValueError: no such op, no case of it in that dtype, or none with the words of `shape`.
+        ValueError: no such op, no case of it in that dtype, none with the words of `shape`, or one
+            that cannot be.
     """
     known = kinds()
     if op not in known:
@@ -79,9 +82,20 @@ def shaped(
             changes = {words[word]: _value(case, word, asked[word]) for word in asked}
             made.append(replace(case, **changes))  # type: ignore[type-var]
     if not made:
-        had = sorted({word for kind in known[op] for word in _words(kind())})
-        raise ValueError(f"--shape of {op} takes {', '.join(had)}, got {', '.join(shape)}")
+        raise ValueError(_no_case(op, known[op], shape))
+    for each in made:
+        if (reason := each.contradiction()) is not None:
+            raise ValueError(f"--shape: there is no {op} {each.name}: {reason}")
     return made
+
+
+def _no_case(op: str, of_op: Sequence[type[Case]], shape: Mapping[str, str]) -> str:
+    """Why none of its cases has the words of `shape`."""
+    had = sorted({word for kind in of_op for word in _words(kind())})
+    if not set(shape) <= set(had):
+        return f"--shape of {op} takes {', '.join(had)}, got {', '.join(shape)}"
+    apart = " or ".join(", ".join(kind.words()) for kind in of_op)
+    return f"--shape: no {op} has all of {', '.join(shape)}; they have {apart}"
 
 
 def _words(case: Case) -> set[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from bench import predicted, rows
-from bench.matches import Match, matches
+from bench.matches import Match, matches, place
 from bench.rows import Row
 from bench.table import print_table
 
@@ -72,13 +72,13 @@ def print_summary(found: Sequence[Row]) -> None:
 
 
 def best_of_ours(found: Iterable[Row]) -> list[Row]:
-    """The fastest of our backends for each case."""
+    """The fastest of our backends for each case, on each device."""
     best: dict[tuple[str, ...], Row] = {}
     for row in found:
         if row.ours and row.us_p50 is not None:
-            key = row.key[:-1]
-            if key not in best or row.us_p50 < (best[key].us_p50 or 0.0):
-                best[key] = row
+            where = place(row)
+            if where not in best or row.us_p50 < (best[where].us_p50 or 0.0):
+                best[where] = row
     return list(best.values())
 
 
@@ -100,7 +100,7 @@ def ratio_text(row: Row, found: Sequence[Row]) -> str | None:
 def _match(row: Row, found: Sequence[Row]) -> Match | None:
     if row.us_p50 is None:
         return None
-    return next((match for match in matches(found) if match.ours.key[:-1] == row.key[:-1]), None)
+    return next((match for match in matches(found) if place(match.ours) == place(row)), None)
 
 
 def _predicted(row: Row, device: str) -> str:

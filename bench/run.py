@@ -3,11 +3,11 @@
     python -m bench.run --all                          # every case of the full size
     python -m bench.run --all --device cpu --quick     # a few minutes on two cores
     python -m bench.run --op tree_attention --shape prefix=4096,T=30 --peers "sdpa, flash"
-    sparrow bench --op tree_attention                  # the same, from anywhere in a checkout
+    sparrow bench --op tree_attention                  # the same, from any folder
 
-Writes CSV and JSON rows (columns: docs/benchmarks.md) as it goes, prints a table, and with --all
-draws plots beside them. Ends with 1 if the gate refused one of our own backends, whose times are
-then missing, or if nothing of ours was measured.
+Writes CSV rows (columns: docs/benchmarks.md) as it goes and JSON at its end, prints a table, and
+with --all draws plots beside them. Ends with 1 if the gate refused one of our own backends, whose
+times are then missing, or if nothing of ours was measured.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from bench import earlier, goals, measure, registry, rows
+from bench import earlier, goals, measure, options, registry, rows
 from bench.case import Case, Way
 from bench.report import measured_nothing, print_rows, print_summary
 from bench.selection import Selection, Size
@@ -59,13 +59,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--out: {error}")
     for path in writer.kept:
         print(f"of an earlier run, kept: {path}")
+    written = f"written: {', '.join(str(path) for path in writer.paths)}"
     try:
         _measure(cases, plan, machine, writer, arguments.limit)
+    except KeyboardInterrupt:
+        print(f"interrupted: {len(writer.rows)} rows until then; {written}", file=sys.stderr)
+        return 130  # as shells say it
     finally:  # what was measured before Ctrl-C is kept
         writer.close()
     print_rows(writer.rows)
     print_summary(writer.rows)
-    print(f"written: {', '.join(str(path) for path in writer.paths)}")
+    print(written)
     if arguments.all and not arguments.csv_only:
         _plot(writer.rows, stem)
     refused = any(row.ours and row.status == rows.REFUSED for row in writer.rows)
@@ -122,13 +126,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", dest="size", action="store_const", const="quick",
-                      help="fewer shapes, no peer that compiles for seconds")  # fmt: skip
+                      help="less time, no peer that compiles; of --all fewer shapes")  # fmt: skip
     size.add_argument("--smoke", dest="size", action="store_const", const="smoke",
-                      help="every op once, tiny: does it run at all")  # fmt: skip
+                      help="next to no time: does it run at all; of --all tiny shapes")  # fmt: skip
     parser.set_defaults(size="full")
     parser.add_argument("--inputs", default="auto", choices=("auto", "hot", "cold", "both"))
-    parser.add_argument("--seconds", type=_seconds, help="of timing a case, on a CPU")
-    parser.add_argument("--limit", type=_seconds, default=float("inf"),
+    parser.add_argument("--seconds", type=options.seconds, help="of timing a case, on a CPU")
+    parser.add_argument("--limit", type=options.seconds, default=float("inf"),
                         help="seconds after which no further case is begun")  # fmt: skip
     parser.add_argument(
         "--out", type=Path, default=rows.RESULTS / "local", help="folder for results"
@@ -137,13 +141,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--csv-only", action="store_true", help="no JSON, no plots")
     parser.add_argument("--list", action="store_true", help="say what would be measured")
     return parser
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not seconds >= 0:
-        raise argparse.ArgumentTypeError(f"must be seconds from 0 on, got {text}")
-    return seconds
 
 
 def _device(asked: str) -> torch.device | str:
@@ -167,8 +164,10 @@ def _cases(arguments: argparse.Namespace, device: torch.device) -> list[Case]:
         return sorted(registry.cases(selection, arguments.family), key=goals.value)
     if arguments.family:
         raise ValueError("--family goes with --all: --op names an op")
-    shape = dict(part.split("=", 1) for part in arguments.shape.split(",") if "=" in part)
-    if len(shape) != len([part for part in arguments.shape.split(",") if part]):
+    parts = [part.strip() for part in arguments.shape.split(",") if part.strip()]
+    pairs = [part.split("=", 1) for part in parts if "=" in part]
+    shape = {word.strip(): value.strip() for word, value in pairs}
+    if len(shape) != len(parts):
         raise ValueError(
             f"--shape must be word=value pairs, each word once, got {arguments.shape!r}"
         )

@@ -43,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=COMMAND, description=__doc__, formatter_class=formatter, allow_abbrev=False
     )
-    parser.add_argument("--only", default="", help="kernels whose name this expression finds")
-    parser.add_argument("--quick", action="store_true", help="a few Triton kernels of head dim 128")
-    parser.add_argument("--check", action="store_true", help="compare the table; compile nothing")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--only", default="", help="kernels whose name this expression finds")
+    which.add_argument("--quick", action="store_true", help="a few Triton kernels of head dim 128")
+    which.add_argument("--check", action="store_true", help="compare the table; compile nothing")
     parser.add_argument("--table", type=Path, help=f"instead of {TABLE.relative_to(ROOT)}")
     arguments = parser.parse_args(argv)
     try:

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench import records
+from bench import options, records
 from bench.stepping import (
     FULL,
     TINY,
@@ -42,11 +41,18 @@ REDUCED_VOCABULARY = 32_768
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Raw)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.step", description=__doc__, formatter_class=_Raw
+    )
     parser.add_argument("--tiny", action="store_true", help="a tiny configuration, anywhere")
-    parser.add_argument("--family", nargs="+", default=list(FULL.vocabulary), metavar="NAME")
-    parser.add_argument("--slots", type=int, nargs="+", help="cache lengths (default: the paper's)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+    parser.add_argument("--family", nargs="+", choices=FULL.vocabulary,
+                        default=list(FULL.vocabulary))  # fmt: skip
+    parser.add_argument(
+        "--slots", type=options.count, nargs="+", help="cache lengths (default: the paper's)"
+    )
+    parser.add_argument(
+        "--json", type=options.to_write, metavar="FILE", help="write the rows there too"
+    )
     arguments = parser.parse_args()
     if not arguments.tiny and not torch.cuda.is_available():
         parser.error("a 7B target needs a CUDA GPU (--tiny runs anywhere)")

@@ -20,7 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 import torch
 
 import sparrow_kernels
-from bench import gate, measure, registry, selection
+from bench import gate, measure, options, registry, selection
 from bench.case import Case, Way
 
 
@@ -34,13 +34,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--family", action="append", help="only this file of cases")
     parser.add_argument("--quick", action="store_true", help="the shapes of bench.run --quick")
     parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
-    parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 1) // 3))
+    parser.add_argument(
+        "--processes", type=options.count, default=max(1, (os.cpu_count() or 1) // 3)
+    )
     arguments = parser.parse_args(argv)
     size: selection.Size = "quick" if arguments.quick else "full"
     if arguments.device == "cpu":
         size = "smoke"  # to see that it works: on a CPU only torch.compile compiles
     chosen = selection.Selection(arguments.device, size)
-    cases = registry.cases(chosen, arguments.family)
+    try:
+        cases = registry.cases(chosen, arguments.family)
+    except ValueError as error:
+        parser.error(str(error))
     began = time.monotonic()
     went, failures = 0, set()
     with _pool(min(arguments.processes, len(cases))) as pool:

@@ -13,15 +13,20 @@ import argparse
 import os
 from pathlib import Path
 
+from bench import options
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.ablation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--folder", type=Path, default=Path("build/ablation"))
-    parser.add_argument("--steps", type=int, default=300, help="of each draft (default: 300)")
-    parser.add_argument("--csv", type=Path, default=Path("build/ablation/ablation.csv"))
-    parser.add_argument("--plot", type=Path, metavar="FILE")
+    parser.add_argument("--steps", type=options.count, default=300,
+                        help="of each draft (default: 300)")  # fmt: skip
+    parser.add_argument("--csv", type=options.to_write, default=Path("build/ablation/ablation.csv"))
+    parser.add_argument("--plot", type=options.to_write, metavar="FILE")
     parser.add_argument("--train-only", action="store_true", help="stop before measuring")
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded

@@ -119,6 +119,11 @@ class AnchorIndex(Case):
     anchors: int = 300
     batch: int = 1
 
+    def contradiction(self) -> str | None:
+        return (
+            f"anchors must be at most slots = {self.slots}" if self.anchors > self.slots else None
+        )
+
     def bytes(self) -> int:
         return self.batch * (self.slots + 4 * (self.anchors + 1 + self.slots + 1))
 

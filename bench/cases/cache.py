@@ -57,6 +57,13 @@ class AppendCache(Case):
 class RotateAppend(AppendCache):
     op = "rotate_append_"
 
+    def contradiction(self) -> str | None:
+        return (
+            "head_dim must be even, to be rotated in halves"
+            if MODELS[self.model].head_dim % 2
+            else None
+        )
+
     def bytes(self) -> int:
         model = MODELS[self.model]
         row = model.head_dim * self.dtype.itemsize

@@ -30,9 +30,16 @@ class PagedTreeAttention(TreeAttention):
 
     page_size: int = 16
 
+    def capacity(self) -> int:
+        """Of a request: that of a cache of one piece."""
+        return -(-(self.prefix + self.nodes) // 64) * 64
+
     def pages(self) -> int:
-        """Of a request: capacity is in whole pages of up to 64 slots."""
-        return -(-(self.prefix + self.nodes) // 64) * 64 // self.page_size
+        return self.capacity() // self.page_size
+
+    def contradiction(self) -> str | None:
+        capacity = self.capacity()
+        return f"page_size must divide {capacity} slots" if capacity % self.page_size else None
 
     def bytes(self) -> int:
         return super().bytes() + 4 * self.batch * self.pages()

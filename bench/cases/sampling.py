@@ -41,6 +41,9 @@ class TopkLogprobs(Case):
     vocab: int = _QWEN
     k: int = 8
 
+    def contradiction(self) -> str | None:
+        return f"k must be at most vocab = {self.vocab}" if self.k > self.vocab else None
+
     def bytes(self) -> int:
         return self.rows * (self.vocab * self.dtype.itemsize + 12 * self.k)
 
@@ -133,6 +136,9 @@ class AcceptTreeResidual(Case):
     levels: int = 4
     refused: int = 3
     batch: int = 1
+
+    def contradiction(self) -> str | None:
+        return f"refused must be below vocab = {self.vocab}" if self.refused >= self.vocab else None
 
     def bytes(self) -> int:
         # One row of both distributions for every node on the path.

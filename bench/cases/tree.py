@@ -43,6 +43,11 @@ class SelectTree(Case):
     nodes: int = 30
     batch: int = 1
 
+    def contradiction(self) -> str | None:
+        return (
+            f"T must be at most pool + 1 = {self.pool + 1}" if self.nodes > self.pool + 1 else None
+        )
+
     def bytes(self) -> int:
         return self.batch * (8 * self.pool + 8 * self.nodes - 4)
 

@@ -57,6 +57,9 @@ class AnchoredWindow(Case):
     layout: str = "scattered"
     passes: str = "both"
 
+    def contradiction(self) -> str | None:
+        return "percent must be at most 100" if self.percent > 100 else None
+
     def bytes(self) -> int:
         model, element = MODELS[self.model], self.dtype.itemsize
         query = model.heads * self.length * model.head_dim * element

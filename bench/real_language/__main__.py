@@ -26,7 +26,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench import records
+from bench import options, records
 from bench.real_language import answers, decoding, target
 from bench.table import print_table
 from sparrow_kernels.models.pair import load_target
@@ -42,11 +42,17 @@ def main() -> int:
     )
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)}")
     parser.add_argument("--folder", type=Path, default=Path("build/real_language"))
-    parser.add_argument("--answer-tokens", type=int, default=64_000, help="default: 64000")
-    parser.add_argument("--prompts", type=int, default=30, help="to decode (default: 30)")
-    parser.add_argument("--tree", default="6-5-1", help="default: a chain, 6-5-1")
+    parser.add_argument(
+        "--answer-tokens", type=options.count, default=64_000, help="default: 64000"
+    )
+    parser.add_argument("--prompts", type=options.count, default=30, help="to decode (default: 30)")
+    parser.add_argument(
+        "--tree", type=options.tree, default="6-5-1", help="default: a chain, 6-5-1"
+    )
     parser.add_argument("--untrained", action="store_true", help="decode with a fresh draft")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+    parser.add_argument(
+        "--json", type=options.to_write, metavar="FILE", help="write the rows there too"
+    )
     arguments = parser.parse_args()
     stages = arguments.stages or STAGES
     if not set(stages) <= set(STAGES):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from bench_cases import row
 
-from bench import compare, plot, rows
+from bench import compare, plot, report, rows
 from bench.matches import find, matches
 from bench.plots import style
 from bench.plots.style import quantity, short_case
@@ -80,6 +80,18 @@ class TestMatches:
         assert [match.ours for match in matches(found)] == found
         assert matches([row(ours=False)]) == []
 
+    def test_devices_are_never_mixed(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """An integer case has the same name and dtype on a CPU and a GPU."""
+        slow, fast = (
+            [row(device=device, us=us), row(device=device, us=of_peer, ours=False, backend="torch")]
+            for device, us, of_peer in (("a CPU", 100.0, 300.0), ("a GPU", 2.0, 4.0))
+        )
+        assert [match.ratio(match.peers[0]) for match in matches([*slow, *fast])] == [3.0, 2.0]
+        report.print_summary([*slow, *fast])
+        shown = capsys.readouterr().out
+        assert "best ratio to a peer: 3.00 " in shown and "worst ratio to a peer: 2.00 " in shown
+        assert report.best_of_ours([*slow, *fast]) == [slow[0], fast[0]]
+
     def test_one_row_by_its_key(self) -> None:
         assert find([row(), row(backend="torch")], row().key) == row()
         with pytest.raises(ValueError, match="0 rows are build_tree | T=64 B=1"):
@@ -133,9 +145,10 @@ class TestCompare:
 
     def test_the_limit_is_asked_of_ours_alone(self, tmp_path: Path) -> None:
         def files(ours: bool, us: float) -> list[str]:
+            another = row(backend="reference")
             pair = (
-                write(tmp_path / "a", row(ours=ours)),
-                write(tmp_path / "b", row(ours=ours, us=us)),
+                write(tmp_path / "a", another, row(ours=ours)),
+                write(tmp_path / "b", another, row(ours=ours, us=us)),
             )
             return [str(path) for path in pair]
 
@@ -143,6 +156,20 @@ class TestCompare:
         assert compare.main([*files(True, 13.0), "--fail-slower", "40"]) == 0
         assert compare.main([*files(False, 13.0), "--fail-slower", "20"]) == 0
         assert compare.main(files(True, 13.0)) == 0
+
+    def test_a_limit_that_nothing_was_held_to_is_not_kept(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        before = write(tmp_path / "a", row(), row(ours=False, backend="torch"))
+        others = write(tmp_path / "b", row(case="T=9 B=1"), row(ours=False, backend="torch"))
+        assert compare.main([str(before), str(others)]) == 0
+        assert compare.main([str(before), str(others), "--fail-slower", "5"]) == 1
+        assert "FAILED: nothing of ours has a time in both files" in capsys.readouterr().out
+        assert compare.main([str(before), str(before), "--fail-slower", "5"]) == 0
+        for percent in ("-5", "much", "nan"):
+            with pytest.raises(SystemExit):
+                compare.main([str(before), str(before), f"--fail-slower={percent}"])
+            assert "must be a percentage from 0 on" in capsys.readouterr().err
 
     def test_what_is_in_one_file_only(self) -> None:
         found = compare.compared([row(), row(case="T=8 B=1")], [row(), row(case="T=9 B=1")])
@@ -207,6 +234,15 @@ class TestPlots:
         with pytest.raises(SystemExit):
             plot.main([str(path), "--out", "/proc/nope"])
         assert plot.drawn([], tmp_path / "none") == []
+
+    def test_one_plot_is_of_one_device(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = write(tmp_path / "found", row(), row(device="another"))
+        with pytest.raises(SystemExit):
+            plot.main([str(path), "--out", str(tmp_path / "plots")])
+        assert "must be of one device, got a device; another" in capsys.readouterr().err
+        assert not (tmp_path / "plots").exists()
 
     def test_words_of_a_label(self) -> None:
         assert quantity(29.54e9, "B/s") == "29.5 GB/s" and quantity(0.05) == "0.05"

@@ -6,13 +6,15 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from bench_cases import Doubling
 
-from bench import registry, rows, run, warm
+from bench import measure, registry, rows, run, warm
 from bench.case import Way
+from bench.cases.sampling import TopkLogprobs
 from bench.selection import Selection
 
 
@@ -55,7 +57,7 @@ def test_every_op_passes_its_own_gate(op: str, tmp_path: Path) -> None:
 
 
 def test_a_shape_given_by_hand(tmp_path: Path) -> None:
-    words = ["--op", "build_tree", "--shape", "T=12,B=2", "--peers", "none", "--seconds", "0.01"]
+    words = ["--op", "build_tree", "--shape", "T=12, B = 2", "--peers", "none", "--seconds", "0.01"]
     found = ran(tmp_path, *words, "--smoke")
     assert {row.case for row in found} == {"T=12 B=2"}
     assert found[0].parameters == {"T": "12", "B": "2"}
@@ -72,14 +74,74 @@ def test_any_model_by_its_sizes(tmp_path: Path) -> None:
     assert case in {each.name for each in again}
 
 
-def test_a_shape_that_cannot_be_is_a_reason(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_what_nothing_can_be_compared_with_is_a_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(TopkLogprobs, "contradiction", lambda case: None)
     words = ["--op", "topk_logprobs", "--shape", "vocab=10,k=64", "--device", "cpu", "--smoke"]
     assert run.main([*words, "--out", str(tmp_path), "--name", "found"]) == 1
     found = rows.read(tmp_path / "found.csv")
     assert rows.REFUSED in {row.status for row in found} and not any(row.us_p50 for row in found)
     assert "topk_logprobs R=8 vocab=10 k=64 native: nothing to compare" in capsys.readouterr().out
+
+
+IMPOSSIBLE = [
+    ("topk_logprobs", "vocab=10,k=64", "k must be at most vocab = 10"),
+    ("select_tree", "pool=10,T=12", "T must be at most pool + 1 = 11"),
+    ("accept_tree_residual", "vocab=9,refused=9", "refused must be below vocab = 9"),
+    ("accept_tree_residual_logits", "vocab=9,refused=9", "refused must be below vocab = 9"),
+    ("anchor_index", "slots=10,anchors=11", "anchors must be at most slots = 10"),
+    ("anchored_window_attention", "percent=101", "percent must be at most 100"),
+    ("tree_attention", "page_size=17,prefix=100,T=3", "page_size must divide 128 slots"),
+    ("rotate_append_", "head_dim=7", "head_dim must be even"),
+]
+
+
+@pytest.mark.parametrize(("op", "shape", "reason"), IMPOSSIBLE)
+def test_words_that_contradict_one_another_are_refused(
+    op: str, shape: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run.main(["--op", op, "--shape", shape, "--device", "cpu", "--list"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"--shape: there is no {op}" in said and reason in said
+
+
+def test_what_is_just_possible_is_a_case() -> None:
+    for op, shape in (
+        ("topk_logprobs", "vocab=10,k=10"),
+        ("select_tree", "pool=10,T=11"),
+        ("anchor_index", "slots=10,anchors=10"),
+        ("accept_tree_residual", "vocab=9,refused=8"),
+        ("tree_attention", "page_size=32,prefix=100,T=3"),
+    ):
+        assert run.main(["--op", op, "--shape", shape, "--device", "cpu", "--list"]) == 0
+
+
+def test_an_interrupted_run_keeps_what_it_measured_and_says_where(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured, calls = measure.measured, iter(range(9))
+
+    def until_the_second(*words: Any) -> Any:
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return measured(*words)
+
+    monkeypatch.setattr(measure, "measured", until_the_second)
+    words = ["--all", "--smoke", "--family", "tree", "--peers", "none", "--device", "cpu"]
+    assert run.main([*words, "--out", str(tmp_path), "--name", "found"]) == 130
+    found = rows.read(tmp_path / "found.csv")
+    assert found and {row.op for row in found} == {"build_tree"}
+    assert len(json.loads((tmp_path / "found.json").read_text())) == len(found)
+    said = capsys.readouterr().err
+    assert f"interrupted: {len(found)} rows until then" in said and "found.csv" in said
+
+
+def test_a_family_named_twice_is_measured_once() -> None:
+    selection = Selection("cpu", "quick")
+    once = registry.cases(selection, ["tree", "cache"])
+    assert registry.cases(selection, ["tree", "cache", "tree"]) == once
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -185,7 +247,12 @@ WRONG = [
     (["--op", "build_tree", "--peers", "birds"], "--peers must be all, none or of torch"),
     (["--op", "build_tree", "--backends", "none"], "--backends must be all or of native"),
     (["--op", "build_tree", "--peers", " ;"], "--peers must be all, none or of torch"),
-    (["--op", "build_tree", "--limit", "-1"], "must be seconds from 0 on"),
+    (["--op", "build_tree", "--limit", "-1"], "must be seconds from 0 on, got '-1'"),
+    (["--op", "build_tree", "--seconds", "soon"], "must be seconds from 0 on, got 'soon'"),
+    (
+        ["--op", "tree_attention", "--shape", "form=float8,anchors=9"],
+        "no tree_attention has all of form, anchors; they have model, prefix, T, B or model,",
+    ),
     (["--op", "build_tree", "--out", "bench/results"], "bench-cpu.csv is committed"),
     (["--op", "topk_logprobs", "--dtype", "int3"], "--dtype must be one of float32"),
     (["--op", "build_tree", "--dtype", "float32"], "--dtype: build_tree takes int32 alone"),

@@ -58,6 +58,15 @@ def test_parts_run_in_the_order_asked_for(planted: Path) -> None:
     assert "all of peers is well" in done.stdout
 
 
+def test_its_help_is_its_head(planted: Path) -> None:
+    for word in ("--help", "-h"):
+        done = run_planted(planted, word)
+        assert done.returncode == 0 and not words_of(done.stdout)
+        assert done.stdout.startswith("Everything a machine with a GPU can tell")
+        assert "--within SECONDS" in done.stdout and "set -u" not in done.stdout
+        assert not (planted / "out").exists()
+
+
 @pytest.mark.parametrize("words", [(), ("--quick",)])
 def test_without_names_all_parts_run(planted: Path, words: tuple[str, ...]) -> None:
     done = run_planted(planted, *words)

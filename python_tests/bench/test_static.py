@@ -96,6 +96,8 @@ WRONG = [
     (["--only", "["], "--only: '[' is no regular expression: unterminated character set"),
     (["--check", "--table", "nope.csv"], "--check: no table nope.csv"),
     (["--check", "--table", "README.md"], "README.md: not a table of bench.static"),
+    (["--check", "--only", "D128"], "--only: not allowed with argument --check"),
+    (["--only", "D64", "--quick"], "--quick: not allowed with argument --only"),
     (["--only", "zzzz", "--table", "/proc/nope/x.csv"], "No such file or directory"),
     (["--only", "zzzz", "--table", "bench/results/static.csv"], "static.csv is committed"),
 ]

@@ -209,45 +209,6 @@ class TestTrain:
             assert "--world must be left out with --target" in one_line_error(capsys)
 
 
-class TestBench:
-    def test_outside_a_checkout_says_so(
-        self,
-        tmp_path: Path,
-        capsys: pytest.CaptureFixture[str],
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        from sparrow_kernels.cli import bench
-
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(bench, "__file__", str(tmp_path / "site" / "cli" / "bench.py"))
-        assert main(["bench", "--any", "thing"]) == 1
-        assert "sparrow bench needs a checkout" in one_line_error(capsys)
-        assert main(["bench", "--help"]) == 0
-        assert "python -m bench.run --help in a checkout" in capsys.readouterr().out
-
-    def test_inside_one_hands_over_every_word(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        from sparrow_kernels.cli import bench
-
-        (tmp_path / "bench").mkdir()
-        (tmp_path / "bench" / "run.py").write_text("")
-        monkeypatch.setattr(bench, "__file__", str(tmp_path / "package" / "cli" / "bench.py"))
-        calls: list[Any] = []
-        subprocess_like = SimpleNamespace(call=lambda words, cwd: calls.append((words, cwd)) or 7)
-        monkeypatch.setattr(bench, "subprocess", subprocess_like)
-        monkeypatch.chdir(tmp_path)
-        assert main(["bench", "tree", "--quick"]) == 7
-        bench.subprocess.call = lambda words, cwd: -9  # killed
-        assert main(["bench"]) == 137
-        assert calls == [([sys.executable, "-m", "bench.run", "tree", "--quick"], tmp_path)]
-
-    def test_its_help_has_every_option(self, capfd: pytest.CaptureFixture[str]) -> None:
-        assert main(["bench", "--help"]) == 0
-        shown = capfd.readouterr().out
-        assert all(option in shown for option in ("--op", "--shape", "--peers", "--out"))
-
-
 def test_an_unexpected_error_is_one_line_unless_a_traceback_is_asked_for(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

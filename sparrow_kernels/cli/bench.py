@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 HELP = "run the benchmarks of a checkout (python -m bench.run ...)"
+_LAST_WORDS_S = 10
+"""Calls of the slowest backends take seconds, and are not left before they end."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +38,20 @@ def run(rest: Sequence[str]) -> int:
             "sparrow bench needs a checkout, and found no bench/run.py (clone the repository,"
             " install it with pip install -e, and run sparrow bench in it)"
         )
-    status = subprocess.call([sys.executable, "-m", "bench.run", *rest], cwd=checkout)
+    # Not run in the checkout: paths among the words are of the folder one stands in. -P keeps what
+    # lies in there from being taken for our bench.
+    found = os.pathsep.join(filter(None, (str(checkout), os.environ.get("PYTHONPATH"))))
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "bench.run", *rest], env={**os.environ, "PYTHONPATH": found}
+    )
+    try:
+        status = process.wait()
+    except KeyboardInterrupt:  # which the run gets too: it ends its call and says what it wrote
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_LAST_WORDS_S)
+        raise
+    finally:
+        process.kill()  # does nothing to one that has ended
     return status if status >= 0 else 128 - status  # ended by a signal, as shells say it
 
 

@@ -1,0 +1,59 @@
+"""What the benchmarks are told on their command lines, refused before they begin: they take minutes
+to hours, and write what they found at the end.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+from pathlib import Path
+
+
+def count(text: str) -> int:
+    """A whole number from 1 on: of nothing there is nothing to say."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    return _from_zero(text, "seconds")
+
+
+def percent(text: str) -> float:
+    return _from_zero(text, "a percentage")
+
+
+def _from_zero(text: str, what: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not number >= 0:
+        raise ArgumentTypeError(f"must be {what} from 0 on, got {text!r}")
+    return number
+
+
+def tree(text: str) -> str:
+    """A draft tree in words, as it came."""
+    # Here, since it loads torch: a benchmark may have yet to set what torch reads by then.
+    from sparrow_kernels import TreeConfig
+
+    try:
+        TreeConfig.parse(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+    return text
+
+
+def to_write(text: str) -> Path:
+    """A file that can be written; one that is there stays as it is until then."""
+    path = Path(text)
+    is_new = not path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a", encoding="utf-8").close()
+    except OSError as error:
+        raise ArgumentTypeError(f"cannot be written: {error}") from None
+    if is_new:
+        path.unlink()
+    return path

@@ -1,0 +1,64 @@
+"""Wrong command lines of the benchmarks: refused before anything is made or measured."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from bench import options
+
+ROOT = Path(__file__).resolve().parents[2]
+WRONG = [
+    ("ablation.__main__", ["--steps", "-1"], "--steps: must be a whole number from 1 on"),
+    ("ablation.__main__", ["--csv", "/proc/nope/found.csv"], "--csv: cannot be written"),
+    ("decoding", ["--repeats", "0"], "--repeats: must be a whole number from 1 on, got '0'"),
+    (
+        "demo",
+        ["--quick", "--json", "/proc/nope/found.json"],
+        "--json: cannot be written: [Errno 2]",
+    ),
+    ("demo", ["--quick", "--json", "/proc"], "--json: cannot be written: [Errno 21]"),
+    ("drafts", ["--steps", "0"], "--steps: must be a whole number from 1 on"),
+    ("evaluation", ["--clips", "0"], "--clips: must be a whole number from 1 on"),
+    ("lossless", ["--clips", "0"], "--clips: must be a whole number from 1 on, got '0'"),
+    ("lossless", ["--trees", "6-5-1", "oak"], "--trees: tree must be total-depth-width such as"),
+    ("page_floor", ["--seconds", "-1"], "--seconds: must be seconds from 0 on, got '-1'"),
+    ("real_language.__main__", ["--prompts", "0"], "--prompts: must be a whole number from 1 on"),
+    ("step", ["--tiny", "--family", "oak"], "--family: invalid choice: 'oak'"),
+    ("step", ["--tiny", "--slots", "-3"], "--slots: must be a whole number from 1 on, got '-3'"),
+    ("warm", ["ours", "--family", "oak"], "--family must be of tree, accept"),
+    ("warm", ["ours", "--processes", "0"], "--processes: must be a whole number from 1 on"),
+]
+
+
+@pytest.mark.parametrize(("name", "words", "message"), WRONG)
+def test_wrong_words_are_named(
+    name: str,
+    words: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = import_module(f"bench.{name}")
+    monkeypatch.setattr(sys, "argv", ["somewhere.py", *words])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_torch_is_loaded_after_what_it_reads_is_set() -> None:
+    code = "import sys, bench.ablation.__main__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
+
+
+def test_a_file_to_write_is_left_as_it_is(tmp_path: Path) -> None:
+    there = tmp_path / "there.json"
+    there.write_text("before")
+    assert options.to_write(str(there)) == there and there.read_text() == "before"
+    new = tmp_path / "folder" / "new.json"
+    assert options.to_write(str(new)) == new and not new.exists()
