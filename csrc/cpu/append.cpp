@@ -11,11 +11,36 @@
 namespace sparrow::cpu {
 namespace {
 
+constexpr int kPairs = 32;  // rotated at once
+
+// In buffers of its own: of pointers that may meet, the compiler makes no vectors of 16-bit
+// elements.
+template <typename Element, typename Angle, typename Out>
+SPARROW_INLINE void rotate_pairs(const Element* row, const Angle* cos, const Angle* sin,
+                                 int64_t half, Out* out) {
+  float low[kPairs], high[kPairs], cosine[kPairs], sine[kPairs];
+  for (int j = 0; j < kPairs; ++j) low[j] = to_float(row[j]);
+  for (int j = 0; j < kPairs; ++j) high[j] = to_float(row[j + half]);
+  const auto angles = [&](int64_t from) __attribute__((always_inline)) {
+    for (int j = 0; j < kPairs; ++j) cosine[j] = to_float(cos[from + j]);
+    for (int j = 0; j < kPairs; ++j) sine[j] = to_float(sin[from + j]);
+  };
+  angles(0);
+  for (int j = 0; j < kPairs; ++j) from_float(low[j] * cosine[j] - high[j] * sine[j], &out[j]);
+  angles(half);
+  out += half;
+  for (int j = 0; j < kPairs; ++j) from_float(high[j] * cosine[j] + low[j] * sine[j], &out[j]);
+}
+
 template <typename Element, typename Angle, typename Out>
 SPARROW_INLINE void rotate_row(const Element* row, const Angle* cos, const Angle* sin,
                                int64_t head_dim, Out* out) {
   const int64_t half = head_dim / 2;
-  for (int64_t j = 0; j < half; ++j) rotate_pair(row, cos, sin, half, j, out);
+  int64_t j = 0;
+  for (; j + kPairs <= half; j += kPairs) {
+    rotate_pairs(row + j, cos + j, sin + j, half, out + j);
+  }
+  for (; j < half; ++j) rotate_pair(row, cos, sin, half, j, out);
 }
 
 // Overloads, not one template: target_clones does not mark templates.
