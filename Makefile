@@ -1,17 +1,22 @@
+# make help           these lines, as does make alone
 # make setup          .venv: torch, this package built in place, and what its tests need
 # make demo           describe three clips plainly and speculatively
 # make test           what `make lint` checks, and all tests
 # make test-quick     the tests but the slow ones, and the quick half of `make lint`
+# make suite          all tests alone
 # make test-releases  the tests that touch transformers on its oldest, locked and newest release
 # make sanitize       the native CPU tests under AddressSanitizer and ThreadSanitizer (g++, minutes)
 # make train          train the embedded pair anew, into build/train: half an hour or more;
 #                     WORLD=harder: the one of the harder clips, an hour or more
-# make docs           the documentation as a site: build/site; docs-serve shows it at DOCS_PORT
+# make docs           the documentation as a site: build/site
+# make docs-serve     shows it at DOCS_PORT
 # make docs-look      looks at every page of it in Chromium, with screenshots into build/looked
-# make lint           the sources: lint, their format (Python and C++), types
+# make format         the sources: lint, and their format (Python and C++)
+# make lint           the same, and types
 # make wheel          dist/: a wheel for each Python that is there, tried where nothing can compile
 # make hub            build/hub: what the Kernel Hub's kernel-builder builds the ops from
-# make lock           resolve the locks again after a change of pyproject.toml; UPGRADE=1 to the newest
+# make lock           resolve the locks again after a change of pyproject.toml; UPGRADE=1 to the
+#                     newest of everything, UPGRADE="transformers peft" to the newest of these
 # make clean          remove what was made, but the environments
 #
 # Releases are those of requirements.lock. LOCK= (empty) takes the newest that pyproject.toml allows:
@@ -56,7 +61,13 @@ BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt sparrow_kernels/_version.
 	$(shell find csrc -type f)
 
 .PHONY: setup demo test test-quick suite test-releases sanitize train lint format wheel hub lock clean \
-	docs docs-serve docs-look
+	docs docs-serve docs-look help
+
+# Not setup: that takes gigabytes, and is asked for by name.
+.DEFAULT_GOAL := help
+
+help:
+	@sed -e '/^[^#]/,$$d' -e '/^$$/,$$d' -e 's/^# \{0,1\}//' Makefile
 
 setup: $(STAMP)
 
@@ -150,9 +161,10 @@ hub:
 
 # For every Python and platform at once; releases that still fit stay. The oldest are the lower
 # bounds of pyproject.toml, and the newest that fit them of what is not named there.
+UPGRADED = $(if $(filter 1,$(UPGRADE)),--upgrade,$(addprefix --upgrade-package=,$(UPGRADE)))
 RESOLVE := $(BIN)/uv pip compile --quiet --config-file .ci/lock.toml --universal \
 	--python-version 3.11 --generate-hashes --no-emit-package torch --no-emit-package torchvision \
-	--no-emit-index-url --no-annotate --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+	--no-emit-index-url --no-annotate --custom-compile-command "make lock" $(if $(UPGRADE),$(UPGRADED))
 
 lock: setup
 	$(RESOLVE) pyproject.toml --extra dev --extra video --output-file requirements.lock

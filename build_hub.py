@@ -63,16 +63,21 @@ def capability(architecture: str) -> str:
     return f"{number[:-1]}.{number[-1]}" + ("" if real == "real" else "+PTX")
 
 
+def major(root: Path) -> int:
+    """The version that the Hub knows: the first number of ours."""
+    [version] = re.findall(r'__version__ = "(\d+)\.', (root / PACKAGE / "_version.py").read_text())
+    return int(version)
+
+
 def tables(root: Path, repo_id: str) -> Iterator[tuple[str, dict]]:
     """The tables of build.toml."""
     settings = Settings(root)
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    [version] = re.findall(r'__version__ = "(\d+)\.', (root / PACKAGE / "_version.py").read_text())
     yield (
         "general",
         {
             "name": project["name"],
-            "version": int(version),
+            "version": major(root),
             "edition": 5,
             "license": project["license"],
             "backends": ["cpu", "cuda"],
@@ -184,7 +189,7 @@ Fused ops for speculative decoding in Video LLMs. Each works eagerly, in `torch.
 CUDA graph; a wrong argument is named.
 
     from kernels import get_kernel
-    sparrow = get_kernel("{repo_id}", version=0)
+    sparrow = get_kernel("{repo_id}", version={major(root)})
 
 {table}
 """

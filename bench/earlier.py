@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+_RESULTS = Path(__file__).resolve().parent / "results"
+
 
 def _files(stem: Path) -> list[Path]:
     return [stem.with_name(stem.name + end) for end in (".csv", ".json")]
@@ -35,7 +37,12 @@ def refuse_committed(stem: Path) -> None:
 
 
 def is_committed(path: Path) -> bool:
-    return path.is_file() and bool(git("ls-files", str(path.resolve())))
+    """Whether git has it. An archive of the sources has no git to ask, but the same results."""
+    if not path.is_file():
+        return False
+    if git("rev-parse", "--is-inside-work-tree") != "true":
+        return path.resolve().parent == _RESULTS
+    return bool(git("ls-files", str(path.resolve())))
 
 
 def git(*words: str) -> str:

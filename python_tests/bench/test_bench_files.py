@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from bench_cases import row
 
-from bench import compare, plot, report, rows
+from bench import compare, earlier, plot, report, rows
 from bench.matches import find, matches
 from bench.plots import style
 from bench.plots.style import quantity, short_case
@@ -260,6 +261,18 @@ def test_a_command_says_which_switches_were_set(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_command_keeps_no_folder_of_the_machine() -> None:
     inside = rows.RESULTS / "bench-cpu.csv"
-    command = f"python -m bench.run --out /home/someone/out --name 'a b' {inside}"
+    command = f"python -m bench.run --out /home/someone/out --name 'a b' {shlex.quote(str(inside))}"
     expected = "python -m bench.run --out out --name 'a b' bench/results/bench-cpu.csv"
     assert rows.machine(command, torch.device("cpu")).command == expected
+
+
+def test_without_git_what_lies_among_the_results_counts_as_committed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An archive of the sources has results, and no git that could say so."""
+    monkeypatch.setattr(earlier, "git", lambda *words: "")
+    with pytest.raises(ValueError, match="demo.json is committed"):
+        earlier.refuse_committed(rows.RESULTS / "demo")
+    earlier.refuse_committed(rows.RESULTS / "a-new-one")
+    (tmp_path / "demo.json").touch()
+    earlier.refuse_committed(tmp_path / "demo")

@@ -93,7 +93,8 @@ def test_a_copy_moves_bytes_at_the_rate_of_the_floors() -> None:
         floors._bandwidths.cache_clear()
         rates.append(floors._bandwidths(CPU)[0])
         took = timing.interleaved({"copy": lambda: target.copy_(source)}, seconds=0.1)["copy"]
-        achieved.append(2 * source.nbytes / (1e-6 * took.p20))
+        # The median, as the floors': on a core that five share, the fastest of a few is no match.
+        achieved.append(2 * source.nbytes / (1e-6 * took.p50))
         if 1 / 3 < max(achieved) / max(rates) < 3:
             return
     pytest.fail(f"a copy ran at {achieved}, the floors' at {rates}")

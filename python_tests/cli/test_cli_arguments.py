@@ -30,6 +30,12 @@ WHOLE = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def where_one_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout may be read-only, and a file that is to be written is refused there by name."""
+    monkeypatch.chdir(tmp_path)
+
+
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """The one line that refuses a command line."""
     assert main(list(words)) == 2

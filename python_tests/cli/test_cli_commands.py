@@ -71,8 +71,13 @@ def test_version_and_help_import_neither_torch_nor_transformers() -> None:
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_status_2(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # a checkout may be read-only, and that is another refusal
     assert main(words) == 2
     message = one_line_error(capsys)
     assert said in message

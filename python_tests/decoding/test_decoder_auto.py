@@ -57,6 +57,37 @@ def test_shapes_are_learnt_apart() -> None:
     assert auto.choose(1, 24_000) is None
 
 
+def learn(auto: AutoTree, choice: Any, steps: int, new_tokens: int, seconds: float) -> None:
+    stats = DecodeStats(rows=[RequestStats(new_tokens, steps)])
+    stats.seconds["verify"] = seconds
+    auto.learn(choice, 10, stats)
+
+
+def test_the_token_of_a_prefill_is_no_step_s() -> None:
+    """Short calls would look like good ones."""
+    auto = TreeConfig.auto(WIDE)
+    for _ in range(2):
+        learn(auto, WIDE, steps=1, new_tokens=1 + 1, seconds=1.0)
+        learn(auto, None, steps=10, new_tokens=1 + 10, seconds=8.0)
+    assert auto.choose(1, 10) is None
+
+
+def test_a_call_that_other_work_slowed_down_says_nothing_of_a_step() -> None:
+    auto = TreeConfig.auto(WIDE)
+    for seconds in (1.0, 9.0):
+        learn(auto, WIDE, steps=1, new_tokens=3, seconds=seconds)
+        learn(auto, None, steps=1, new_tokens=2, seconds=1.0)
+    assert auto.choose(1, 10) == WIDE
+
+
+def test_what_was_emitted_long_ago_counts_less() -> None:
+    auto = TreeConfig.auto(WIDE)
+    for emitted in (*[1] * 5, *[4] * 4):  # 2.3 a step of all, 3.8 of the last ones
+        learn(auto, WIDE, steps=1000, new_tokens=1 + 1000 * emitted, seconds=3000.0)
+        learn(auto, None, steps=1000, new_tokens=1001, seconds=1000.0)
+    assert auto.choose(1, 10) == WIDE
+
+
 def test_a_call_without_a_step_teaches_nothing() -> None:
     auto = TreeConfig.auto(WIDE)
     choice = auto.choose(1, 10)

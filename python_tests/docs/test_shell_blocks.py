@@ -6,6 +6,7 @@ import argparse
 import re
 import shlex
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -33,7 +34,9 @@ def sparrow(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
     if words[:1] == ["bench"] and words[1:]:
         return module("bench.run", words[1:], monkeypatch)
     try:
-        _parser().parse_args(words)
+        with tempfile.TemporaryDirectory() as folder, monkeypatch.context() as patch:
+            patch.chdir(folder)  # outputs are refused where nobody may write, as in some checkouts
+            _parser().parse_args(words)
     except WrongCommandLine as wrong:
         raise Refused(wrong) from wrong
     except SystemExit as ended:  # --help

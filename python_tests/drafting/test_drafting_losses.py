@@ -90,12 +90,14 @@ def test_rows_whose_token_the_draft_does_not_know_do_not_count() -> None:
     draft, target = rows_of(8)
     draft[0] = target[0].log() + draft[0] * 0.1
     output, state = torch.randn(2, BATCH, ROWS, HIDDEN, dtype=torch.float64)
-    known = losses.is_known(draft, target, 3)
     for batch in range(BATCH):
         for row in range(ROWS):
             best = max(range(VOCAB), key=lambda token: target[batch, row, token])
             order = sorted(range(VOCAB), key=lambda token: -draft[batch, row, token])
-            assert bool(known[batch, row]) == (best in order[:3])
+            for within in range(1, VOCAB):
+                known = losses.is_known(draft, target, within)
+                assert bool(known[batch, row]) == (best in order[:within])
+    known = losses.is_known(draft, target, 3)
     assert bool(known.any()) and not bool(known.all())
     every = losses.row_losses(LossWeights(1.0, 1.0), output, draft, state, target)
     some = losses.row_losses(LossWeights(1.0, 1.0, known_within=3), output, draft, state, target)
@@ -124,3 +126,26 @@ def test_a_perfect_draft_loses_nothing() -> None:
     assert losses.distribution_l1(draft, target).abs().max() < 1e-12
     entropy = -(target * target.log()).sum(dim=-1)
     torch.testing.assert_close(losses.soft_cross_entropy(draft, target), entropy)
+
+
+def test_recipes_are_the_published_ones() -> None:
+    """Written here from the papers that `LOSSES` names, not from its numbers."""
+    draft, target = rows_of(6)
+    draft[0] = target[0].log() + draft[0] * 0.1  # some rows know the target's token, some do not
+    output, state = torch.randn(2, BATCH, ROWS, HIDDEN, dtype=torch.float64)
+    soft = losses.soft_cross_entropy(draft, target)
+    states = losses.state_distance(output, state)
+    top = losses.top_cross_entropy(draft, target, 10)
+    ranked = losses.list_mle(draft, target, 10)
+    known = losses.is_known(draft, target, 5)
+    assert bool(known.any()) and not bool(known.all())
+    published = {
+        "soft": soft + states / 10,
+        "eagle": states + soft / 10,
+        "vispec": 10 * losses.distribution_l1(draft, target) + ranked / 10,
+        "hivis": (states + soft / 10 + top) * known,
+    }
+    assert set(published) == set(losses.LOSSES)
+    for name, expected in published.items():
+        found = losses.row_losses(losses.LOSSES[name], output, draft, state, target)
+        assert torch.allclose(found, expected, rtol=1e-12), name

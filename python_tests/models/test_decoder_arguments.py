@@ -162,6 +162,7 @@ def test_a_mode_of_the_target_s_own_configuration_is_refused(
         {"use_cache": True},
         {"num_beams": 1},
         {"penalty_alpha": 0.0},
+        {"guidance_scale": 1.0},
         {"return_dict_in_generate": True},
         {"eos_token_id": 10**6},
         {"eos_token_id": [7, 10**6]},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from refusal_cases import FULL, PAGE, decoded, question
 from tiny_parts import text_settings, tokenizer
 
 from sparrow_kernels.drafting import SparrowDraft, requirements
+from sparrow_kernels.drafting.families import FAMILIES
 from sparrow_kernels.models import SparrowDecoder
 from sparrow_kernels.models.families import Parts
 from sparrow_kernels.models.pair import load_target
@@ -21,6 +23,7 @@ from sparrow_kernels.video_shim import unavailable
 import transformers as hf  # isort: skip  (after sparrow_kernels: the shim must come first)
 
 ONE = torch.ones(1)
+SERVED = f"served: {', '.join(sorted(FAMILIES))}"
 for_target = SparrowDraft.for_target
 
 
@@ -47,13 +50,42 @@ for_target = SparrowDraft.for_target
 def test_a_model_that_says_what_it_is(kind: str, settings: dict[str, Any], message: str) -> None:
     target = text_only(kind, **settings).target
     for use in (lambda: SparrowDecoder(target, draft_for("Llama")), lambda: for_target(target)):
-        with pytest.raises(ValueError, match=f"^target must .*{message}.*served: glm4v, .*{PAGE}"):
+        with pytest.raises(ValueError, match=f"^target must .*{message}.*{SERVED}, .*{PAGE}"):
             use()
+
+
+ALTERED = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier",
+           "output_multiplier", "output_multiplier_scale")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "dtype", "message"),
+    [
+        *(({name: 0.5}, torch.float32, f"unaltered, got {name}=0.5") for name in ALTERED),
+        *(
+            ({"rope_parameters": {"rope_type": kind}}, torch.float32, f"got rope_type='{kind}'")
+            for kind in ("dynamic", "longrope")
+        ),
+        ({}, torch.float64, r"of float32, bfloat16 or float16, got float64 .*target\.to\("),
+    ],
+)
+def test_what_a_configuration_says_by_any_of_its_names(
+    settings: dict[str, Any], dtype: torch.dtype, message: str
+) -> None:
+    def asked(settings: dict[str, Any], dtype: torch.dtype) -> None:
+        config = SimpleNamespace(model_type="a-model", **settings)
+        model = SimpleNamespace(config=config, dtype=dtype, _supports_attention_backend=True)
+        requirements.check_target(model, config)
+
+    with pytest.raises(ValueError, match=f"^target must .*{message}"):
+        asked(settings, dtype)
+    # As a configuration says that there is none of it.
+    asked(dict.fromkeys(settings) | {name: 1 for name in settings if name in ALTERED}, ONE.dtype)
 
 
 def test_a_directory_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
-    window = "use_sliding_window=False .*served: glm4v, .*qwen3_vl, .*and models with one position"
+    window = f"use_sliding_window=False .*{SERVED}, .*and models with one position"
     for config, message in [
         (hf.Gemma2Config(**text_settings()), f"got sliding_attention layers .*{window}"),
         (hf.T5Config(), "with a decoder alone, got family 't5' .*served: "),

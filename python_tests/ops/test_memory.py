@@ -286,3 +286,10 @@ def test_overlap_is_told_exactly() -> None:
         assert memory._share(other.data_ptr() - one.data_ptr(), *runs) == meets
         met += meets
     assert 100 < met < 1900
+
+
+def test_what_lies_within_another_hides_no_third() -> None:
+    slab = torch.zeros(100)
+    names, tensors = ["read", "within", "written"], [slab, slab[10:20], slab[30:40]]
+    with pytest.raises(ValueError, match="op: written must be in memory of its own, got .* read "):
+        memory.check("op", names, tensors, {2})

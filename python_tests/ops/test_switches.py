@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import sparrow_kernels as sk
+from sparrow_kernels.ops import registry
 
 
 def with_a_backend(x: Tensor) -> Tensor:
@@ -47,3 +48,18 @@ def test_a_switch_around_the_call_is_followed() -> None:
         assert compiled(bad).tolist() == [2]
     with sk.checks(True), pytest.raises(ValueError, match="build_tree: parent"):
         compiled(bad)
+
+
+def test_on_a_gpu_the_definition_is_taken_where_it_is_asked_for_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A silent fall back to it would look like a slow GPU."""
+    op = registry.defined_ops()["build_tree"]
+    reference = op.implementations["reference"]
+    monkeypatch.setattr(op, "implementations", {"reference": reference})
+    message = "no fast backend takes this call on cuda: .*SPARROW_BACKEND=reference is the slow way"
+    with pytest.raises(NotImplementedError, match=message):
+        op._choose("cuda", ())
+    with sk.backend("reference"):
+        assert op._choose("cuda", ()) is reference
+    assert op._choose("cpu", ()) is reference

@@ -79,7 +79,7 @@ def unmet(texts: list[str], versions: dict[str, str], python: str) -> list[str]:
     for need in needs(texts, python):
         version = versions.get(canonicalize_name(need.name))
         if need.name not in NOT_LOCKED and (version is None or version not in need.specifier):
-            missing.append(f"{need} (locked: {version})")
+            missing.append(f"{need} (locked: {version}; make lock)")
     return missing
 
 
@@ -105,7 +105,8 @@ def test_the_oldest_lock_is_the_lower_bounds(python: str) -> None:
         if need.name in NOT_LOCKED:
             continue
         lowest = [bound.version for bound in need.specifier if bound.operator == ">="]
-        assert [Version(versions[need.name])] == [Version(bound) for bound in lowest], need.name
+        of_the_lock = [Version(versions[need.name])]
+        assert of_the_lock == [Version(bound) for bound in lowest], f"{need.name} (make lock)"
 
 
 def test_the_lock_meets_what_the_installed_torch_needs() -> None:

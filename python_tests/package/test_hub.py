@@ -121,6 +121,15 @@ def test_build_toml_lists_all_that_cmake_compiles(hub: Path) -> None:
     assert "--fmad=false" in ours and "--fmad=false" in build["kernel"]["cuda"]["cuda-flags"]
 
 
+def test_the_version_is_the_first_number_of_ours_wherever_it_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "sparrow_kernels").mkdir()
+    (tmp_path / "sparrow_kernels/_version.py").write_text('__version__ = "12.3.4"\n')
+    (tmp_path / "README.md").write_text("\n## Ops\n| op |\n\n## Next\n")
+    assert 'get_kernel("us/ours", version=12)' in build_hub.card(tmp_path, "us/ours")
+    ours = (ROOT / "hub/tests/test_ops.py").read_text()
+    assert re.findall(r"VERSION = .*, (\d+)$", ours, re.MULTILINE) == [str(build_hub.major(ROOT))]
+
+
 def test_card_and_tests_name_the_repository(hub: Path) -> None:
     card = (hub / "CARD.md").read_text()
     assert card.startswith("---\nlibrary_name: kernels\n") and "{{" not in card and "](" not in card

@@ -9,7 +9,7 @@ from decoding_cases import prefilled
 from torch import Tensor
 from training_cases import made
 
-from sparrow_kernels.drafting.rows import TEXT_ALONE
+from sparrow_kernels.drafting.rows import TEXT_ALONE, RowRules
 from sparrow_kernels.drafting.text_rows import TextRows
 from sparrow_kernels.training.data.embedded_clips import batch_states, rows_of
 from sparrow_kernels.training.small_target import END
@@ -78,3 +78,13 @@ def test_padding_is_never_response() -> None:
     for rows in both_kinds():
         assert not bool(rows.response[:, -1].any())
         assert bool(rows.response.any(dim=1).all())
+
+
+def test_the_position_behind_a_prompt_is_its_last_column_s_plus_one() -> None:
+    """As `generate` has it, also where a clip's temporal ids have passed those of its text."""
+    rules = RowRules(positions="mrope")
+    axes = torch.tensor([[0, 1, 40, 3, 4], [0, 1, 1, 3, 4], [0, 1, 2, 3, 4]])
+    plan = rules.plan(torch.tensor([False, False, True, False, False]))
+    states = torch.zeros(len(plan.rows), 2)
+    rows = rules.rows(plan, torch.arange(5), axes, states, torch.zeros(5, 2))
+    assert rows.positions.tolist() == [1, 3, 4] and rows.next_position == 5

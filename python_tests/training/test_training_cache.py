@@ -146,6 +146,20 @@ def test_no_more_than_asked_for(tmp_path: Path) -> None:
     assert made.shards == [], "a quarter of it is too little"
 
 
+def test_what_earlier_runs_keep_takes_room_and_what_is_damaged_gives_it_back(
+    tmp_path: Path,
+) -> None:
+    made = Cached(tmp_path)
+    made.rows().rows(0)
+    (shard,) = made.shards
+    size = shard.stat().st_size
+    made.rows(most=1.5 * size, about="another").rows(0)
+    assert made.shards == [shard]
+    shard.write_bytes(b"\x00" * size)
+    made.rows(most=size).rows(0)
+    assert made.shards == [shard] and shard.read_bytes().strip(b"\x00"), "it was written again"
+
+
 def test_a_full_disk_ends_the_keeping_and_not_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,6 +104,22 @@ def test_files_of_one_stem_do_not_share_what_they_are_written_to(tmp_path: Path)
     assert (tmp_path / "training.csv").read_text() == "other"
 
 
+def test_a_file_takes_its_place_once_it_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that is there before its bytes is an empty checkpoint after a power cut."""
+    done: list[str] = []
+    for name in ("fsync", "replace"):
+        do = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args, n=name, do=do: (done.append(n), do(*args))[1])
+    write_whole({"step": 1}, tmp_path / "a.pt")
+    assert done == ["fsync", "replace"]
+    with whole_files(tmp_path) as fresh:
+        (fresh / "b").write_text("1")
+        (fresh / "c").write_text("2")
+    assert done[2:] == ["fsync", "fsync", "replace", "replace"]
+
+
 def test_an_error_in_the_middle_leaves_the_old_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "training.pt"
     path.write_text("old")

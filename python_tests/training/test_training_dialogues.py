@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,15 @@ BROKEN: dict[str, tuple[Any, str]] = {
         "must say all of it in its messages, got videos beside them",
     ),
 }
+
+
+def test_a_clip_that_was_written_anew_has_another_mark(tmp_path: Path) -> None:
+    """Also where it is as long as the old one."""
+    write_clip(tmp_path)
+    (dialogue,) = read_dialogues(write_lines(tmp_path / "data.jsonl", [clip_dialogue()]))
+    mark, file = dialogue.mark, tmp_path / "clip.mp4"
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+    assert dialogue.mark != mark
 
 
 @pytest.mark.parametrize("name", BROKEN)
