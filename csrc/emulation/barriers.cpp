@@ -70,42 +70,43 @@ void cluster_begin(const std::source_location& where) {
 const Brought& meet(const char* kind, uint32_t mask, uint64_t value,
                     const std::source_location& where) {
   Thread& thread = here();
-  const std::string line = ", line " + std::to_string(where.line());
-  if (!(mask >> thread.lane & 1))
-    scheduler.fail(std::string(kind) + ": own lane not in mask" + line);
+  const auto fail = [&](const char* why) {
+    scheduler.fail(std::string(kind) + ": " + why + ", line " + std::to_string(where.line()));
+  };
+  Warp& warp = thread.block->warps[thread.warp];
+  Thread* const threads = &thread.block->threads[thread.warp * 32];
+  const size_t lanes = std::min<size_t>(32, thread.block->threads.size() - thread.warp * 32);
+  if (!(mask >> thread.lane & 1)) fail("own lane not in mask");
+  if (lanes < 32 && mask >> lanes != 0) fail("mask names lanes past the block");
+  if (mask & warp.done) fail("mask names a lane that has left the kernel");
   thread.mask = mask;
   thread.value = value;
   thread.waiting = {kind, where};
-  Thread* const warp = &thread.block->threads[thread.warp * 32];
-  const size_t lanes = std::min<size_t>(32, thread.block->threads.size() - thread.warp * 32);
-  bool is_last = true;
-  for (unsigned lane = 0; lane < 32; ++lane) {
+  warp.here |= 1u << thread.lane;
+  bool is_last = (mask & ~warp.here) == 0;
+  for (unsigned lane = 0; lane < lanes && is_last; ++lane) {
     if (!(mask >> lane & 1)) continue;
-    if (lane >= lanes)
-      scheduler.fail(std::string(kind) + ": mask names lanes past the block" + line);
-    const Thread& other = warp[lane];
-    if (other.is_done) {
-      scheduler.fail(std::string(kind) + ": mask names a lane that has left the kernel" + line);
-    }
-    const bool is_here = other.waiting.kind != nullptr && other.mask == mask &&
-                         (other.waiting.kind == kind || std::strcmp(other.waiting.kind, kind) == 0);
-    is_last = is_last && is_here;
+    const Thread& other = threads[lane];
+    is_last = other.mask == mask &&
+              (other.waiting.kind == kind || std::strcmp(other.waiting.kind, kind) == 0);
   }
   if (!is_last) {
     scheduler.interrupt();
     return thread.brought;
   }
+  uint64_t values[32];
+  for (unsigned lane = 0; lane < lanes; ++lane) values[lane] = threads[lane].value;
   for (unsigned lane = 0; lane < lanes; ++lane) {
     if (!(mask >> lane & 1)) continue;
-    Thread& other = warp[lane];
-    other.brought.lane = lane;
-    for (unsigned from = 0; from < lanes; ++from) other.brought.values[from] = warp[from].value;
+    threads[lane].brought.lane = lane;
+    std::memcpy(threads[lane].brought.values, values, lanes * sizeof(uint64_t));
   }
   if (std::strcmp(kind, "__syncwarp") == 0) scheduler.order_.sync_warp(thread.actor, mask);
+  warp.here &= ~mask;
   for (unsigned lane = 0; lane < lanes; ++lane) {
     if (!(mask >> lane & 1)) continue;
-    warp[lane].mask = 0;
-    if (&warp[lane] != &thread) scheduler.wake(warp[lane]);
+    threads[lane].mask = 0;
+    if (&threads[lane] != &thread) scheduler.wake(threads[lane]);
   }
   thread.waiting.kind = nullptr;
   if (scheduler.chance(2)) scheduler.interrupt();

@@ -51,12 +51,19 @@ struct Thread {
 
 struct Cluster;
 
+// By lane.
+struct Warp {
+  uint32_t here = 0;  // in a warp operation, which may be one for other lanes
+  uint32_t done = 0;
+};
+
 struct Block {
   uint3 index;
   unsigned rank;  // in its cluster
   uint32_t id;    // in its launch
   Cluster* cluster;
   std::vector<Thread> threads;
+  std::vector<Warp> warps;
   unsigned waiting = 0, done = 0, count = 0;
   Where barrier;
   std::unique_ptr<char[]> shared;

@@ -22,8 +22,10 @@ void Scheduler::enter() {
   Fiber* fiber = self.running_;
   while (true) {
     (*self.kernel_)();
+    const Thread& thread = *fiber->thread;
+    Block& block = *thread.block;
     fiber->thread->is_done = true;
-    Block& block = *fiber->thread->block;
+    block.warps[thread.warp].done |= 1u << thread.lane;
     if (++block.done > 0 && block.waiting > 0) {
       self.fail("a thread has left the kernel while others wait in " + block.barrier.text());
     }
@@ -163,6 +165,7 @@ void Scheduler::run(const Launch& launch, const std::function<void()>& kernel) {
         block.id = order[c] * launch.cluster + rank;
         block.cluster = cluster.get();
         block.threads.resize(threads);
+        block.warps.resize((threads + 31) / 32);
         order_.begin_block(block.id, threads);
         for (unsigned t = 0; t < threads; ++t) {
           Thread& thread = block.threads[t];
