@@ -24,11 +24,8 @@ class Instruction(NamedTuple):
     text: str
     """Without what guards it."""
     is_guarded: bool
-
-    @property
-    def opcode(self) -> str:
-        """Modifiers included."""
-        return self.text.split(" ", 1)[0]
+    opcode: str
+    """Modifiers included."""
 
     @property
     def operands(self) -> list[str]:
@@ -72,8 +69,9 @@ def kernels(listing: str) -> Iterator[tuple[str, list[Instruction]]]:
 
 def instructions(code: str) -> list[Instruction]:
     return [
-        Instruction(int(address, 16), " ".join(text.split()), bool(guard))
+        Instruction(int(address, 16), " ".join(words), bool(guard), words[0])
         for address, guard, text in _LINE.findall(code)
+        if (words := text.split())
     ]
 
 

@@ -119,6 +119,7 @@ def planted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return Planted(request.param, tmp_path_factory.mktemp("cubin"))
 
 
+@pytest.mark.slow
 def test_a_spill_is_found_and_counted_as_ptxas_does(planted: Planted) -> None:
     kernel = planted.kernels["spills"]
     said = re.search(
@@ -134,12 +135,14 @@ def test_a_spill_is_found_and_counted_as_ptxas_does(planted: Planted) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_stack_is_found(planted: Planted) -> None:
     kernel = planted.kernels["keeps_an_array"]
     assert kernel.stack_bytes >= 1200
     assert len(planted.failures("keeps_an_array")) == 1  # its stores look like those of a spill
 
 
+@pytest.mark.slow
 def test_a_sound_kernel_is_read_as_it_is(planted: Planted) -> None:
     kernel = planted.kernels["sound<256, float>"]
     assert (kernel.smem_bytes, kernel.threads) == (1024, 128)
@@ -152,6 +155,7 @@ def test_a_sound_kernel_is_read_as_it_is(planted: Planted) -> None:
     assert planted.kernels["copies"].threads is None
 
 
+@pytest.mark.slow
 def test_instructions_are_counted(planted: Planted) -> None:
     assert planted.kernels["tensor_cores"].tensor_core_ops == 2
     assert planted.kernels["tensor_cores"].async_copies == 0
@@ -165,6 +169,7 @@ def waits_and_copies(kernel: Kernel) -> tuple[int, int, int]:
     return loop.wait_distance, loop.groups, loop.bytes
 
 
+@pytest.mark.slow
 def test_a_main_loop_that_waits_for_all_its_copies_is_a_failure(planted: Planted) -> None:
     good, bad = "pipelined<1>", "pipelined<0>"
     assert waits_and_copies(planted.kernels[good]) == (1, 1, 16)
@@ -180,6 +185,7 @@ def test_a_main_loop_that_waits_for_all_its_copies_is_a_failure(planted: Planted
     assert row["wait_distance"] == "1" and int(row["bytes_in_flight"]) == 16 * resident
 
 
+@pytest.mark.slow
 def test_fences_of_the_whole_gpu_are_counted(planted: Planted) -> None:
     assert planted.kernels["fences"].gpu_fences == 1  # not that of the block
     assert planted.kernels["sound<256, float>"].gpu_fences == 0

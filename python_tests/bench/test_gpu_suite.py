@@ -67,6 +67,7 @@ def test_its_help_is_its_head(planted: Path) -> None:
         assert not (planted / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [(), ("--quick",)])
 def test_without_names_all_parts_run(planted: Path, words: tuple[str, ...]) -> None:
     done = run_planted(planted, *words)
@@ -83,6 +84,7 @@ def test_what_it_does_not_know_is_an_error(planted: Path, words: tuple[str, ...]
     assert not words_of(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_makes_it_fail_and_the_rest_runs(planted: Path) -> None:
     plant(planted, "gpu-tests", "echo a test failed; exit 3")
     plant(planted, "sanitizer", "echo no such tool; exit 77")
@@ -134,6 +136,7 @@ def test_what_measures_nothing_runs_side_by_side(planted: Path) -> None:
     assert not list((planted / "out").glob("gpu-tests*"))
 
 
+@pytest.mark.slow
 def test_time_is_shared_with_the_parts_to_come(planted: Path) -> None:
     for part in limits():
         plant(planted, part, 'echo "at most $PART_SECONDS"')
@@ -168,6 +171,7 @@ def test_a_part_that_is_cut_says_what_it_had_and_leaves_nothing_running(planted:
     assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
+@pytest.mark.slow
 def test_a_library_made_from_these_sources_is_not_built_again(planted: Path) -> None:
     shutil.copy(ROOT / "bench/suite/build.sh", planted / "bench/suite/build.sh")
     for name in ("csrc/a.cu", "CMakeLists.txt", "setup.py"):

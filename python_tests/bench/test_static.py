@@ -86,6 +86,7 @@ def test_a_few_triton_kernels_compile_without_a_spill(tmp_path: Path) -> None:
         assert same_on_file(row), f"run: {static.COMMAND}"
 
 
+@pytest.mark.slow
 def test_the_table_lists_what_is_shipped() -> None:
     done = run("--check")
     assert done.returncode == 0, done.stdout

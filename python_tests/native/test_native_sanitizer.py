@@ -69,6 +69,7 @@ def test_tools_run_side_by_side_over_every_native_test(tmp_path: Path) -> None:
     assert all((ROOT / name).is_file() for name in files)
 
 
+@pytest.mark.slow
 def test_one_that_finds_something_fails_the_part(tmp_path: Path) -> None:
     status, printed, _, _ = run(tmp_path, fails="racecheck*residual*")
     assert status == 1

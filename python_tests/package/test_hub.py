@@ -187,6 +187,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not _LIBRARY_FILE.exists(), reason="built without native code")
 def test_the_kernel_runs_beside_the_package(hub: Path, tmp_path: Path) -> None:
     """Under a name of its own, over this build's library in place of one that it would compile."""
