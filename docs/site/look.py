@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,6 @@ SHOWN = (
 _ACCOUNT = """
 const all = (what) => [...document.querySelectorAll(what)];
 return {
-  ids: all('[id]').map((each) => each.id).concat(all('a[name]').map((each) => each.name)),
   links: all('a[href]').map((each) => each.href),
   blank: all('.md-content img').filter((each) => each.complete && !each.naturalWidth
     && getComputedStyle(each).display !== 'none').map((each) => each.src),
@@ -57,6 +57,9 @@ style.textContent = '* { transition: none !important; animation: none !important
 document.head.append(style);
 """
 _FOUND = "return document.querySelectorAll('.md-search-result__item').length;"
+
+
+_NAMED = ("a", "name")
 
 
 class Browser:
@@ -162,7 +165,7 @@ def look(site: Path, pictures: Path | None = None) -> list[str]:
             wrong += [f"{page}: no picture {source}" for source in account["blank"]]
             strangers = [each for each in account["fetched"] if not each.startswith(home)]
             wrong += [f"{page}: fetches {each}" for each in strangers]
-            ids[page], links[page] = set(account["ids"]), account["links"]
+            ids[page], links[page] = _anchors(site / page), account["links"]
             for size in SIZES:
                 opened.show(size, "light")
                 wide = opened.run(_TOO_WIDE)
@@ -195,6 +198,17 @@ def _search(opened: Browser, home: str) -> list[str]:
             return []
         time.sleep(0.1)
     return ["search: nothing found for accept_tree_residual"]
+
+
+def _anchors(page: Path) -> set[str]:
+    """Where links may lead within a page: as it was built, whatever its scripts are at."""
+    found: set[str] = set()
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: found.update(  # type: ignore[method-assign]
+        value for name, value in attributes if value and (name == "id" or (tag, name) == _NAMED)
+    )
+    parser.feed(page.read_text(encoding="utf-8"))
+    return found
 
 
 def _dead(home: str, page: str, links: list[str], ids: dict[str, set[str]]) -> Iterator[str]:

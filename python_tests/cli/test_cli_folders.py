@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sparrow_kernels.cli import main
-from sparrow_kernels.cli.folders import check_pair, check_target, check_weights
+from sparrow_kernels.cli.folders import check_target, check_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 EMBEDDED = ROOT / "sparrow_kernels" / "embedded" / "weights"
@@ -126,27 +123,3 @@ def test_a_model_in_the_way_of_a_run_is_not_overwritten(
     mine = ["train", "draft", "--out", str(tmp_path), "--target", str(tmp_path), "--fresh"]
     assert main(mine) == 2
     assert "which is the target's own" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("config", "named"),
-    [
-        ({"model_type": "qwen3_vl", "text_config": {"hidden_size": 128}}, "'qwen3_vl' and .* 128"),
-        ({"model_type": "qwen2_5_vl", "hidden_size": 3584}, "'qwen2_5_vl' and hidden size 3584"),
-        ({"model_type": "qwen2_5_vl", "text_config": {"hidden_size": 64}}, "hidden size 64, got"),
-        ({"model_type": "qwen2_5_vl", "text_config": {"hidden_size": 128}}, None),
-        ({"model_type": "mistral", "hidden_size": 4096}, None),  # its loader says more
-        ([], None),
-    ],
-)
-def test_the_embedded_draft_is_not_for_any_target(
-    tmp_path: Path, config: Any, named: str | None
-) -> None:
-    """Said before a target's weights are read."""
-    safetensors(tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    given = argparse.Namespace(target=tmp_path, draft=None)
-    says = pytest.raises(ValueError, match=f"--draft must name a draft made for .*{named}")
-    with nullcontext() if named is None else says:
-        check_pair(given)
-    check_pair(argparse.Namespace(target=tmp_path, draft=Path("owner/name")))

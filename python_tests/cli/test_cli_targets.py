@@ -204,3 +204,12 @@ def test_attn_is_the_backend_of_the_command_alone(
         texts.add(capsys.readouterr().out)
         assert current_backend() == before
     assert seen == ["reference", "torch", "native", "auto"] and len(texts) == 1
+
+
+def test_a_target_without_a_draft_is_no_riddle(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = ["--target", str(folder / "qwen3_vl" / "target")]
+    assert main(["generate", str(folder / "a.mp4"), QUESTION, *target]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "draft must be named for" in said and "target has qwen3_vl" in said

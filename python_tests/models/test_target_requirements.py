@@ -16,7 +16,7 @@ from sparrow_kernels.drafting import SparrowDraft, requirements
 from sparrow_kernels.drafting.families import FAMILIES
 from sparrow_kernels.models import SparrowDecoder
 from sparrow_kernels.models.families import Parts
-from sparrow_kernels.models.pair import load_target
+from sparrow_kernels.models.pair import EMBEDDED_WEIGHTS, check_embedded_draft, load_target
 from sparrow_kernels.models.prompt import take_prompts
 from sparrow_kernels.video_shim import unavailable
 
@@ -81,6 +81,19 @@ def test_what_a_configuration_says_by_any_of_its_names(
         asked(settings, dtype)
     # As a configuration says that there is none of it.
     asked(dict.fromkeys(settings) | {name: 1 for name in settings if name in ALTERED}, ONE.dtype)
+
+
+def test_a_target_without_a_draft_is_held_against_the_embedded_one(tmp_path: Path) -> None:
+    check_embedded_draft(EMBEDDED_WEIGHTS / "target")
+    check_embedded_draft(EMBEDDED_WEIGHTS / "harder" / "target")
+    config = hf.AutoConfig.from_pretrained(EMBEDDED_WEIGHTS / "target")
+    config.get_text_config().num_hidden_layers = 28
+    config.save_pretrained(tmp_path)  # there is nothing else
+    with pytest.raises(ValueError, match="got none, and the embedded one must .* layers 8, target"):
+        check_embedded_draft(tmp_path)
+    hf.AutoConfig.for_model("t5").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="target must generate text with a decoder alone, got"):
+        check_embedded_draft(tmp_path)
 
 
 def test_a_directory_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:

@@ -8,41 +8,15 @@ import os
 import re
 from pathlib import Path
 
-from sparrow_kernels.drafting.families import FAMILIES
-
-_EMBEDDED_DRAFT = Path(__file__).resolve().parents[1] / "embedded" / "weights" / "draft"
 _HUB_NAME = re.compile(r"[\w.-]+/([\w.-]+)")
 
 
 def check_pair(arguments: argparse.Namespace) -> None:
     """Raise `ValueError` where `--target` or `--draft` is no folder that can be loaded."""
     check_target(arguments.target)
-    if arguments.target is not None and arguments.draft is None:
-        _check_is_the_embedded_drafts(arguments.target)
     # What else a draft may be, such as a name on the hub, its loader knows.
     if arguments.draft is not None and arguments.draft.is_dir():
         check_weights(arguments.draft)
-
-
-def _check_is_the_embedded_drafts(target: Path) -> None:
-    """Refuse a target for which the embedded draft, which is used where none is named, is none."""
-    draft = json.loads((_EMBEDDED_DRAFT / "config.json").read_text(encoding="utf-8"))
-    try:
-        config = json.loads((target / "config.json").read_text(encoding="utf-8"))
-        text = config.get("text_config")
-    except (ValueError, AttributeError):
-        return  # transformers says what is wrong with it
-    # Older configurations have the language model's sizes beside the family.
-    width = {**config, **(text if isinstance(text, dict) else {})}.get("hidden_size")
-    family = config.get("model_type")
-    if family not in FAMILIES:
-        return  # which may not be served at all, as its loader says
-    if family != draft["target_model_type"] or width not in (None, draft["hidden_size"]):
-        raise ValueError(
-            f"--draft must name a draft made for --target {target}, of family {family!r} and hidden"
-            f" size {width}, got none, and the embedded one is for another (sparrow train draft"
-            f" --target {target} makes one; docs/drafts.md lists public ones)"
-        )
 
 
 def check_target(target: Path | None, *, weights: bool = True) -> None:

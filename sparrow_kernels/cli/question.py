@@ -16,7 +16,7 @@ from sparrow_kernels.embedded.worlds import EASY
 from sparrow_kernels.measuring.trace_page.film import Frame, film_of
 from sparrow_kernels.models.families import Parts
 from sparrow_kernels.models.inputs import build_batch, check_chat_template, clip_for
-from sparrow_kernels.models.pair import draft_for, load_target
+from sparrow_kernels.models.pair import check_embedded_draft, draft_for, load_target
 from sparrow_kernels.models.quiet import quiet_transformers
 
 
@@ -77,6 +77,8 @@ def load_decoder(arguments: argparse.Namespace, bar: ProgressBar) -> tuple[Sparr
     bar.note("loading the models")
     target: Any
     with quiet_transformers():
+        if arguments.target is not None and arguments.draft is None:
+            check_embedded_draft(arguments.target)
         dtype = dtype_of(arguments.dtype, arguments.target is None, device)
         world = arguments.world or "easy"
         target, processor = load_target(arguments.target, dtype=dtype, world=world)

@@ -16,7 +16,7 @@ from transformers import (
     AutoTokenizer,
 )
 
-from sparrow_kernels.drafting import SparrowDraft
+from sparrow_kernels.drafting import SparrowDraft, SparrowDraftConfig
 from sparrow_kernels.drafting.families import NEEDED
 from sparrow_kernels.drafting.requirements import check_served
 from sparrow_kernels.models.drafts.load import load_draft
@@ -66,15 +66,39 @@ def load_target(
             " fetch one with `hf download`; `sparrow train target` makes a small one)"
         )
     config = AutoConfig.from_pretrained(path)
-    sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    model: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
     if directory is not None:
-        _check_family(config, model)
-    processor = _processor(path, sees)
-    return model.from_pretrained(path, dtype=dtype).eval(), processor
+        _check_family(config)
+    processor = _processor(path, _sees(config))
+    return _kind_of(config).from_pretrained(path, dtype=dtype).eval(), processor
 
 
-def _check_family(config: Any, model: Any) -> None:
+def check_embedded_draft(directory: str | Path) -> None:
+    """Raise `ValueError` where the embedded draft is for another target than the one in
+    `directory`, or that one is not served; no weights are read for it."""
+    config = AutoConfig.from_pretrained(directory)
+    _check_family(config)
+    try:
+        SparrowDraftConfig.from_pretrained(_embedded_draft(config)).check_fits(config)
+    except ValueError as error:
+        raise ValueError(
+            f"draft must be named for {directory}, got none, and the embedded one"
+            f" {str(error).removeprefix('draft: ')}"
+        ) from None
+
+
+def _embedded_draft(config: Any) -> Path:
+    return embedded_weights(getattr(config, "embedded_world", "easy")) / "draft"
+
+
+def _sees(config: Any) -> bool:
+    return type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+
+def _kind_of(config: Any) -> Any:
+    return AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM
+
+
+def _check_family(config: Any) -> None:
     """Refuse a target that is not served before its weights are read, which may take minutes."""
     generates = (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING)
     if not any(type(config) in mapping for mapping in generates):
@@ -83,7 +107,7 @@ def _check_family(config: Any, model: Any) -> None:
             f" ({NEEDED})"
         )
     with torch.device("meta"):
-        check_served(model.from_config(config))
+        check_served(_kind_of(config).from_config(config))
 
 
 def _processor(path: Path, sees: bool) -> Any:
@@ -112,7 +136,7 @@ def draft_for(
 ) -> SparrowDraft:
     """The draft at `path`, as `load_draft` reads it; None for the target's embedded one."""
     if path is None:
-        path = embedded_weights(getattr(target.config, "embedded_world", "easy")) / "draft"
+        path = _embedded_draft(target.config)
     return load_draft(path, target, positions=positions, sees_clip=sees_clip)
 
 
