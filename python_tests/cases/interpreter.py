@@ -123,9 +123,52 @@ def _dtypes_are_looked_up_once() -> None:
     interpreter._get_np_dtype = get
 
 
+def _shapes_are_made_once() -> None:
+    """Every result's type makes its shape and name anew, checks it, and wraps each of its sizes."""
+    from triton.language import core
+
+    make_type, make_tensor = core.block_type.__init__, core.tensor.__init__
+    types: dict[Any, dict[str, Any]] = {}
+    shapes: dict[Any, tuple[Any, Any]] = {}
+
+    def of_block(type: Any, element_ty: Any, shape: Any) -> None:
+        key = (element_ty.name, tuple(map(core._unwrap_if_constexpr, shape)))
+        if key not in types:
+            make_type(type, element_ty, shape)
+            types[key] = dict(type.__dict__)
+        type.__dict__.update(types[key])
+
+    def of_tensor(tensor: Any, handle: Any, type: Any) -> None:
+        key = type.name if type.is_block() else ""
+        if key not in shapes:
+            make_tensor(tensor, handle, type)
+            shapes[key] = (tensor.shape, tensor.numel)
+        tensor.handle, tensor.type, tensor.dtype = handle, type, type.scalar
+        tensor.shape, tensor.numel = shapes[key]
+
+    core.block_type.__init__, core.tensor.__init__ = of_block, of_tensor
+
+
+def _blocks_of_one_shape_are_as_they_are() -> None:
+    """Two operands of one shape are not broadcast, which would copy both."""
+    from triton.language.semantic import TritonSemantic
+
+    broadcast = TritonSemantic.broadcast_impl_value
+
+    def broadcast_impl_value(semantic: Any, left: Any, right: Any) -> Any:
+        are_blocks = left.type.is_block() and right.type.is_block()
+        if are_blocks and list(left.type.shape) == list(right.type.shape):
+            return left, right
+        return broadcast(semantic, left, right)
+
+    TritonSemantic.broadcast_impl_value = broadcast_impl_value
+
+
 if CANNOT_INTERPRET is None:
     _sum_products_in_order()
     _ones_of_unsigned_numbers()
     _the_language_is_patched_once()
     _overflows_are_found_by_numpy()
     _dtypes_are_looked_up_once()
+    _shapes_are_made_once()
+    _blocks_of_one_shape_are_as_they_are()

@@ -87,9 +87,11 @@ def test_a_target_without_a_draft_is_held_against_the_embedded_one(tmp_path: Pat
     check_embedded_draft(EMBEDDED_WEIGHTS / "target")
     check_embedded_draft(EMBEDDED_WEIGHTS / "harder" / "target")
     config = hf.AutoConfig.from_pretrained(EMBEDDED_WEIGHTS / "target")
-    config.get_text_config().num_hidden_layers = 28
+    config.get_text_config().vocab_size = 400
     config.save_pretrained(tmp_path)  # there is nothing else
-    with pytest.raises(ValueError, match="got none, and the embedded one must .* layers 8, target"):
+    with pytest.raises(
+        ValueError, match="got none, and the embedded one must .* vocabulary 390, target"
+    ):
         check_embedded_draft(tmp_path)
     hf.AutoConfig.for_model("t5").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="target must generate text with a decoder alone, got"):

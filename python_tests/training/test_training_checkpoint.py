@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
+from fork_server import SERVER, forked
+from slow_save import save_slowly
 
 from sparrow_kernels.training.checkpoint import (
     load_whole,
@@ -20,47 +23,32 @@ from sparrow_kernels.training.checkpoint import (
     write_whole,
 )
 
-SLOW_SAVE = """
-import sys, time, torch
-from pathlib import Path
-from sparrow_kernels.cli.signals import Terminated, signals_raise
-from sparrow_kernels.training import checkpoint
-save = torch.save
-def slow(content, file):
-    file.write(b'half a checkpoint')
-    file.flush()
-    print('writing', flush=True)
-    sys.stdin.readline()
-    file.seek(0)
-    save(content, file)
-torch.save = slow
-path = Path(sys.argv[1])
-with signals_raise():
-    try:
-        checkpoint.write_whole({'step': 2}, path)
-        print('not interrupted', flush=True)
-    except (KeyboardInterrupt, Terminated):
-        checkpoint.write_whole({'step': 3}, path)
-"""
 
-
-def heeded() -> None:
-    """A job in the background, as these tests may be, inherits signals that are ignored."""
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-
-
-def saving(path: Path) -> subprocess.Popen:
+class Saving(NamedTuple):
     """A process in the middle of a save."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW_SAVE, str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=heeded,
-    )
-    assert process.stdout is not None and process.stdout.readline() == "writing\n"
-    return process
+
+    process: ForkServerProcess
+    tell: Connection
+    says: Connection
+
+    @classmethod
+    def to(cls, path: Path) -> Saving:
+        (heard, tell), (says, told) = SERVER.Pipe(duplex=False), SERVER.Pipe(duplex=False)
+        found = cls(forked(save_slowly, path, heard, told), tell, says)
+        assert found.hears() == "writing"
+        return found
+
+    def hears(self) -> str:
+        assert self.says.poll(timeout=60)
+        return self.says.recv()
+
+    def send_signal(self, number: int) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def ends(self) -> int | None:
+        self.process.join(timeout=60)
+        return self.process.exitcode
 
 
 @pytest.mark.slow
@@ -69,17 +57,15 @@ def test_a_save_ends_before_a_signal_is_heeded_and_so_does_the_save_that_follows
     number: int, tmp_path: Path
 ) -> None:
     path = tmp_path / "training.pt"
-    process = saving(path)
-    assert process.stdin is not None and process.stdout is not None
-    process.send_signal(number)
-    process.send_signal(number)  # impatient
-    process.stdin.write("\n")
-    process.stdin.flush()
-    assert process.stdout.readline() == "writing\n"  # the last save, on the way out
+    saving = Saving.to(path)
+    saving.send_signal(number)
+    saving.send_signal(number)  # impatient
+    saving.tell.send("go on")
+    assert saving.hears() == "writing"  # the last save, on the way out
     assert torch.load(path, weights_only=True) == {"step": 2}
-    process.send_signal(number)
-    process.communicate("\n", timeout=60)
-    assert process.returncode != 0
+    saving.send_signal(number)
+    saving.tell.send("go on")
+    assert saving.ends() not in (None, 0)
     assert torch.load(path, weights_only=True) == {"step": 3}
     assert os.listdir(tmp_path) == ["training.pt"]
 
@@ -88,9 +74,9 @@ def test_a_save_ends_before_a_signal_is_heeded_and_so_does_the_save_that_follows
 def test_what_a_killed_save_left_is_not_in_the_way(tmp_path: Path) -> None:
     path = tmp_path / "training.pt"
     write_whole({"step": 1}, path)
-    process = saving(path)
-    process.kill()
-    process.communicate(timeout=60)
+    saving = Saving.to(path)
+    saving.process.kill()
+    assert saving.ends() == -signal.SIGKILL
     assert len(os.listdir(tmp_path)) == 2
     assert load_whole(path) == {"step": 1}
     assert os.listdir(tmp_path) == ["training.pt"]

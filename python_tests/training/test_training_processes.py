@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 import signal
@@ -12,19 +11,14 @@ import threading
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import TextIO
-from unittest.mock import patch
 
 import pytest
 import torch
 import training_run
+from fork_server import SERVER, environment, forked
 from safetensors.torch import load_file
 
 SCRIPT = Path(training_run.__file__)
-
-
-def environment() -> dict[str, str]:
-    paths = [str(SCRIPT.parents[2]), str(SCRIPT.parents[1]), str(SCRIPT.parent)]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
 
 def losses(said: str) -> dict[int, float]:
@@ -40,17 +34,10 @@ def shared(folder: Path, out: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
 
 
-# Most of a run as short is importing; a fork server imports once.
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["training_run"])
-
-
 def started(folder: Path, out: Path) -> tuple[ForkServerProcess, TextIO]:
     """A run of one process, and what it says."""
     said, told = SERVER.Pipe(duplex=False)
-    process = SERVER.Process(target=training_run.forked, args=(folder, out, told))
-    with patch.dict(os.environ, environment()):  # the server starts with the first
-        process.start()
+    process = forked(training_run.forked, folder, out, told)
     told.close()
     hanging = threading.Timer(300, process.kill)
     hanging.daemon = True
