@@ -13,6 +13,11 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 
+# Processes side by side have a thread each: of more threads than cores each waits for others. NumPy
+# asks when it is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import interpreter  # noqa: F401  (turns Triton's interpreter on before anything imports triton)
 import pytest
 import torch
@@ -36,10 +41,6 @@ if NO_NATIVE is not None and os.environ.get("SPARROW_BUILD_NATIVE") == "0":
 
 
 def pytest_configure() -> None:
-    # Processes side by side have a thread each: of more threads than cores each waits for others.
-    if "PYTEST_XDIST_WORKER" in os.environ and "OMP_NUM_THREADS" not in os.environ:
-        os.environ["OMP_NUM_THREADS"] = "1"
-        torch.set_num_threads(1)
     # A shell's job in the background ignores Ctrl-C, and so would what tests start and interrupt.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -27,3 +28,12 @@ def forked(target: Callable[..., None], *arguments: Any) -> ForkServerProcess:
     with patch.dict(os.environ, environment()):  # the server starts with the first
         process.start()
     return process
+
+
+def group(size: int) -> list[dict[str, str]]:
+    """What the environment of each of several processes says, as torchrun sets it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
+    return [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]

@@ -81,5 +81,13 @@ def forked(folder: Path, out: Path, told: Connection) -> None:
     main(folder, out)
 
 
+def ranked(folder: Path, out: Path, group: dict[str, str], said: Path) -> None:
+    """`forked`, as one of several processes, and what it says in a file."""
+    os.environ.update(group)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream.fileno())
+    main(folder, out)
+
+
 if __name__ == "__main__":
     main(Path(sys.argv[1]), Path(sys.argv[2]))

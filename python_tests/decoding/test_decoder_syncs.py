@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from family_cases import VOCABULARY, draft_for, prompts, tiny, turns
+from family_cases import VOCABULARY, draft_for, prompts, tiny, turns, written
 from mimic_draft import mimic
 from torch import Tensor
 
@@ -101,7 +101,7 @@ def test_a_step_waits_once(
     chats = CHATS if name != "Llama" else [turns("Why is that?"), turns("Why?")]
     inputs = prompts(processor, *chats)
     settings = {"max_new_tokens": 16, "eos_token_id": 319, "do_sample": False, **settings}
-    plain = target.generate(**inputs, **{**settings, "do_sample": False})
+    plain = written(name, inputs, **{**settings, "do_sample": False})
     mimic(monkeypatch, plain, VOCABULARY)
     decoder = SparrowDecoder(target, draft_for(name), tree)
     for decode in (decoder.generate, decoder.generate_plainly):

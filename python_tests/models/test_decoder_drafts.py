@@ -9,7 +9,7 @@ import graph_stand_in
 import pytest
 import torch
 from decoding_cases import requested
-from family_cases import FAMILIES, TEXT_ONLY, VOCABULARY, prompts, tiny, turns
+from family_cases import FAMILIES, TEXT_ONLY, VOCABULARY, prompts, tiny, turns, written
 
 from sparrow_kernels.decoding import graphs as graphs_module
 from sparrow_kernels.drafting import SparrowDraft
@@ -86,7 +86,7 @@ def test_states_are_transformers_s(family: str, chunk: int | None) -> None:
 def test_the_text_is_the_target_s(family: str, kind: str) -> None:
     """A ragged batch: two clips, or text alone."""
     inputs = chats(family)
-    plain = tiny(family).target.generate(**inputs, **SETTINGS)
+    plain = written(family, inputs, **SETTINGS)
     decoder = SparrowDecoder(tiny(family).target, draft(family, kind), "12-4-3")
     assert torch.equal(decoder.generate(**inputs, **SETTINGS).sequences, plain)
     again = decoder.generate(**inputs, **SETTINGS)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from family_cases import prompts, tiny
-from fork_server import forked
+from fork_server import forked, group
 from parallel_run import (
     BATCHES,
     CASES,
@@ -26,20 +25,13 @@ from parallel_run import (
 
 def run_group(folder: Path) -> None:
     """`work`, once a rank; all families in one go."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(PROCESSES)}
-    group = [
-        forked(work, folder, common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(PROCESSES)
-    ]
+    processes = [forked(work, folder, each) for each in group(PROCESSES)]
     try:
-        for process in group:
+        for process in processes:
             process.join(timeout=300)
             assert process.exitcode == 0
     finally:
-        for process in group:
+        for process in processes:
             process.kill()
 
 

@@ -15,7 +15,7 @@ from typing import TextIO
 import pytest
 import torch
 import training_run
-from fork_server import SERVER, environment, forked
+from fork_server import SERVER, environment, forked, group
 from safetensors.torch import load_file
 
 SCRIPT = Path(training_run.__file__)
@@ -118,9 +118,13 @@ def test_what_one_process_cannot_use_ends_both_and_keeps_what_was_learnt(
     data[clips[-1]] = data[clips[-1]].replace("clip.mp4", "other.mp4")
     (tmp_path / "data.jsonl").write_text("\n".join(data) + "\n")
     (tmp_path / "other.mp4").write_bytes(b"no video")
-    out = tmp_path / "out"
-    done = shared(tmp_path, out)
-    assert done.returncode != 0
-    assert f"data.jsonl:{clips[-1] + 1}: " in done.stderr and "other.mp4" in done.stderr
+    out, said = tmp_path / "out", [tmp_path / f"said-{rank}" for rank in range(2)]
+    each = zip(group(2), said, strict=True)
+    processes = [forked(training_run.ranked, tmp_path, out, *given) for given in each]
+    for process in processes:  # by itself: nobody ends one because the other has ended
+        process.join(timeout=300)
+        assert process.exitcode == 1
+    errors = "".join(file.read_text() for file in said)
+    assert f"data.jsonl:{clips[-1] + 1}: " in errors and "other.mp4" in errors
     kept = torch.load(out / "training.pt", weights_only=True)["progress"]["step"]
-    assert kept == 1 + max(losses(done.stdout))
+    assert kept == 1 + max(losses(said[0].read_text()))
