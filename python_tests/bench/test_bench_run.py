@@ -23,6 +23,7 @@ def ran(folder: Path, *words: str) -> list[rows.Row]:
     return rows.read(folder / "found.csv")
 
 
+@pytest.mark.slow
 def test_a_smoke_run_of_a_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = ran(tmp_path, "--all", "--smoke", "--family", "cache")
     assert {row.op for row in found} == {"append_cache_", "rotate_append_"}

@@ -62,6 +62,7 @@ def test_every_word_and_the_status_are_handed_over(module: Path) -> None:
     assert main(["bench", "--killed"]) == 137
 
 
+@pytest.mark.slow
 def test_ctrl_c_waits_for_what_is_written_down(module: Path) -> None:
     words = [sys.executable, "-c", INTERRUPTED.format(module=str(module)), "bench", "--out", "here"]
     process = subprocess.Popen(
@@ -76,6 +77,7 @@ def test_ctrl_c_waits_for_what_is_written_down(module: Path) -> None:
     assert Path("here").is_file()
 
 
+@pytest.mark.slow
 def test_its_help_has_every_option(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--help"]) == 0
     shown = capfd.readouterr().out

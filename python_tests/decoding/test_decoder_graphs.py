@@ -47,6 +47,7 @@ def inputs(*chats: list[Any]) -> dict[str, Any]:
     return prompts(tiny(NAME).processor, *chats)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tree", ["1-1-1", "9-2-4", "30-4-8", "4x2x1", "64-5-8:marginals"])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_replayed_steps_keep_the_text(

@@ -37,6 +37,7 @@ def _joint(target, ids: torch.Tensor, temperature: float) -> dict[tuple[int, int
     return joint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tree", ["9-2-4", "4x2", "9-2-4:marginals"])
 def test_joint_distribution_of_a_step(tree: str) -> None:
     """The first token comes from the prefill; the two after it from speculative steps."""

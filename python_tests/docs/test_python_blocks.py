@@ -161,6 +161,7 @@ def test_every_page_with_python_is_run() -> None:
     assert {name for name in names if code(name, "python")} == set(RUN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUN)
 def test_blocks_run(name: str, stand_ins: Scope) -> None:
     before, after = RUN[name]

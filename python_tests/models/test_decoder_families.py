@@ -59,6 +59,9 @@ def compared(name: str, inputs: dict[str, Any], tree: str, **settings: Any) -> l
 ALIKE = [*GENERIC, *MIXTURES]
 CASES = [(name, chats) for name in FAMILIES for chats in PROMPTS]
 CASES += [(name, chats) for name in ALIKE for chats in ("image", "clips", "two turns")]
+SLOW = [case for case in CASES if case[1] not in ("clips", "ragged batch")]
+CASES = [case for case in CASES if case not in SLOW]
+CASES += [pytest.param(*case, marks=pytest.mark.slow) for case in SLOW]
 GROWN = [(name, tree) for name in FAMILIES for tree in TREES]
 GROWN += [(name, tree) for name in ALIKE for tree in ("6-5-1", "30-4-8")]
 

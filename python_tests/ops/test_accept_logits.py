@@ -106,6 +106,7 @@ def test_wrong_kinds_are_refused() -> None:
         accept_tree_residual_logits(**case(), max_path=0)
 
 
+@pytest.mark.slow
 @WALKS
 @given(forests(max_nodes=7), st.integers(1, 4), TEMPERATURE, TEMPERATURE, st.data())
 @settings(max_examples=60, deadline=None)

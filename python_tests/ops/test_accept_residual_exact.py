@@ -96,6 +96,7 @@ def test_siblings_with_replacement(runner: str, siblings: int) -> None:
         prove_exact(runs_by(runner), game)
 
 
+@pytest.mark.slow
 @each_runner
 @pytest.mark.parametrize("siblings", [1, 2, 3, 4])
 def test_siblings_without_replacement(runner: str, siblings: int) -> None:

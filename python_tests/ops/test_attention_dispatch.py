@@ -34,6 +34,7 @@ def op_arguments(case: Case) -> list:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("case", [PLAIN, ANCHORED, DECODE], ids=["plain", "anchored", "decode"])
 def test_opcheck(case, backend):

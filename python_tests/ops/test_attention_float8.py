@@ -202,6 +202,7 @@ def test_autocast_leaves_the_cache_alone():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_opcheck_one_graph_and_vmap(backend):
     case = Case([tree_bits(BUSHY)] * 2, [33, 5], starts=[0, 2])

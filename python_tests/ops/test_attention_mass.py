@@ -128,6 +128,7 @@ def test_memory_does_not_grow_with_rows_times_slots(backend):
     assert peaks[1] < max(1.2 * peaks[0], peaks[0] + 2**20), peaks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_opcheck_and_one_graph(backend):
     case = CASES["ragged"]

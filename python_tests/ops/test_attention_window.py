@@ -202,6 +202,7 @@ def test_are_ops(backend):
         compiles_once(attend, [calls(12, 3, 5), calls(30, 4, 11)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [None, 100])
 def test_compiled_training(rows):
     torch._dynamo.reset()

@@ -186,6 +186,7 @@ def test_what_is_refused_by_name():
         compact_cache_(keys, keys, int32([0, 2], [0, 2]), int32(1, 1), lens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_opcheck_and_one_graph(backend):
     rows, angles = torch.randn(3, 2, 2, 3, 8), torch.ones(2, 2, 3, 8)

@@ -48,28 +48,33 @@ def apart(capacity: int = 12) -> tuple[list[Tensor], list[Tensor], Tensor]:
     return [key.clone() for key in keys], [value.clone() for value in values], lens
 
 
+@pytest.mark.slow
 @each_backend(GATHER_HIDDEN)
 def test_opcheck_gather_hidden(backend: str) -> None:
     opcheck(GATHER_HIDDEN, backend, states(), PATH)
 
 
+@pytest.mark.slow
 @each_backend(GATHER_HIDDEN_OUT)
 def test_opcheck_gather_hidden_out(backend: str) -> None:
     opcheck(GATHER_HIDDEN_OUT, backend, states(), PATH, torch.zeros(2, 3, 8))
 
 
+@pytest.mark.slow
 @each_backend(COMPACT_CACHE)
 def test_opcheck_compact_cache(backend: str) -> None:
     keys, values, lens = apart()
     opcheck(COMPACT_CACHE, backend, keys, values, PATH, LENGTH, lens)
 
 
+@pytest.mark.slow
 @each_backend(COMMIT_PATH)
 def test_opcheck_commit_path(backend: str) -> None:
     keys, values, lens = apart()
     opcheck(COMMIT_PATH, backend, PATH, LENGTH, keys, values, states(), lens)
 
 
+@pytest.mark.slow
 @each_backend(COMMIT_TREE)
 def test_opcheck_commit_tree(backend: str) -> None:
     keys, values, lens = apart()

@@ -115,6 +115,7 @@ def test_the_command_offers_every_mode(capsys: pytest.CaptureFixture[str]) -> No
     assert offered.replace("'", "").split(", ") == list(MODES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_trains_and_decodes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str

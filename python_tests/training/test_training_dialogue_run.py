@@ -59,6 +59,7 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
     assert ours.sequences.equal(target.generate(**inputs, max_new_tokens=9, do_sample=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "eagle3"])
 def test_every_system_learns_from_dialogues(tmp_path: Path, mode: str) -> None:
     """Texts and clips in one batch; weights move, and stay finite."""

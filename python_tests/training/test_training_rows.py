@@ -40,7 +40,7 @@ def same(ours: Tensor | None, theirs: Tensor | None) -> bool:
     return torch.equal(ours[0], theirs)
 
 
-@pytest.mark.parametrize("positions", ["compact", "sequence"])
+@pytest.mark.parametrize("positions", ["compact", pytest.param("sequence", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()

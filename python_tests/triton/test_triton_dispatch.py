@@ -78,6 +78,7 @@ def test_the_embedded_decoder_gives_the_same_text(monkeypatch):
     assert texts[0] == texts[1] and len(calls) > 10
 
 
+@pytest.mark.slow
 @pytest.mark.gpu
 @pytest.mark.parametrize("case", [PLAIN, ANCHORED], ids=["plain", "anchored"])
 def test_opcheck_on_a_gpu(case):

@@ -83,7 +83,7 @@ class Workspaces:
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A decoder that is copied or pickled begins with none of its own's buffers."""
+        """A copied or pickled decoder begins without any: buffers are one call's at a time."""
         return (Workspaces, ())
 
     def taken(self, batch: int) -> Workspace:
