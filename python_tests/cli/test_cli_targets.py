@@ -76,6 +76,7 @@ def test_a_target_of_any_family_answers(
     assert report["visual_tokens"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_each_clip_of_a_batch_has_the_answer_it_has_alone(
     name: str, folder: Path, capsys: pytest.CaptureFixture[str]

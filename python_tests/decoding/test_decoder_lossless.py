@@ -47,6 +47,7 @@ PROCESSORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_processors_are_honoured(name: str) -> None:
     inputs = prompt(random_pair()[2], [8])

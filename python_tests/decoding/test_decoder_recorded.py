@@ -100,6 +100,7 @@ def test_what_looks_at_values_is_not_recorded(look: Any) -> None:
     assert recording.refused is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tree", "settings"),
     [

@@ -18,6 +18,7 @@ from sparrow_kernels.models.pair import load_pair
 SETTINGS: dict[str, Any] = {"max_new_tokens": 20, "do_sample": False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [{"int8": True}, {"vocabulary": range(20, 150)}])
 @pytest.mark.parametrize("tree", ["6-5-1", "30-4-8", "4x2x1"])
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "Llama"])
