@@ -49,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
         _add_settings(action)
         if name == "convert":
-            action.add_argument("--out", type=path, metavar="DIR", required=True)
+            action.add_argument(
+                "--out", type=path, metavar="DIR", required=True, help="folder to write it to"
+            )
             action.add_argument("--force", action="store_true", help=FORCE)
         else:
             action.add_argument("--json", action="store_true", help="print one object")
