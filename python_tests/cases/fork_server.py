@@ -23,8 +23,9 @@ def environment() -> dict[str, str]:
 
 
 def forked(target: Callable[..., None], *arguments: Any) -> ForkServerProcess:
-    """A process that runs `target`, a function of one of the cases, and has begun."""
-    process = SERVER.Process(target=target, args=arguments)
+    """A process that runs `target`, a function of one of the cases, and has begun. One that a
+    failed test leaves behind ends with the tests, which would wait for it else."""
+    process = SERVER.Process(target=target, args=arguments, daemon=True)
     with patch.dict(os.environ, environment()):  # the server starts with the first
         process.start()
     return process
