@@ -10,7 +10,7 @@
 #include <cstring>
 #include <vector>
 
-#include "cpu/attention_cache.h"
+#include "cpu/attention_rows.h"
 #include "cpu/attention_tile.h"
 #include "cpu/levels.h"
 #include "cpu/parallel.h"
@@ -21,8 +21,12 @@ namespace {
 constexpr int64_t kMostRows = 240;   // of one pass over the tiles: their floats stay in the L2
 constexpr int64_t kFewestTiles = 8;  // of a part: less is not worth joining
 constexpr int64_t kStepsWorthThreads = 400'000;  // multiply-adds: some 30 us
-constexpr int64_t kAsked = 512;                  // bytes of a page, ahead of the processor
 constexpr int64_t kRowsOfASlot = 8;              // what a slot costs beside its rows, in rows
+// A request's keys and values that may still lie in a processor's caches, and rows of which enough
+// is asked for with the beginning of their page: to ask for all would cost a tenth there, and
+// saves a fifth elsewhere.
+constexpr int64_t kMostKept = 10 << 20;
+constexpr int64_t kShortRow = 256;  // bytes
 
 // Rows [begin, begin + count) of a KV head, head by head, over tiles [first, last) of a request.
 struct Unit {
@@ -58,55 +62,6 @@ SPARROW_INLINE const Element* query_row(const TreeAttention<Element, Stored>& ca
   return call.query.row(unit.b, unit.kv_head * group + at / call.num_rows, at % call.num_rows);
 }
 
-// The bias of each lane; returned are the lanes that it takes away.
-template <typename Element>
-SPARROW_INLINE uint64_t read_biases(const BiasRow<Element>& bias, const Tile& tile, int64_t length,
-                                    float* biases) {
-  uint64_t lost = 0;
-  for (int64_t lane = 0; lane < kTile; ++lane) {
-    biases[lane] = 0.0f;
-    if ((tile.seen >> lane & 1) == 0 || tile.slot(lane) >= length) continue;
-    const float of_slot = bias.at(tile.slot(lane));
-    if (of_slot == -HUGE_VALF) {
-      lost |= uint64_t{1} << lane;
-    } else {
-      biases[lane] = of_slot;
-    }
-  }
-  return lost;
-}
-
-// Whether the lanes are all there, and their slots one behind the other: tiles of a prefix.
-SPARROW_INLINE bool is_run(const Tile& tile, uint64_t lanes) {
-  return lanes == ~uint64_t{0} && tile.list == nullptr;
-}
-
-// Asks for the rows of a tile that comes next: the processor foresees no jump to another page. How
-// a page goes on it sees soon; the beginning of each is asked for (`far`) where rows are short,
-// over before it has seen where they go, and the call's slots are more than a cache keeps.
-template <typename Element, typename Stored>
-SPARROW_INLINE void foresee(const TreeAttention<Element, Stored>& call, const Tile& tile,
-                            int64_t kv_head, bool far, SlotWalk& walk) {
-  const int64_t bytes = call.head_dim * static_cast<int64_t>(sizeof(Stored));
-  const int64_t most = far ? kTile : 8, asked = far ? kAsked : 1;
-  for (int64_t lane = 0; lane < kTile;) {
-    if ((tile.seen >> lane & 1) == 0) {
-      ++lane;
-      continue;
-    }
-    walk.go_to(tile.slot(lane));
-    int64_t rows = far ? 1 : 8;
-    if (is_run(tile, tile.seen)) rows = std::min({walk.run(), most, kTile - lane});
-    const char* key = reinterpret_cast<const char*>(walk.row(call.key, kv_head));
-    const char* value = reinterpret_cast<const char*>(walk.row(call.value, kv_head));
-    for (int64_t at = 0; at < std::min(rows * bytes, asked); at += 64) {
-      __builtin_prefetch(key + at);
-      __builtin_prefetch(value + at);
-    }
-    lane += rows;
-  }
-}
-
 template <typename V, typename Element, typename Stored>
 SPARROW_INLINE void attend(const TreeAttention<Element, Stored>& call, const Seen& seen,
                            const Unit& unit, const Partial& partial) {
@@ -131,59 +86,34 @@ SPARROW_INLINE void attend(const TreeAttention<Element, Stored>& call, const See
   const RowsAtWork rows{count,           head_dim,      width,  query,  partial.out,
                         partial.highest, partial.total, scores, factors};
   const bool turns_keys = call.num_splits > 0 || !are_few(count, head_dim);
-  // A lane that no row sees stands in for its slot with zeros.
-  const Stored* nothing = reinterpret_cast<const Stored*>(zeros);
-  const Stored* keys[kTile];
-  const float* values[kTile];
-  SlotWalk walk(call.block_table, unit.b), ahead = walk;
-  const int64_t row_bytes = head_dim * static_cast<int64_t>(sizeof(Stored));
-  const bool are_far = row_bytes <= 512 && seen.num_slots() * row_bytes > (1 << 18);
-  // Of the page at hand, or of the request: what is left to each lane is its row.
-  const Stored* first_key = walk.is_paged() ? nullptr : walk.first_row(call.key, unit.kv_head);
-  const Stored* first_value = walk.is_paged() ? nullptr : walk.first_row(call.value, unit.kv_head);
-  const BiasRow<Element> bias(call.key_bias, unit.b, unit.kv_head);
-  float biases[kTile] = {};
   const float scale = call.scale * call.key_scale.at(unit.b, unit.kv_head);
-  for (int64_t t = unit.first; t < unit.last; ++t) {
-    const Tile& tile = seen.tiles()[t];
-    uint64_t kept = tile.seen;
-    if (bias.is_there()) kept &= ~read_biases(bias, tile, seen.length(), biases);
-    if (kept == 0) continue;
-    if (walk.is_paged() && t + 1 < unit.last) {
-      foresee(call, seen.tiles()[t + 1], unit.kv_head, are_far, ahead);
-    }
-    const int64_t lanes = std::bit_width(kept);
-    const bool are_a_run = is_run(tile, kept);
-    for (int64_t lane = 0; lane < kTile;) {
-      keys[lane] = nothing;
-      values[lane] = zeros;
-      if ((kept >> lane & 1) == 0) {
-        ++lane;
-        continue;
-      }
-      if (walk.go_to(tile.slot(lane))) {
-        first_key = walk.first_row(call.key, unit.kv_head);
-        first_value = walk.first_row(call.value, unit.kv_head);
-      }
-      const Stored* key = first_key + walk.row() * call.key.row_stride;
-      const Stored* value = first_value + walk.row() * call.value.row_stride;
-      const int64_t end = are_a_run ? lane + std::min(walk.run(), kTile - lane) : lane + 1;
-      for (; lane < end; ++lane) {
-        keys[lane] = key;
-        if constexpr (kIsFloat) values[lane] = value;
-        if (!in_place) {
-          widen(value, head_dim, width, widened + lane * width);
-          values[lane] = widened + lane * width;
-        }
-        key += call.key.row_stride;
-        value += call.value.row_stride;
+  RowFinder<Element, Stored> finder(call, seen, unit.b, unit.kv_head, unit.first, unit.last,
+                                    reinterpret_cast<const Stored*>(zeros));
+  const int64_t row_bytes = head_dim * sizeof(Stored);
+  const bool asks = call.block_table.rows.data == nullptr || row_bytes > kShortRow ||
+                    2 * seen.num_slots() * call.kv_heads * row_bytes > kMostKept;
+  TileRows<Stored> tiles[2];
+  finder.find(tiles[0]);
+  for (int turn = 0; tiles[turn].tile != nullptr; turn ^= 1) {
+    const TileRows<Stored>&here = tiles[turn], &next = tiles[turn ^ 1];
+    finder.find(tiles[turn ^ 1]);
+    RowsAhead<Stored> ahead;
+    if (asks && next.tile != nullptr) ahead = {next.keys, next.values};
+    const float* widened_rows[kTile];
+    const float* const* values = widened_rows;
+    if (in_place) {
+      if constexpr (kIsFloat) values = here.values;
+    } else {
+      for (int64_t lane = 0; lane < here.lanes(); ++lane) {
+        widened_rows[lane] = widened + lane * width;
+        widen(here.values[lane], head_dim, width, widened + lane * width);
       }
     }
     const auto mask_of = [&](int64_t row) __attribute__((always_inline)) {
-      return seen.lanes(tile, (unit.begin + row) % call.num_rows) & kept;
+      return seen.lanes(*here.tile, (unit.begin + row) % call.num_rows) & here.kept;
     };
-    attend_tile<V>(rows, keys, values, lanes, scale, turns_keys, mask_of, turned,
-                   bias.is_there() ? biases : nullptr);
+    attend_tile<V>(rows, here.keys, values, here.lanes(), scale, turns_keys, mask_of, turned,
+                   finder.has_biases() ? here.biases : nullptr, ahead);
   }
 }
 

@@ -10,6 +10,7 @@
 #include <bit>
 
 #include "cpu/attention_seen.h"
+#include "cpu/lanes.h"
 #include "cpu/vectors.h"
 
 namespace sparrow::cpu {
@@ -178,11 +179,28 @@ SPARROW_INLINE void add_values(const Factors<>& all, const float* const* values,
   }
 }
 
+// The rows of the tile that comes next, or none. They are asked for a few lanes at a time between
+// the keys of this one: all at once they would take turns with nothing but one another.
+template <typename Element>
+struct RowsAhead {
+  const Element* const* keys = nullptr;
+  const Element* const* values = nullptr;
+
+  SPARROW_INLINE void ask_for(int64_t lane, int64_t count, int64_t head_dim) const {
+    if (keys == nullptr) return;
+    for (int64_t i = lane; i < lane + count; ++i) {
+      fetch(keys[i], head_dim);
+      fetch(values[i], head_dim);
+    }
+  }
+};
+
 // The keys of a tile's lanes, turned; lanes up to whole panels.
 template <typename V, typename Element>
 SPARROW_INLINE void turn_keys(const Element* const* keys, int64_t lanes, int64_t head_dim,
-                              float* turned) {
+                              float* turned, const RowsAhead<Element>& ahead = {}) {
   for (int64_t lane = 0; lane < lanes; lane += V::kLanes) {
+    ahead.ask_for(lane, V::kLanes, head_dim);
     float* columns = turned + lane / kPanel * head_dim * kPanel + lane % kPanel;
     int64_t d = 0;
     for (; d + V::kLanes <= head_dim; d += V::kLanes) {
@@ -200,9 +218,10 @@ SPARROW_INLINE void turn_keys(const Element* const* keys, int64_t lanes, int64_t
 // Scores of rows that are too few to turn the keys for: products along the head dim.
 template <typename V, typename Element>
 SPARROW_INLINE void scores_along(const RowsAtWork& rows, const Element* const* keys, int64_t lanes,
-                                 float* widened) {
+                                 float* widened, const RowsAhead<Element>& ahead) {
   const int64_t whole = rows.head_dim / V::kLanes * V::kLanes;
   for (int64_t lane = 0; lane < lanes; lane += V::kLanes) {
+    ahead.ask_for(lane, V::kLanes, rows.head_dim);
     const float* wide[V::kLanes];
     for (int i = 0; i < V::kLanes; ++i) {
       if constexpr (std::is_same_v<Element, float>) {
@@ -270,15 +289,15 @@ template <typename V, typename Element, typename MaskOf>
 SPARROW_INLINE void attend_tile(const RowsAtWork& rows, const Element* const* keys,
                                 const float* const* values, int64_t lanes, float scale,
                                 bool turns_keys, const MaskOf& mask_of, float* turned,
-                                const float* bias = nullptr) {
+                                const float* bias = nullptr, const RowsAhead<Element>& ahead = {}) {
   const int64_t whole = (lanes + kPanel - 1) / kPanel * kPanel;
   if (turns_keys) {
-    turn_keys<V>(keys, whole, rows.head_dim, turned);
+    turn_keys<V>(keys, whole, rows.head_dim, turned, ahead);
     scores_of<V>({rows.query, rows.head_dim, rows.head_dim, whole / kPanel, rows.scores, kTile,
                   nullptr, rows.count},
                  {turned, rows.head_dim});
   } else {
-    scores_along<V>(rows, keys, whole, turned);
+    scores_along<V>(rows, keys, whole, turned, ahead);
   }
   for (int64_t row = 0; row < rows.count; ++row) {
     rows.factors[row] = weigh<V>(rows.scores + row * kTile, whole, mask_of(row), scale,
