@@ -90,8 +90,11 @@ def microseconds(case: Case, device: Device) -> tuple[float, str]:
         return 27.5 * case.slots / 25_600 * H200.ghz / device.ghz, _ARITHMETIC  # as measured
     steps = _STEPS.get(case.op)
     if isinstance(case, AcceptTreeResidual):
-        # A level loads a node; it and each refused sibling exchange masses across the cluster.
-        steps = Steps(1, case.levels * (1.9 + 0.55 * case.refused))
+        # A level loads a node and sums it; each refusal is a sum more: the block's part from shared
+        # memory, 13 steps of shuffles and double additions, a message, a division, a decision. That
+        # is 2,400 cycles by count. The kernel before was 3,700, by which count an H100 should have
+        # taken 37 us where it took 47; so all of it times 1.27.
+        steps = Steps(1, case.levels * (3.7 + 2.45 * case.refused))
     if steps is None:
         raise ValueError(f"no steps of {case.op}")
     bulk = floors.floor(case, device.rates(case.dtype)).microseconds / steps.share

@@ -19,6 +19,8 @@ template <typename Weights>
 class KeptNode {
  public:
   using Element = typename Weights::Element;
+  static constexpr int kAtOnce = 10;    // groups a lane and row whose loads fly together
+  static constexpr int kExpAtOnce = 2;  // the same where more is to be done with each
 
   __device__ KeptNode(Team& team, const AcceptTreeResidual<Weights>& call, const ResidualInputs& in,
                       const Kept& own, int64_t b, int64_t node, FirstTrial first)
@@ -55,21 +57,17 @@ class KeptNode {
   __device__ void refuse(int64_t child, int64_t id, WeightPair pair, const Meanwhile& meanwhile) {
     if (!is_mass(remainder_.target_mass)) return meanwhile();  // accepts nothing, and never will
     remainder_.share = remainder_.share_after_refusal();
-    if (team_.holds(id)) {
-      if (team_.owns(id)) {
-        const int64_t place = id - team_.begin() * kGroup;
-        own_.target[place] = static_cast<float>(remainder_.left(pair));
-        own_.draft[place] = 0;
-        own_draft_ = lane_draft();
-      }
-      __syncwarp();
-      part_.draft = warp_sum(own_draft_);
+    if (team_.owns(id)) {
+      const int64_t place = id - team_.begin() * kGroup;
+      own_.target[place] = static_cast<float>(remainder_.left(pair));
+      own_.draft[place] = 0;
     }
-    weigh_left(meanwhile);
+    __syncwarp();
+    weigh_left(id, meanwhile);
     if (is_mass(remainder_.target_mass)) return;
     restore(child);
     remainder_.share = 0;
-    weigh_left([] {});
+    weigh_left(kNoToken, [] {});
   }
 
   __device__ void bonus(double uniform, int64_t* id) const {
@@ -82,7 +80,7 @@ class KeptNode {
     if (drawn.part < 0) return;
     const int64_t token =
         draw_id(team_.begin(), team_.end(), drawn, [&](int64_t group, float (&left)[kGroup]) {
-          weigh(static_cast<int>(group - team_.begin()), halves_of_share(), left);
+          weigh(static_cast<int>(group - team_.begin()), left);
         });
     if (lane() == 0) *id = token;
   }
@@ -91,7 +89,6 @@ class KeptNode {
   // Brings this warp's part of the rows in, as weights, and their masses.
   template <bool kWithDraft>
   __device__ void load() {
-    constexpr int kLoads = 10;  // groups a lane and row, in flight
     constexpr float kBeyond = Weights::kNeedsHighest ? -kInfinity : 0.0f;
     RoundedSum target_sum, draft_sum;
     bool target_is_valid = true, draft_is_valid = true;
@@ -105,15 +102,15 @@ class KeptNode {
       }
     };
     float highest_target = -kInfinity, highest_draft = -kInfinity;
-    for (int base = 0; base < team_.groups(); base += kLoads * kWarp) {
-      float target[kLoads][kGroup], draft[kLoads][kGroup] = {};
+    for (int base = 0; base < team_.groups(); base += kAtOnce * kWarp) {
+      float target[kAtOnce][kGroup], draft[kAtOnce][kGroup] = {};
       const int64_t first = team_.begin() + base;
       target_.load_strided(first, team_.end(), lane(), kWarp, kBeyond, target);
       if constexpr (kWithDraft) {
         draft_.load_strided(first, team_.end(), lane(), kWarp, kBeyond, draft);
       }
 #pragma unroll
-      for (int i = 0; i < kLoads; ++i) {
+      for (int i = 0; i < kAtOnce; ++i) {
         const int group = base + i * kWarp + lane();
         if (group >= team_.groups()) continue;
         keep(own_.target, group, target[i]);
@@ -131,19 +128,22 @@ class KeptNode {
     }
     if constexpr (Weights::kNeedsHighest) {
       share_highest(highest_target, highest_draft);
-      for (int i = lane(); i < team_.groups(); i += kWarp) {
-        float target[kGroup], draft[kGroup] = {};
-        kept(own_.target, i, target);
-        if constexpr (kWithDraft) kept(own_.draft, i, draft);
+      in_batches<kExpAtOnce, kWithDraft>([&](int first, auto& target, auto& draft) {
 #pragma unroll
-        for (int j = 0; j < kGroup; ++j) {
-          target[j] = call_.target.weights(target[j], highest_target_);
-          if constexpr (kWithDraft) draft[j] = call_.draft.weights(draft[j], highest_draft_);
+        for (int i = 0; i < kExpAtOnce; ++i) {
+          const int group = first + i * kWarp;
+          if (group >= team_.groups()) continue;
+#pragma unroll
+          for (int j = 0; j < kGroup; ++j) {
+            target[i][j] = call_.target.weights(target[i][j], highest_target_);
+            if constexpr (kWithDraft)
+              draft[i][j] = call_.draft.weights(draft[i][j], highest_draft_);
+          }
+          keep(own_.target, group, target[i]);
+          if constexpr (kWithDraft) keep(own_.draft, group, draft[i]);
+          add(target[i], draft[i]);
         }
-        keep(own_.target, i, target);
-        if constexpr (kWithDraft) keep(own_.draft, i, draft);
-        add(target, draft);
-      }
+      });
     }
     constexpr double kNan = __builtin_nanf("");
     own_draft_ = draft_is_valid ? draft_sum.value() : kNan;
@@ -177,29 +177,67 @@ class KeptNode {
     return {high, static_cast<float>(share - high)};
   }
 
-  // left(i) of one of this warp's groups.
-  __device__ void weigh(int group, Halves share, float (&left)[kGroup]) const {
+  // left(i) of a group, from its weights.
+  __device__ static void subtract(Halves share, const float (&draft)[kGroup],
+                                  float (&target)[kGroup]) {
+#pragma unroll
+    for (int j = 0; j < kGroup; ++j) {
+      const float rest = fmaf(-share.low, draft[j], fmaf(-share.high, draft[j], target[j]));
+      target[j] = rest > 0 ? rest : 0.0f;
+    }
+  }
+
+  // The same of one of this warp's groups.
+  __device__ void weigh(int group, float (&left)[kGroup]) const {
+    const Halves share = halves_of_share();
     kept(own_.target, group, left);
     if (share.high == 0) return;
     float draft[kGroup];
     kept(own_.draft, group, draft);
+    subtract(share, draft, left);
+  }
+
+  // This lane's groups in their order, kCount at a time: body(first group, target, draft). Weights
+  // past the end are 0.
+  template <int kCount, bool kWithDraft, typename Body>
+  __device__ void in_batches(const Body& body) const {
+    for (int first = lane(); first < team_.groups(); first += kCount * kWarp) {
+      float target[kCount][kGroup] = {}, draft[kCount][kGroup] = {};
 #pragma unroll
-    for (int j = 0; j < kGroup; ++j) {
-      const float rest = fmaf(-share.low, draft[j], fmaf(-share.high, draft[j], left[j]));
-      left[j] = rest > 0 ? rest : 0.0f;
+      for (int i = 0; i < kCount; ++i) {
+        const int group = first + i * kWarp;
+        if (group >= team_.groups()) continue;
+        kept(own_.target, group, target[i]);
+        if constexpr (kWithDraft) kept(own_.draft, group, draft[i]);
+      }
+      body(first, target, draft);
     }
   }
 
+  // The mass of what is left; that of the draft changes where `lost`, an id or kNoToken, was. It is
+  // summed again, not subtracted from.
   template <typename Meanwhile>
-  __device__ void weigh_left(const Meanwhile& meanwhile) {
+  __device__ void weigh_left(int64_t lost, const Meanwhile& meanwhile) {
     const Halves share = halves_of_share();
-    RoundedSum sum;
-    for (int group = lane(); group < team_.groups(); group += kWarp) {
-      float left[kGroup];
-      weigh(group, share, left);
-      sum.add(left);
+    const bool is_lighter = lost != kNoToken && team_.holds(lost);
+    RoundedSum left_sum, draft_sum;
+    in_batches<kAtOnce, true>([&](int, auto& left, auto& draft) {
+      if (share.high != 0) {
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) subtract(share, draft[i], left[i]);
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) left_sum.add(left[i]);
+      if (is_lighter) {
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) draft_sum.add(draft[i]);
+      }
+    });
+    part_.target = warp_sum(left_sum.value());
+    if (is_lighter) {
+      if (team_.owns(lost)) own_draft_ = draft_sum.value();
+      part_.draft = warp_sum(own_draft_);
     }
-    part_.target = warp_sum(sum.value());
     add_up(meanwhile);
   }
 
@@ -208,17 +246,6 @@ class KeptNode {
     const Masses masses = team_.sum(part_, meanwhile);
     remainder_.target_mass = masses.target;
     remainder_.draft_mass = masses.draft;
-  }
-
-  // What of the draft is left in this lane's groups: summed again, not subtracted from.
-  __device__ double lane_draft() const {
-    RoundedSum sum;
-    for (int group = lane(); group < team_.groups(); group += kWarp) {
-      float draft[kGroup];
-      kept(own_.draft, group, draft);
-      sum.add(draft);
-    }
-    return sum.value();
   }
 
   __device__ static void keep(float* row, int group, const float (&weights)[kGroup]) {
