@@ -22,7 +22,7 @@ from sparrow_kernels.models.families import Parts, VidLLM
 from sparrow_kernels.models.generate import plain_generate, sparrow_generate
 from sparrow_kernels.models.outputs import SparrowOutput
 from sparrow_kernels.models.parallel import is_split
-from sparrow_kernels.models.unsupported import check_count
+from sparrow_kernels.models.unsupported import check_count, check_prompt
 from sparrow_kernels.models.workspace import Workspaces
 
 
@@ -123,6 +123,9 @@ class SparrowDecoder:
             )
         for name in ("max_new_tokens", "num_return_sequences"):
             check_count(name, kwargs.get(name))
+        prompt = kwargs.get("input_ids") if inputs is None else inputs
+        if prompt is not None:  # `generate` would ask lists for their shape
+            check_prompt(prompt, kwargs.get("attention_mask"))
         view = Parts(self.target).private().model
         configs = [view.generation_config]
         if not isinstance(generation_config, (GenerationConfig, NoneType)):
