@@ -49,8 +49,10 @@ class SparrowDecoder:
             first call; steps then take less time, and that call more.
 
     Raises:
-        TypeError: `draft`, `tree` or a switch is something else.
-        ValueError: the draft was made for another target, or the target's family is unknown.
+        TypeError: `target`, `draft`, `tree` or a switch is something else.
+        ValueError: the draft was made for another target, or the target cannot be served; says why.
+        NotImplementedError: the target's layers lie on several devices, or its adapter is a learned
+            prompt.
     """
 
     def __init__(
@@ -88,7 +90,10 @@ class SparrowDecoder:
         place of torch's own, as `sparrow_generate` says. A `cache` of an earlier result is gone on
         behind what the prompts share with it, such as the clip of a second question. An `observer`
         is called with each step, a `sparrow_kernels.decoding.StepTrace`. Returns a `SparrowOutput`
-        with `sequences`, `stats` and `cache`.
+        with `sequences` `[B, prompt + new]` int64, `stats` and `cache`.
+
+        Raises what `sparrow_generate` raises, and `ValueError` for `stop_strings` without a
+        `tokenizer`.
         """
         custom = partial(sparrow_generate, draft=self.draft, tree=self.tree)
         return self._run(custom, "speculative", inputs, generation_config, kwargs)
