@@ -130,6 +130,14 @@ def test_what_is_no_model_is_no_target() -> None:
             use()
 
 
+def test_what_wraps_a_target_for_training_is_told_from_it() -> None:
+    target, draft, _ = random_pair()
+    wrapper = torch.nn.DataParallel(target)
+    with pytest.raises(TypeError, match=r"got DataParallel \(pass what it wraps: target\.module"):
+        SparrowDecoder(wrapper, draft)
+    SparrowDecoder(wrapper.module, draft)
+
+
 def test_float64_is_refused_with_what_to_do() -> None:
     target = copy.deepcopy(random_pair()[0]).double()
     with pytest.raises(ValueError, match=r"got float64 in .*\(convert it: target.to\("):
