@@ -26,7 +26,7 @@ from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.embedded.clips import ClipScript
 from sparrow_kernels.embedded.worlds import EASY, World, world_of
 from sparrow_kernels.models.decoder import SparrowDecoder
-from sparrow_kernels.models.draft import draft_state
+from sparrow_kernels.models.draft_of_call import draft_state
 from sparrow_kernels.models.request import Request
 from sparrow_kernels.models.target import TargetState
 from sparrow_kernels.ops.env import checks

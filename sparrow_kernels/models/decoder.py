@@ -17,7 +17,7 @@ from sparrow_kernels.decoding.auto import AutoTree
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.models.bridge.cache import PreallocatedCache
 from sparrow_kernels.models.bridge.names import leave_the_tower_to_us
-from sparrow_kernels.models.draft import check_draft, tree_for
+from sparrow_kernels.models.draft_of_call import check_draft, tree_for
 from sparrow_kernels.models.families import Parts, VidLLM
 from sparrow_kernels.models.generate import plain_generate, sparrow_generate
 from sparrow_kernels.models.outputs import SparrowOutput
