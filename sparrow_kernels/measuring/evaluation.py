@@ -125,7 +125,7 @@ def _decode_with_states(
 def caption_inputs(processor: Any, script: ClipScript, world: World = EASY) -> dict[str, Any]:
     """The caption's prompt for a clip that went through an mp4 file."""
     frames, fps = through_mp4(script, world)
-    return dict(clip_inputs(processor, frames, fps, QUESTION))
+    return clip_inputs(processor, frames, fps, QUESTION)
 
 
 def evaluate_draft(
