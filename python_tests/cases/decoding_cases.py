@@ -1,7 +1,7 @@
 """Random targets and prompts for the decoder's tests: no trained weights, every position distinct.
 
 A random target repeats itself less when its weights are large; a random draft is wrong nearly
-always, so tests that need acceptance feed the drafts of `MimicDraft`.
+always, so tests that need acceptance let it draft by `mimic_draft`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparrow_kernels.drafting.state import DraftState
-from sparrow_kernels.models import draft as draft_module
+from sparrow_kernels.models import draft_of_call as draft_module
 
 
 class MimicState(DraftState):

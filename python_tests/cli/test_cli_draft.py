@@ -11,6 +11,7 @@ import pytest
 import torch
 from decoding_cases import random_pair
 from draft_files import FORMATS, Sizes, draft_files, write
+from generate_cases import one_line_error
 from transformers import AutoConfig
 
 from sparrow_kernels import load_draft
@@ -47,13 +48,6 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(autouse=True)
 def nothing_printed_yet(target: str, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()  # transformers' bars while saving
-
-
-def one_line_error(capsys: pytest.CaptureFixture[str]) -> str:
-    captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.count("\n") == 1
-    assert captured.err.startswith("sparrow: error: ")
-    return captured.err
 
 
 def answer(capsys: pytest.CaptureFixture[str], *words: str) -> str:

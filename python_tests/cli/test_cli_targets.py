@@ -14,6 +14,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("PIL")
 
 from family_cases import FAMILIES, draft_for, pixels, tiny  # noqa: E402
+from generate_cases import one_line_error  # noqa: E402
 
 from sparrow_kernels.cli import generate, main, question  # noqa: E402
 from sparrow_kernels.ops.env import current_backend  # noqa: E402
@@ -57,13 +58,6 @@ def plain(folder: Path, name: str, clip: str) -> tuple[str, int]:
     ids = target.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
     new = ids[0, inputs["input_ids"].shape[1] :]
     return processor.tokenizer.decode(new, skip_special_tokens=True), len(new)
-
-
-def one_line_error(capsys: pytest.CaptureFixture[str]) -> str:
-    captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.count("\n") == 1
-    assert captured.err.startswith("sparrow: error: ")
-    return captured.err
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -13,9 +13,9 @@ from torch import Tensor
 import sparrow_kernels
 from sparrow_kernels.decoding import TreeConfig, growth
 from sparrow_kernels.decoding.coins import Coins
-from sparrow_kernels.decoding.recorded import RecordedStep
+from sparrow_kernels.decoding.recorded_step import RecordedStep
 from sparrow_kernels.decoding.recording import Recording
-from sparrow_kernels.decoding.replay import replay
+from sparrow_kernels.decoding.recording_function import function_of
 from sparrow_kernels.models import SparrowDecoder
 from sparrow_kernels.models.bridge import last_layer
 from sparrow_kernels.models.families import Parts
@@ -59,7 +59,7 @@ def test_a_replay_does_what_was_recorded_once() -> None:
     recording = Recording(first)
     recording(lambda: part(first))
     assert recording.refused is None
-    again = replay(recording, made["result"])
+    again = function_of(recording, made["result"])
     names = [str(call.operator) for call in recording.calls]
     assert names.count("aten.sin.default") == 2 and "aten.t.default" not in names
     source_calls = [name for name in again.__code__.co_names if name.startswith("call")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from decoding_cases import random_pair
 from family_cases import text_only
 from refusal_cases import question
-from transformers import GenerationConfig
+from transformers import BatchFeature, GenerationConfig
 
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.models import SparrowDecoder, load_draft, sparrow_generate
@@ -35,6 +36,8 @@ def decoder() -> SparrowDecoder:
         ({"cache": "x"}, "cache must be the cache of an earlier result, got str"),
         ({"past_key_values": ()}, "past_key_values must be the cache of an earlier .*, got tuple"),
         ({"input_ids": IDS.float()}, "input_ids must be an int64 tensor .*, got torch.float32"),
+        ({"input_ids": [[5, 6]]}, 'int64 tensor of token ids, got list .*return_tensors="pt"'),
+        ({"attention_mask": [[1, 1, 1]]}, "attention_mask must be a tensor, .*, got list"),
     ],
 )
 def test_arguments_of_another_type(given: dict[str, Any], message: str) -> None:
@@ -82,7 +85,27 @@ def test_a_vocabulary_is_ids(vocabulary: Any) -> None:
         random_pair()[1].lighter(vocabulary=vocabulary)
 
 
-@pytest.mark.parametrize("ids", [IDS[:0], IDS[:, :0]])
+def test_what_a_processor_returns_is_unpacked() -> None:
+    for given in ({"input_ids": IDS}, BatchFeature({"input_ids": IDS})):
+        with pytest.raises(TypeError, match=r"got (dict|BatchFeature) .*generate\(\*\*inputs\)"):
+            decoder().generate(given, **SETTINGS)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", ["decoder", "drop-in"])
+@pytest.mark.parametrize("shape", [(1, 2), (1, 4), (2, 3)])
+def test_a_mask_of_other_tokens(form: str, shape: tuple[int, int]) -> None:
+    target, draft, _ = random_pair()
+    call = decoder().generate
+    if form == "drop-in":
+        call = partial(target.generate, custom_generate=sparrow_generate, draft=draft)
+    mask = torch.ones(shape, dtype=torch.int64)
+    mask[:, 0] = 0  # one without padding is left out by transformers
+    said = rf"attention_mask must be \[1, 3\], as input_ids are, got \[{shape[0]}, {shape[1]}\]"
+    with pytest.raises(ValueError, match=said):
+        call(input_ids=IDS, attention_mask=mask, **SETTINGS)
+
+
+@pytest.mark.parametrize("ids", [IDS[:0], IDS[:, :0], IDS[0]])
 def test_no_request_and_no_token(ids: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=r"input_ids must be \[requests, tokens\], at least one"):
         decoder().generate(input_ids=ids, **SETTINGS)
@@ -105,6 +128,14 @@ def test_what_is_no_model_is_no_target() -> None:
     ):
         with pytest.raises(TypeError, match="target must be a model of transformers, got"):
             use()
+
+
+def test_what_wraps_a_target_for_training_is_told_from_it() -> None:
+    target, draft, _ = random_pair()
+    wrapper = torch.nn.DataParallel(target)
+    with pytest.raises(TypeError, match=r"got DataParallel \(pass what it wraps: target\.module"):
+        SparrowDecoder(wrapper, draft)
+    SparrowDecoder(wrapper.module, draft)
 
 
 def test_float64_is_refused_with_what_to_do() -> None:

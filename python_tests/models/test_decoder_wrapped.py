@@ -1,4 +1,5 @@
-"""Targets that others have wrapped: PEFT's adapters in their layers, weights accelerate brings.
+"""Targets that others have wrapped: PEFT's adapters in their layers, weights accelerate brings,
+the precision it wraps a forward in.
 
 Both packages are optional; where one is missing its tests say so and are skipped.
 """
@@ -119,6 +120,21 @@ def test_learned_prompts_are_refused_by_name() -> None:
         Parts(wrapper)
     wrapper.peft_config["default"].is_prompt_learning = False
     assert Parts(wrapper).model is base
+
+
+def test_mixed_precision_is_taken_from_the_call_and_not_from_a_forward() -> None:
+    """A step does not go through the whole model's forward, where accelerate turns autocast on."""
+    accelerate = pytest.importorskip("accelerate")
+    accelerate.state.AcceleratorState._reset_state(True)
+    accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16")
+    target = accelerator.prepare_model(copy.deepcopy(tiny("Llama").target), evaluation_mode=True)
+    inputs = prompts(tiny("Llama").processor, turns("Why?"))
+    decoder = SparrowDecoder(target, draft_for("Llama"), "6-5-1")
+    said = "precision of the call, got autocast to bfloat16 of .* in a call of no autocast in Llama"
+    with pytest.raises(ValueError, match=rf"{said}.*accelerator\.autocast"):
+        decoder.generate(**inputs, **SETTINGS)
+    with accelerator.autocast():
+        assert torch.equal(decoder.generate(**inputs, **SETTINGS).sequences, text(target, inputs))
 
 
 @pytest.mark.slow

@@ -94,7 +94,7 @@ def _family(each: Import) -> str | None:
 
 
 def transformers(source: Source) -> list[str]:
-    """Only models, what trains and measures it, and one file of drafting: the draft's
+    """Only models, what trains and measures it, and two files of drafting: the draft's
     PreTrainedModel shell."""
     found = [each for each in source.imports() if is_inside(each.module, "transformers")]
     shell = [f"{PACKAGE}/drafting/{name}.py" for name in ("config", "pretrained")]

@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 
 HELP = "inspect, convert or probe a draft of another producer"
 
-_SETTINGS = ("state_first", "norm_before_residual", "feeds_normed")
+_SETTINGS = {
+    "state_first": "whether the state stands before the embedding where they are joined",
+    "norm_before_residual": "whether the residual is the normed state, where both are read side by"
+    " side",
+    "feeds_normed": "whether the next level of a tree reads outputs that are normed",
+}
+_READ = "(default: read from its files)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,14 +69,14 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs="+",
         metavar="N",
-        help="the target's hidden states that it reads, 0 the embedding",
+        help=f"the target's hidden states that it reads, 0 the embedding {_READ}",
     )
     parser.add_argument(
-        "--rope-theta", type=float, metavar="T", help="base of its rotary embedding"
+        "--rope-theta", type=float, metavar="T", help=f"base of its rotary embedding {_READ}"
     )
-    for name in _SETTINGS:
+    for name, text in _SETTINGS.items():
         parser.add_argument(
-            f"--{name.replace('_', '-')}", choices=("yes", "no"), help="as load_draft has it"
+            f"--{name.replace('_', '-')}", choices=("yes", "no"), help=f"{text} {_READ}"
         )
     parser.add_argument(
         "--lenient",

@@ -22,7 +22,12 @@ _GIB = 2**30
 def add_data_arguments(data: Any) -> None:
     """The options of `--data`."""
     data.add_argument("--data", type=path, metavar="FILE", help="dialogues, one JSON object a line")
-    data.add_argument("--text-data", type=path, metavar="FILE", help="texts for a first stage")
+    data.add_argument(
+        "--text-data",
+        type=path,
+        metavar="FILE",
+        help="texts for a first stage (default: the dialogues without a clip)",
+    )
     data.add_argument("--text-steps", type=positive, metavar="N", help="of that stage (default: 0)")
     data.add_argument(
         "--regenerate",
@@ -43,9 +48,16 @@ def add_data_arguments(data: Any) -> None:
         metavar="N",
         help="most rows through the draft together: memory (default: 4096)",
     )
-    data.add_argument("--passes", type=whole(1, 16), metavar="N", help="self-fed passes")
+    data.add_argument(
+        "--passes",
+        type=whole(1, 16),
+        metavar="N",
+        help="self-fed passes (default: what the system has, 5 of sparrow and eagle3)",
+    )
     data.add_argument("--loss", choices=_LOSSES, help="whose losses (default: soft)")
-    data.add_argument("--text-loss", choices=_LOSSES, help="those of the first stage")
+    data.add_argument(
+        "--text-loss", choices=_LOSSES, help="those of the first stage (default: as --loss)"
+    )
     data.add_argument(
         "--learning-rate",
         type=_rate,
@@ -75,7 +87,10 @@ def add_data_arguments(data: Any) -> None:
     )
     data.add_argument("--fps", type=fps, metavar="F", help="frames a second of clips (default: 2)")
     data.add_argument(
-        "--max-length", type=positive, metavar="N", help="most tokens of a dialogue, clips and all"
+        "--max-length",
+        type=positive,
+        metavar="N",
+        help="most tokens of a dialogue, clips and all (default: what the target's context holds)",
     )
     data.add_argument(
         "--on-wrong",
@@ -213,4 +228,4 @@ def _skip(error: Exception) -> None:
 
 
 def _warn(text: str) -> None:
-    print(f"sparrow: {one_line(text)}", file=sys.stderr)
+    print(f"sparrow: warning: {one_line(text)}", file=sys.stderr)

@@ -50,7 +50,8 @@ class Target(Protocol):
         """A `[B, Hkv, N, D]` cache a layer, or what `bind_caches` made of them."""
 
     @property
-    def values(self) -> Sequence[Tensor]: ...
+    def values(self) -> Sequence[Tensor]:
+        """As `keys`."""
 
     prefix_lens: Tensor
     """`[B]` int32 committed slots; advanced in place by the commit. The one truth about lengths."""
@@ -60,6 +61,10 @@ class Target(Protocol):
 
         Node i's position is the next text position + its depth; its KV goes to slot
         `prefix_lens + i`.
+
+        Args:
+            tokens: `[B, T]` int64.
+            layout: of the same B trees of T nodes.
         """
 
     def enlarge(self, slots: int) -> bool:
@@ -70,12 +75,21 @@ class Draft(Protocol):
     """The cheap proposer, with its own text-only cache."""
 
     def refresh(self, acceptance: Acceptance, path_hidden: Tensor) -> Tensor:
-        """Commit emitted tokens with their true states; the new root's output `[B, H]`."""
+        """Commit emitted tokens with their true states, `Committed`'s fields; the new root's
+        output `[B, H]`."""
 
     def grow(
         self, tokens: Tensor, hidden: Tensor, depth: int, first_slot: int, ancestors: Tensor
     ) -> Tensor:
-        """Run one level of grown nodes; their outputs `[B, width, H]`."""
+        """Run one level of grown nodes; their outputs `[B, width, H]`.
+
+        Args:
+            tokens: `[B, width]` int64 tokens of the level's nodes.
+            hidden: `[B, width, H]` their parents' draft outputs.
+            depth: the level's depth in the tree, root 0.
+            first_slot: tree slot of the level's first node.
+            ancestors: `[B, width, W]` int64 words over tree slots, own bit included.
+        """
 
     def best(self, hidden: Tensor, width: int) -> tuple[Tensor, Tensor]:
         """The best children of outputs `[..., H]`, best first: log-probabilities and ids

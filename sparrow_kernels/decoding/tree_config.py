@@ -119,7 +119,10 @@ class TreeConfig:
 
         Args:
             candidates: trees to choose from; a chain, a narrow and a wide tree where none is given.
-            patience: every so many calls what was tried longest ago is tried again.
+            patience: every so many calls, 2 or more, what was tried longest ago is tried again.
+
+        Raises:
+            ValueError: a candidate in neither notation of `parse`, or less patience.
         """
         from sparrow_kernels.decoding.auto import AutoTree
 

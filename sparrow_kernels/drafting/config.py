@@ -26,7 +26,8 @@ class SparrowDraftConfig(PreTrainedConfig):
         target_hidden_size: the target's, where the draft's own differs.
         intermediate_size, num_attention_heads, num_key_value_heads, head_dim: its layer's sizes;
             `head_dim` times heads need not be the hidden size.
-        rope_theta, rms_norm_eps, attention_bias: its layer's too.
+        rope_theta, rms_norm_eps, attention_bias, query_key_norm: its layer's too.
+        initializer_range: standard deviation of fresh weights.
         tree: keywords of the `TreeConfig` to use when the caller names none.
         slice_clip: pair the first text row after a clip with the state *before* the clip, as the
             weights released by the paper's authors expect; the default pairs it with the state of

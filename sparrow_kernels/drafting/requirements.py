@@ -103,9 +103,11 @@ def model_under(model: Any) -> Any:
     """
     model = uncompiled(without_adapter(uncompiled(model)))
     if not hasattr(model, "get_output_embeddings"):
+        hint = "load one with AutoModelForImageTextToText.from_pretrained"
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            hint = "pass what it wraps: target.module"
         raise TypeError(
-            f"target must be a model of transformers, got {type(model).__name__} (load one with"
-            " AutoModelForImageTextToText.from_pretrained)"
+            f"target must be a model of transformers, got {type(model).__name__} ({hint})"
         )
     return model
 

@@ -199,15 +199,7 @@ class DraftState:
     def grow(
         self, tokens: Tensor, hidden: Tensor, depth: int, first_slot: int, ancestors: Tensor
     ) -> Tensor:
-        """One level of grown nodes. Returns their outputs `[B, width, H]`.
-
-        Args:
-            tokens: `[B, width]` int64 tokens of the level's nodes.
-            hidden: `[B, width, H]` their parents' draft outputs.
-            depth: the level's depth in the tree, root 0.
-            first_slot: tree slot of the level's first node.
-            ancestors: `[B, width, W]` int64 words over tree slots, own bit included.
-        """
+        """See `sparrow_kernels.decoding.Draft.grow`."""
         # The root, at depth 0, is the last committed row.
         steps = self._steps[depth - 1].expand(tokens.shape)
         slots = self.prefix_lens + first_slot

@@ -142,13 +142,14 @@ def in_walls(drawn: np.ndarray, tiles: int) -> np.ndarray:
     return grid.reshape(-1, tiles * TILE, tiles * TILE, 3)
 
 
-def write_mp4(path: str | Path, frames: np.ndarray, fps: int = FRAMES_PER_SECOND) -> None:
-    """Encode frames, uint8 [T, H, W, 3], as H.264 with 4:2:0 chroma, what players expect."""
+def write_mp4(path: str | Path, frames: np.ndarray) -> None:
+    """Encode frames, uint8 [T, H, W, 3], `FRAMES_PER_SECOND`, as H.264 with 4:2:0 chroma, what
+    players expect."""
     import av
 
     with av.open(str(path), "w") as container:
         stream = container.add_stream(
-            "libx264", rate=Fraction(fps), options={"crf": "18", "preset": "veryfast"}
+            "libx264", rate=Fraction(FRAMES_PER_SECOND), options={"crf": "18", "preset": "veryfast"}
         )
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"

@@ -15,16 +15,14 @@ from sparrow_kernels.embedded.worlds import World, world_of
 from sparrow_kernels.measuring.evaluation import UNSEEN_SEED
 from sparrow_kernels.measuring.lengths import (
     FEWEST,
-    FrameRules,
     default_rate,
-    frame_rules,
     nearest,
     read_densely,
     read_whole,
     thinned,
 )
 from sparrow_kernels.models.families import Parts
-from sparrow_kernels.models.inputs import build_inputs
+from sparrow_kernels.models.inputs import FrameRules, build_inputs, frame_rules
 from sparrow_kernels.video.clip import Clip, TooManyFrames
 
 _SHOWN = 4

@@ -1,7 +1,5 @@
 """How many tokens a draft saves the small target, and whether that is due to the clip.
 
-    python -m sparrow_kernels.measuring.evaluation TARGET_DIR DRAFT_DIR [--clips 50]
-
 A draft that sees text only could be good at the captions' fixed phrases alone. So the same draft
 is also fed the states of *another* clip under the same text: what it loses then is what the
 target's text states carry of the clip.
@@ -9,10 +7,7 @@ target's text states carry of the clip.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -31,8 +26,7 @@ from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.embedded.clips import ClipScript
 from sparrow_kernels.embedded.worlds import EASY, World, world_of
 from sparrow_kernels.models.decoder import SparrowDecoder
-from sparrow_kernels.models.draft import draft_state
-from sparrow_kernels.models.pair import draft_for, load_target
+from sparrow_kernels.models.draft_of_call import draft_state
 from sparrow_kernels.models.request import Request
 from sparrow_kernels.models.target import TargetState
 from sparrow_kernels.ops.env import checks
@@ -131,7 +125,7 @@ def _decode_with_states(
 def caption_inputs(processor: Any, script: ClipScript, world: World = EASY) -> dict[str, Any]:
     """The caption's prompt for a clip that went through an mp4 file."""
     frames, fps = through_mp4(script, world)
-    return dict(clip_inputs(processor, frames, fps, QUESTION))
+    return clip_inputs(processor, frames, fps, QUESTION)
 
 
 def evaluate_draft(
@@ -183,32 +177,3 @@ def mean_emitted(runs: list[DecodeStats]) -> float:
 def summed(histograms: list[list[int]]) -> list[int]:
     width = max(len(histogram) for histogram in histograms)
     return [sum(h[k] for h in histograms if k < len(h)) for k in range(width)]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Evaluate a draft on captions of unseen clips.")
-    parser.add_argument("target_dir", type=Path)
-    parser.add_argument("draft_dir", type=Path)
-    parser.add_argument("--clips", type=int, default=50)
-    parser.add_argument("--visual-tokens", type=int, nargs="+", default=[500, 4000])
-    parser.add_argument("--tree", type=TreeConfig.parse, default=None)
-    parser.add_argument("--no-control", action="store_true")
-    arguments = parser.parse_args()
-    target, processor = load_target(arguments.target_dir)
-    draft = draft_for(target, arguments.draft_dir)
-    seeds = range(UNSEEN_SEED, UNSEEN_SEED + arguments.clips)
-    for visual_tokens in arguments.visual_tokens:
-        result = evaluate_draft(
-            target,
-            draft,
-            processor,
-            visual_tokens,
-            seeds,
-            arguments.tree,
-            control=not arguments.no_control,
-        )
-        print(json.dumps(result), flush=True)
-
-
-if __name__ == "__main__":
-    main()

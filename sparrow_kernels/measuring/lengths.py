@@ -12,9 +12,10 @@ import os
 from collections.abc import Callable
 from fractions import Fraction
 from math import ceil
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sparrow_kernels.video.clip import MAX_FRAMES, Clip, TooManyFrames, read_clip
+from sparrow_kernels.models.inputs import FrameRules
+from sparrow_kernels.video.clip import Clip, TooManyFrames, read_clip
 
 TOLERANCE = 0.1
 """How far from a length, as a share of it, a clip is still about that long."""
@@ -22,33 +23,6 @@ FEWEST = 2
 """Frames of the shortest sampling."""
 
 _TRIES = 6
-
-
-class FrameRules(NamedTuple):
-    """How a processor takes the frames of a clip."""
-
-    merged: int
-    """Frames that one visual token may span; a rate is this divided by whole seconds."""
-    packs: bool
-    """Whether it does merge them."""
-    most: int
-    """Frames that a clip may have."""
-
-
-def frame_rules(processor: Any) -> FrameRules:
-    """What a processor says of itself, read as `models.inputs` reads it.
-
-    Raises:
-        ValueError: it takes no clips.
-    """
-    video_processor = getattr(processor, "video_processor", None)
-    if video_processor is None:
-        raise ValueError(
-            f"processor must take clips, got {type(processor).__name__} without a video processor"
-        )
-    merged = getattr(video_processor, "temporal_patch_size", None)
-    most = getattr(video_processor, "max_frames", None) or MAX_FRAMES
-    return FrameRules(merged or 2, merged is not None, most)
 
 
 def default_rate(rules: FrameRules) -> Fraction:

@@ -1,4 +1,4 @@
-"""Speculative decoding of Hugging Face Vid-LLMs: the one place that imports transformers."""
+"""Speculative decoding of Hugging Face Vid-LLMs; transformers' private ground is `bridge`."""
 
 from sparrow_kernels.video_shim import install_video_shim
 

@@ -17,12 +17,12 @@ from sparrow_kernels.decoding.auto import AutoTree
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.models.bridge.cache import PreallocatedCache
 from sparrow_kernels.models.bridge.names import leave_the_tower_to_us
-from sparrow_kernels.models.draft import check_draft, tree_for
+from sparrow_kernels.models.draft_of_call import check_draft, tree_for
 from sparrow_kernels.models.families import Parts, VidLLM
 from sparrow_kernels.models.generate import plain_generate, sparrow_generate
 from sparrow_kernels.models.outputs import SparrowOutput
 from sparrow_kernels.models.parallel import is_split
-from sparrow_kernels.models.unsupported import check_count
+from sparrow_kernels.models.unsupported import check_count, check_prompt
 from sparrow_kernels.models.workspace import Workspaces
 
 
@@ -49,8 +49,10 @@ class SparrowDecoder:
             first call; steps then take less time, and that call more.
 
     Raises:
-        TypeError: `draft`, `tree` or a switch is something else.
-        ValueError: the draft was made for another target, or the target's family is unknown.
+        TypeError: `target`, `draft`, `tree` or a switch is something else.
+        ValueError: the draft was made for another target, or the target cannot be served; says why.
+        NotImplementedError: the target's layers lie on several devices, or its adapter is a learned
+            prompt.
     """
 
     def __init__(
@@ -88,7 +90,10 @@ class SparrowDecoder:
         place of torch's own, as `sparrow_generate` says. A `cache` of an earlier result is gone on
         behind what the prompts share with it, such as the clip of a second question. An `observer`
         is called with each step, a `sparrow_kernels.decoding.StepTrace`. Returns a `SparrowOutput`
-        with `sequences`, `stats` and `cache`.
+        with `sequences` `[B, prompt + new]` int64, `stats` and `cache`.
+
+        Raises what `sparrow_generate` raises, and `ValueError` for `stop_strings` without a
+        `tokenizer`.
         """
         custom = partial(sparrow_generate, draft=self.draft, tree=self.tree)
         return self._run(custom, "speculative", inputs, generation_config, kwargs)
@@ -123,6 +128,9 @@ class SparrowDecoder:
             )
         for name in ("max_new_tokens", "num_return_sequences"):
             check_count(name, kwargs.get(name))
+        prompt = kwargs.get("input_ids") if inputs is None else inputs
+        if prompt is not None:  # `generate` would ask lists for their shape
+            check_prompt(prompt, kwargs.get("attention_mask"))
         view = Parts(self.target).private().model
         configs = [view.generation_config]
         if not isinstance(generation_config, (GenerationConfig, NoneType)):

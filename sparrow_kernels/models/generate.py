@@ -32,12 +32,12 @@ from sparrow_kernels.decoding.auto import AutoTree
 from sparrow_kernels.decoding.coins import Generators
 from sparrow_kernels.decoding.graphs import GraphedStep
 from sparrow_kernels.decoding.loop import StepParts
-from sparrow_kernels.decoding.recorded import RecordedStep
+from sparrow_kernels.decoding.recorded_step import RecordedStep
 from sparrow_kernels.drafting import SparrowDraft
 from sparrow_kernels.drafting.rows import TEXT_ALONE
 from sparrow_kernels.drafting.state import DraftState
 from sparrow_kernels.models.bridge.names import cache_of
-from sparrow_kernels.models.draft import check_draft, draft_state, tree_for
+from sparrow_kernels.models.draft_of_call import check_draft, draft_state, tree_for
 from sparrow_kernels.models.emission import NoToken, Streamer
 from sparrow_kernels.models.families import VidLLM
 from sparrow_kernels.models.observed import ObservedSteps

@@ -5,12 +5,39 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from transformers.video_utils import VideoMetadata
 
 from sparrow_kernels.video.clip import MAX_FRAMES, Clip, read_clip
+
+
+class FrameRules(NamedTuple):
+    """How a processor takes the frames of a clip."""
+
+    merged: int
+    """Frames that one visual token may span; a rate is this divided by whole seconds."""
+    packs: bool
+    """Whether it does merge them."""
+    most: int
+    """Frames that a clip may have."""
+
+
+def frame_rules(processor: Any) -> FrameRules:
+    """What a processor says of itself.
+
+    Raises:
+        ValueError: it takes no clips.
+    """
+    video_processor = getattr(processor, "video_processor", None)
+    if video_processor is None:
+        raise ValueError(
+            f"processor must take clips, got {type(processor).__name__} without a video processor"
+        )
+    merged = getattr(video_processor, "temporal_patch_size", None)
+    most = getattr(video_processor, "max_frames", None) or MAX_FRAMES
+    return FrameRules(merged or 2, merged is not None, most)
 
 
 def build_inputs(
@@ -95,14 +122,8 @@ def clip_for(
     """A clip as `processor` takes it, sampled at `fps` where it has not been read yet."""
     if isinstance(clip, Clip):
         return clip
-    video_processor = getattr(processor, "video_processor", None)
-    if video_processor is None:
-        raise ValueError(
-            f"processor must take clips, got {type(processor).__name__} without a video processor"
-        )
-    merged = getattr(video_processor, "temporal_patch_size", None) or 2
-    most = getattr(video_processor, "max_frames", None) or MAX_FRAMES
-    return read_clip(clip, fps, temporal_patch_size=merged, max_frames=most)
+    rules = frame_rules(processor)
+    return read_clip(clip, fps, temporal_patch_size=rules.merged, max_frames=rules.most)
 
 
 def processor_outputs(
@@ -143,7 +164,7 @@ def processor_outputs(
     )
     if "second_per_grid_ts" in outputs:
         # Computed from float rates by the processor: 2 / (2 / 49) is not 49.
-        merged = getattr(processor.video_processor, "temporal_patch_size", None) or 2
+        merged = frame_rules(processor).merged
         outputs["second_per_grid_ts"] = torch.tensor([float(merged / clip.fps) for clip in clips])
     return outputs
 
@@ -159,8 +180,7 @@ def _chat(processor: Any, question: str, clips: int) -> str:
 def _check_stack(processor: Any, clips: Sequence[Clip]) -> None:
     """Raise where clips differ in length that a processor, like LLaVA-OneVision's, stacks."""
     lengths = [len(clip.frames) for clip in clips]
-    packs = getattr(processor.video_processor, "temporal_patch_size", None) is not None
-    if not packs and len(set(lengths)) > 1:
+    if not frame_rules(processor).packs and len(set(lengths)) > 1:
         raise ValueError(
             f"clips of a batch must have one number of frames for"
             f" {type(processor.video_processor).__name__}, got {', '.join(map(str, lengths))}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from numbers import Integral
 from typing import Any, NoReturn
 
@@ -48,13 +49,7 @@ def check_kinds(
     """Raise an error that names the first argument which is something else altogether."""
     if model_kwargs.get("inputs_embeds") is not None:
         _refuse("inputs_embeds", "None", "embeddings", "the draft reads tokens: pass input_ids")
-    if not isinstance(input_ids, Tensor) or input_ids.dtype not in (torch.int64, torch.int32):
-        _wrong("input_ids", "an int64 tensor of token ids", getattr(input_ids, "dtype", input_ids))
-    if input_ids.dim() != 2 or 0 in input_ids.shape:
-        raise ValueError(
-            "sparrow_generate: input_ids must be [requests, tokens], at least one of each, got"
-            f" {list(input_ids.shape)}"
-        )
+    check_prompt(input_ids, model_kwargs.get("attention_mask"))
     if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
         _wrong("streamer", "one of transformers, with put() and end()", type(streamer).__name__)
     each = generator if isinstance(generator, (list, tuple)) else (generator,)
@@ -63,6 +58,31 @@ def check_kinds(
         _wrong("generator", "a torch.Generator, or one for each request", kinds)
     if observer is not None and not callable(observer):
         _wrong("observer", "called with each step's StepTrace", type(observer).__name__)
+
+
+def check_prompt(input_ids: Any, attention_mask: Any) -> None:
+    """Raise `TypeError` unless both are tensors, `ValueError` unless both are `[B, n]`."""
+    if not isinstance(input_ids, Tensor):
+        hint = 'ask the processor for return_tensors="pt"'
+        if isinstance(input_ids, Mapping):
+            hint = "unpack what the processor returns: generate(**inputs)"
+        _wrong("input_ids", "an int64 tensor of token ids", f"{type(input_ids).__name__} ({hint})")
+    if input_ids.dtype not in (torch.int64, torch.int32):
+        _wrong("input_ids", "an int64 tensor of token ids", input_ids.dtype)
+    if input_ids.dim() != 2 or 0 in input_ids.shape:
+        raise ValueError(
+            "sparrow_generate: input_ids must be [requests, tokens], at least one of each, got"
+            f" {list(input_ids.shape)}"
+        )
+    if attention_mask is None:
+        return
+    if not isinstance(attention_mask, Tensor):
+        _wrong("attention_mask", "a tensor, as input_ids are", type(attention_mask).__name__)
+    if attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"sparrow_generate: attention_mask must be {list(input_ids.shape)}, as input_ids are,"
+            f" got {list(attention_mask.shape)}"
+        )
 
 
 def check_count(name: str, count: Any) -> None:

@@ -16,7 +16,7 @@ import torch
 from sparrow_kernels.decoding import Coins, Step
 from sparrow_kernels.decoding.coins import Generators
 from sparrow_kernels.decoding.graphs import GraphedStep
-from sparrow_kernels.decoding.recorded import RecordedStep
+from sparrow_kernels.decoding.recorded_step import RecordedStep
 from sparrow_kernels.drafting.state import DraftState
 from sparrow_kernels.models.families import Parts
 from sparrow_kernels.models.selection import TokenChooser

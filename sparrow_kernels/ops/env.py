@@ -1,4 +1,5 @@
-"""The package's environment switches, read once at import, and their scoped overrides.
+"""The package's environment switches, read once, when the first op is looked up, and their scoped
+overrides.
 
 `SPARROW_BACKEND` names the backend to use for the ops that have it; `SPARROW_CHECK` turns the
 value checks on (1) or off (0). Ops read both when they *run*, never while `torch.compile` traces

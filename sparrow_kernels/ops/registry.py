@@ -118,12 +118,6 @@ class Op:
         """
         self.implementations[backend] = _Implementation(function, available, takes, checked)
 
-    def check_values(self, *args: Any) -> None:
-        """Raise `ValueError` for what a call with such arguments is refused for when checked."""
-        self._check_memory(args)
-        if self.check is not None:
-            self.check(*args)
-
     def unavailable(self, backend: str) -> Reason:
         """Why `backend` cannot run this op on this machine, None if it can."""
         implementation = self.implementations.get(backend)

@@ -1,14 +1,10 @@
 """A draft for the small target, on clips that the package draws itself.
 
-    python -m sparrow_kernels.training.draft TARGET_DIR OUT_DIR [--seed 0] [--fresh]
-
 A run that was cut goes on from its last checkpoint.
 """
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +16,6 @@ from sparrow_kernels.drafting.losses import LossWeights
 from sparrow_kernels.drafting.modes import MODES
 from sparrow_kernels.embedded.draft_recipe import DraftRecipe
 from sparrow_kernels.embedded.worlds import world_of
-from sparrow_kernels.models.pair import load_target
 from sparrow_kernels.training.checkpoint import whole_files
 from sparrow_kernels.training.data.embedded_clips import ClipStates, EmbeddedClips
 from sparrow_kernels.training.plan import Stage, TrainingPlan
@@ -147,29 +142,3 @@ def write_draft(draft: SparrowDraft, folder: Path) -> None:
     draft.config.sees_clip = "nothing"
     with whole_files(folder) as fresh:
         draft.half().save_pretrained(fresh)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Train a draft for the small target.")
-    parser.add_argument("target_dir")
-    parser.add_argument("out_dir")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--mode", choices=tuple(MODES), default="sparrow", help="default: sparrow")
-    parser.add_argument("--steps", type=int, help="default: the recipe's")
-    parser.add_argument("--fresh", action="store_true", help="ignore a checkpoint in OUT_DIR")
-    arguments = parser.parse_args()
-    target, processor = load_target(arguments.target_dir)
-    recipe = world_of(target).draft_recipe
-    train_draft(
-        target,
-        processor,
-        arguments.out_dir,
-        resume=not arguments.fresh,
-        seed=arguments.seed,
-        recipe=replace(recipe, steps=arguments.steps or recipe.steps),
-        mode=arguments.mode,
-    )
-
-
-if __name__ == "__main__":
-    main()

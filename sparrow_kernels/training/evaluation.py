@@ -40,20 +40,19 @@ def evaluate_budget(
     visual_tokens: int,
     seeds: Iterable[int],
     kinds: Sequence[str] | None = None,
-    raw_frames: bool = False,
 ) -> dict[str, Any]:
     """Ask each kind of question once a clip of the target's world. All values are shares of 1,
     `clips` aside.
 
     content: content words of the captions right at their place; exact: captions right to the last
     character; then one entry for each kind of question, right to the last character.
-    kinds: some of the world's; all without. raw_frames: leave the mp4 file out.
+    kinds: some of the world's; all without.
     """
     world = world_of(model)
     right: dict[str, list[float]] = {}
     clips = [world.make_clip(visual_tokens, seed) for seed in seeds]
     for script in bar(clips, desc=f"{visual_tokens} visual tokens", unit="clip"):
-        frames, fps = (world.render(script), 2.0) if raw_frames else through_mp4(script, world)
+        frames, fps = through_mp4(script, world)
         for exchange in _questions(world, script, kinds or tuple(world.questions)):
             text = answer_clip(model, processor, frames, fps, exchange.question)
             score = float(text == exchange.answer)

@@ -7,6 +7,7 @@ tiles holds for frames of any size.
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,15 +21,16 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
 )
-from transformers.video_utils import VideoMetadata
 
 from sparrow_kernels.embedded.world import TILE
 from sparrow_kernels.embedded.worlds import EASY, World
+from sparrow_kernels.models.inputs import build_inputs
+from sparrow_kernels.video.clip import Clip
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from transformers import BatchFeature, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -186,26 +188,7 @@ def build_target(
     return model
 
 
-def clip_inputs(
-    processor: Qwen2_5_VLProcessor, frames: np.ndarray, fps: float, question: str
-) -> BatchFeature:
+def clip_inputs(processor: Any, frames: np.ndarray, fps: float, question: str) -> dict[str, Any]:
     """What `generate` takes, for a question about a whole clip: uint8 [T, H, W, 3] frames."""
-    count, height, width = frames.shape[:3]
-    metadata = VideoMetadata(
-        total_num_frames=count,
-        fps=fps,
-        frames_indices=list(range(count)),
-        width=width,
-        height=height,
-        duration=count / fps,
-    )
-    content = [{"type": "video"}, {"type": "text", "text": question}]
-    chat: list[dict[str, Any]] = [{"role": "user", "content": content}]
-    text = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-    return processor(
-        text=[text],
-        videos=[torch.from_numpy(frames).permute(0, 3, 1, 2)],
-        video_metadata=[metadata],
-        do_sample_frames=False,
-        return_tensors="pt",
-    )
+    clip = Clip(torch.from_numpy(frames).permute(0, 3, 1, 2), Fraction(fps))
+    return build_inputs(processor, question, [clip])

@@ -2,7 +2,7 @@
 
 Frames are taken at a fixed rate by the container's own timestamps, so that a variable frame rate
 needs nothing special: sample k is what a player shows at k / fps. Where timestamps restart or jump
-see `video_timeline`. Only sampled frames are converted to RGB and kept.
+see `timeline`. Only sampled frames are converted to RGB and kept.
 """
 
 from __future__ import annotations
@@ -74,6 +74,10 @@ def read_clip(
     Args:
         path: of a file on this machine (no URL), or a file open as binary, which is read from its
             start where it can be rewound, and stays open.
+        fps: frames a second to sample, as `sampling_rate` takes it.
+        temporal_patch_size: frames that the target merges into one visual token.
+        max_frames: most samples.
+        max_frame_pixels: larger frames shrink to about so many pixels.
 
     Raises:
         FileNotFoundError: there is no such file.

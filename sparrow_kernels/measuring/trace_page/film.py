@@ -14,14 +14,14 @@ Frame = tuple[float, str]
 """The second it is shown at, and a `data:` URI of its picture."""
 
 
-def film_of(clip: Clip, count: int = MOST_FRAMES) -> list[Frame]:
-    """At most `count` frames, spread over the clip; none where pillow is not installed."""
+def film_of(clip: Clip) -> list[Frame]:
+    """At most `MOST_FRAMES` frames, spread over the clip; none where pillow is not installed."""
     try:
         from PIL import Image
     except ImportError:
         return []
     total = len(clip.frames)
-    count = min(count, total)
+    count = min(MOST_FRAMES, total)
     film = []
     for number in ((2 * place + 1) * total // (2 * count) for place in range(count)):
         picture = Image.fromarray(clip.frames[number].permute(1, 2, 0).numpy())

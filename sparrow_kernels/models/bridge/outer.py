@@ -2,7 +2,8 @@
 
 A step embeds its tokens, calls the language model and the LM head, and leaves out what lies around
 them. A second layer in the head, a subclass that scales logits or embeddings, a hook on the whole
-model would be left out, and another text come out. So the whole model is asked once a call, for a
+model, the autocast in which accelerate wraps a forward would be left out, and another text come
+out. So the whole model is asked once a call, for a
 prompt's last token, as a decoding step of `generate` would ask it, with the language model's states
 already there: token and position have to arrive as they were, and the LM head's logits to come out.
 """
@@ -21,6 +22,12 @@ from sparrow_kernels.models.bridge.names import installed, takes
 from sparrow_kernels.models.bridge.view import is_private, standing_in
 
 _MUST = "take its logits from its LM head unaltered, and its tokens to its language model"
+
+
+_SAME_AUTOCAST = (
+    "such as accelerate's mixed_precision: generate within the same torch.autocast, which"
+    " accelerator.autocast() is"
+)
 
 
 class _Left(BaseModelOutputWithPast):
@@ -50,14 +57,16 @@ def check_logits(
     Raises:
         RuntimeError: the whole model does not run.
     """
-    model = parts.model
+    model, device = parts.model, states.device.type
     assert is_private(model), "a model that others see must not be changed"
     arrived: list[dict[str, Any]] = []
+    precisions = [_autocast(device)]
     held = [each.name for each in fields(_Left) if each.name in ("cache", "past_key_values")]
     # Copies: what is changed in place has to differ from what it was.
     left = _Left(last_hidden_state=states.clone(), **dict.fromkeys(held, cache))
 
     def base(*arguments: Any, **keywords: Any) -> _Left:
+        precisions.append(_autocast(device))
         arrived.append({**keywords, **({"input_ids": arguments[0]} if arguments else {})})
         return left
 
@@ -86,11 +95,21 @@ def check_logits(
         own.update(before)
     if not arrived:
         refuse(model, _MUST, f"a forward that does not call its `{base_name_of(model)}`")
+    if precisions[0] != precisions[1]:
+        got = f"{precisions[1]} of its own forward in a call of {precisions[0]}"
+        refuse(model, "run its layers in the precision of the call", got, _SAME_AUTOCAST)
     _check_arrived(parts, arrived[0], tokens, positions)
     if not _same(made, logits):
         sizes = [list(each.shape) for each in (made, logits)]
         how = "changes them" if sizes[0] == sizes[1] else f"makes {sizes[0]} of {sizes[1]}"
         refuse(model, _MUST, f"a forward or a hook that {how}")
+
+
+def _autocast(device: str) -> str:
+    """The autocast in force, in words."""
+    if not torch.is_autocast_enabled(device):
+        return "no autocast"
+    return f"autocast to {str(torch.get_autocast_dtype(device)).removeprefix('torch.')}"
 
 
 def _check_arrived(parts: Any, arrived: dict[str, Any], tokens: Tensor, positions: Tensor) -> None:

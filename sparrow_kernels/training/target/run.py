@@ -1,13 +1,10 @@
 """The whole run, from nothing to a folder that `from_pretrained` loads.
 
-    python -m sparrow_kernels.training.target.run OUT_DIR [--world harder] [--seed 0] [--fresh]
-
 A run that was cut goes on from its last checkpoint.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sparrow_kernels.embedded.recipe import LanguageStage, TargetRecipe, VisionStage
-from sparrow_kernels.embedded.worlds import EASY, WORLDS, World
+from sparrow_kernels.embedded.worlds import EASY, World
 from sparrow_kernels.training.bars import bar
 from sparrow_kernels.training.checkpoint import whole_files, write_whole
 from sparrow_kernels.training.small_target import HIDDEN, build_processor, build_target
@@ -201,22 +198,3 @@ def train_target(
     training.run()
     training.save(folder)
     return folder
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the small target.")
-    parser.add_argument("out_dir")
-    parser.add_argument("--world", choices=tuple(WORLDS), default=EASY.name)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--fresh", action="store_true", help="ignore a checkpoint in OUT_DIR")
-    arguments = parser.parse_args()
-    train_target(
-        arguments.out_dir,
-        resume=not arguments.fresh,
-        seed=arguments.seed,
-        world=WORLDS[arguments.world],
-    )
-
-
-if __name__ == "__main__":
-    main()

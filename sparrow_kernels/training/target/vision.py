@@ -18,6 +18,7 @@ from sparrow_kernels.embedded.worlds import World
 
 PATCH, MERGE = 14, 2
 PATCHES = (TILE // PATCH) ** 2
+_CODE_SEED = 11
 
 
 def patchify_tiles(tiles: Tensor) -> Tensor:
@@ -65,11 +66,11 @@ def _rotate_half(x: Tensor) -> Tensor:
     return torch.cat([-x[..., half:], x[..., :half]], dim=-1)
 
 
-def world_codes(hidden_size: int, world: World, seed: int = 11) -> tuple[Tensor, Tensor]:
+def world_codes(hidden_size: int, world: World) -> tuple[Tensor, Tensor]:
     """Orthonormal rows: [sum(groups), H], one for each word of each attribute, and those of the
     hint of a part's number, [parts, H], where the world needs it (see `hint`)."""
     words, parts = sum(world.groups), world.max_parts if world.spoken_parts is not None else 0
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(_CODE_SEED)
     basis, _ = torch.linalg.qr(torch.randn(hidden_size, words + parts, generator=generator))
     rows = basis.T.contiguous()
     return rows[:words], rows[words:]
@@ -88,7 +89,7 @@ def code_loss(logits: list[Tensor], labels: Tensor) -> Tensor:
 
 
 def group_accuracy(logits: list[Tensor], labels: Tensor) -> Tensor:
-    """The share of right classes in each group, [7], where a label is defined."""
+    """The share of right classes in each group, [groups], where a label is defined."""
     shares = []
     for k, x in enumerate(logits):
         defined = labels[:, k] >= 0

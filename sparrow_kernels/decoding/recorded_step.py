@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from sparrow_kernels.decoding.recording import Recording
-from sparrow_kernels.decoding.replay import replay
+from sparrow_kernels.decoding.recording_function import function_of
 from sparrow_kernels.decoding.step import Step
 
 _READS = {"draft": (), "verify": ("drafted",), "commit": ("drafted", "verified")}
@@ -65,7 +65,7 @@ class RecordedStep:
         recording = Recording(given)
         recording(part)
         if recording.refused is None:
-            self._replays[name] = replay(recording, getattr(step, _MAKES[name]))
+            self._replays[name] = function_of(recording, getattr(step, _MAKES[name]))
         else:
             self.refused[name] = recording.refused
 

@@ -10,7 +10,7 @@ from sparrow_kernels.decoding.recording import Call, Recording, Value, rebuilt, 
 _LITERALS = (bool, int, str, type(None))
 
 
-def replay(recording: Recording, wanted: Any) -> Callable[[Any], Any]:
+def function_of(recording: Recording, wanted: Any) -> Callable[[Any], Any]:
     """A function that makes the calls of `recording` again, from what is given to what is wanted.
 
     Args:
