@@ -9,6 +9,7 @@ neither op. No install of ours brings a torchvision, which would bring its own t
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib import import_module
 from typing import Any
@@ -75,8 +76,20 @@ def standing() -> str:
 
 
 def _way_on() -> str:
-    """The install of the torchvision that goes with this torch: 0.26 came with 2.11, and so on."""
     import torch
 
-    minor = int(torch.__version__.split(".")[1])
-    return f"pip install --no-deps 'torchvision==0.{minor + 15}.*' is the one for this torch"
+    return f"{install_for(torch.__version__)} is the one for this torch"
+
+
+def release_for(torch: str) -> str:
+    """The release of torchvision that goes with a torch: 0.26 came with 2.11, and so on."""
+    return f"0.{int(torch.split('.')[1]) + 15}"
+
+
+def install_for(torch: str, *options: str) -> str:
+    """The command that brings the torchvision of a torch, and of its build: an index that is not
+    told gives one for CUDA, which on a CPU torch takes transformers' processors with it."""
+    _, _, build = torch.partition("+")
+    if re.fullmatch(r"cpu|cu\d+|xpu|rocm[\d.]+", build):  # not one of somebody's own
+        options += ("--index-url", f"https://download.pytorch.org/whl/{build}")
+    return " ".join(("pip install --no-deps", *options, f"'torchvision=={release_for(torch)}.*'"))

@@ -84,7 +84,12 @@ def test_lines_give_the_reason_of_a_missing_backend(
         ("2.13.0", "0.28.1", None),
         ("2.13.0", None, None),
         ("2.13.0", "0.27.0", "--no-deps 'torchvision==0.28.*'"),
-        ("2.11.0+cpu", "0.28.0", "--no-deps 'torchvision==0.26.*'"),
+        (
+            "2.11.0+cpu",
+            "0.28.0",
+            "--no-deps --index-url https://download.pytorch.org/whl/cpu 'torchvision==0.26.*'",
+        ),
+        ("2.13.0a0+git1234", "0.27.1", "--no-deps 'torchvision==0.28.*'"),
         (
             "2.13.0+cpu",
             "0.28.0+cu130",

@@ -12,6 +12,7 @@ from typing import Any
 from sparrow_kernels.cli.errors import one_line
 from sparrow_kernels.cli.streams import print_json
 from sparrow_kernels.releases import TESTED, standing
+from sparrow_kernels.video_shim import install_for, release_for
 
 HELP = "versions, devices, and which backend is available and why not"
 
@@ -90,11 +91,10 @@ def _torchvision_fix(versions: dict[str, str | None]) -> str | None:
     )
     if not vision:
         return None
-    wanted = f"0.{int(torch.split('.')[1]) + 15}."  # 0.26 came with torch 2.11, and so on
     if build and its and build != its:
-        index = f"--index-url https://download.pytorch.org/whl/{build}"
-        return f"pip install --no-deps --force-reinstall {index} 'torchvision=={wanted}*'"
-    return None if vision.startswith(wanted) else f"pip install --no-deps 'torchvision=={wanted}*'"
+        return install_for(f"{torch}+{build}", "--force-reinstall")
+    fits = vision.startswith(release_for(torch) + ".")
+    return None if fits else install_for(versions["torch"] or "")
 
 
 def _devices() -> list[dict[str, Any]]:
