@@ -5,6 +5,7 @@ to hours, and write what they found at the end.
 from __future__ import annotations
 
 from argparse import ArgumentTypeError
+from importlib.util import find_spec
 from pathlib import Path
 
 
@@ -57,3 +58,10 @@ def to_write(text: str) -> Path:
     if is_new:
         path.unlink()
     return path
+
+
+def no_plots() -> str:
+    """Why nothing can be drawn here, with the way on; empty where it can."""
+    if find_spec("matplotlib") is None:
+        return "matplotlib is not installed (pip install 'sparrow-kernels[bench]')"
+    return ""

@@ -18,7 +18,6 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -78,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _plot(found: Sequence[rows.Row], stem: Path) -> None:
     """Draw what there is to see, where matplotlib is installed."""
-    if find_spec("matplotlib") is None:
-        print("no plots: matplotlib is not installed (pip install 'sparrow-kernels[bench]')")
+    if why := options.no_plots():
+        print(f"no plots: {why}")
         return
     from bench.plot import drawn
 

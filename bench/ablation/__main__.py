@@ -29,6 +29,8 @@ def main() -> int:
     parser.add_argument("--plot", type=options.to_write, metavar="FILE")
     parser.add_argument("--train-only", action="store_true", help="stop before measuring")
     arguments = parser.parse_args()
+    if arguments.plot is not None and (why := options.no_plots()):
+        parser.error(f"argument --plot: {why}")  # rather than hours later
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
     from bench.ablation import results
     from bench.ablation.measuring import measure

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import options
+import bench
+from bench import options, plot
+from sparrow_kernels.models import pair
 
 ROOT = Path(__file__).resolve().parents[2]
 WRONG = [
@@ -62,3 +64,33 @@ def test_a_file_to_write_is_left_as_it_is(tmp_path: Path) -> None:
     assert options.to_write(str(there)) == there and there.read_text() == "before"
     new = tmp_path / "folder" / "new.json"
     assert options.to_write(str(new)) == new and not new.exists()
+
+
+class TestWithoutMatplotlib:
+    @pytest.fixture(autouse=True)
+    def as_if_it_were_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in [name for name in sys.modules if name.startswith(("matplotlib", "bench.plot"))]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        monkeypatch.setattr(bench, "plot", plot)  # put back, once it was imported anew
+
+    def test_plots_say_in_a_line_what_to_install(self, capsys: pytest.CaptureFixture[str]) -> None:
+        anew = import_module("bench.plot")
+        with pytest.raises(SystemExit) as ended:
+            anew.main(["found.csv"])
+        assert ended.value.code == 1
+        assert capsys.readouterr().err == (
+            "python -m bench.plot: no plots: matplotlib is not installed"
+            " (pip install 'sparrow-kernels[bench]')\n"
+        )
+
+    def test_a_plot_of_the_ablation_is_refused_before_its_hours(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        words = ["--plot", str(tmp_path / "found.png"), "--folder", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", ["somewhere.py", *words])
+        monkeypatch.setattr(pair, "load_target", None)  # what would begin them
+        with pytest.raises(SystemExit) as ended:
+            import_module("bench.ablation.__main__").main()
+        assert ended.value.code == 2
+        assert "--plot: matplotlib is not installed (pip" in capsys.readouterr().err
