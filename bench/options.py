@@ -60,6 +60,13 @@ def to_write(text: str) -> Path:
     return path
 
 
+def file_name(text: str) -> str:
+    """A name alone: with a folder in it, what is written would lie outside the folder asked for."""
+    if text in ("", "..") or "\0" in text or Path(text).name != text:
+        raise ArgumentTypeError(f"must be a name alone, got {text!r} (--out is its folder)")
+    return text
+
+
 def no_plots() -> str:
     """Why nothing can be drawn here, with the way on; empty where it can."""
     if find_spec("matplotlib") is None:

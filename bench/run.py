@@ -136,7 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, default=rows.RESULTS / "local", help="folder for results"
     )
-    parser.add_argument("--name", help="of the result files, without ending")
+    parser.add_argument(
+        "--name", type=options.file_name, help="of the result files, without ending"
+    )
     parser.add_argument("--csv-only", action="store_true", help="no JSON, no plots")
     parser.add_argument("--list", action="store_true", help="say what would be measured")
     return parser

@@ -30,6 +30,10 @@ WRONG = [
     ("lossless", ["--trees", "6-5-1", "oak"], "--trees: tree must be total-depth-width such as"),
     ("page_floor", ["--seconds", "-1"], "--seconds: must be seconds from 0 on, got '-1'"),
     ("real_language.__main__", ["--prompts", "0"], "--prompts: must be a whole number from 1 on"),
+    *(
+        ("run", ["--all", "--list", "--name", name], f"--name: must be a name alone, got {name!r}")
+        for name in ("", ".", "..", "../x", "/tmp/x", "folder/x", "x/", "x\0y")
+    ),
     ("step", ["--tiny", "--family", "oak"], "--family: invalid choice: 'oak'"),
     ("step", ["--tiny", "--slots", "-3"], "--slots: must be a whole number from 1 on, got '-3'"),
     ("warm", ["ours", "--family", "oak"], "--family must be of tree, accept"),
