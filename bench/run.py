@@ -27,6 +27,7 @@ from bench import earlier, goals, measure, options, registry, rows
 from bench.case import Case, Way
 from bench.report import measured_nothing, print_rows, print_summary
 from bench.selection import Selection, Size
+from sparrow_kernels.cli.signals import Terminated, signals_raise
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -60,11 +61,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"of an earlier run, kept: {path}")
     written = f"written: {', '.join(str(path) for path in writer.paths)}"
     try:
-        _measure(cases, plan, machine, writer, arguments.limit)
-    except KeyboardInterrupt:
-        print(f"interrupted: {len(writer.rows)} rows until then; {written}", file=sys.stderr)
-        return 130  # as shells say it
-    finally:  # what was measured before Ctrl-C is kept
+        with signals_raise():
+            _measure(cases, plan, machine, writer, arguments.limit)
+    except (KeyboardInterrupt, Terminated) as cut:
+        how, status = "interrupted", 130  # as shells say it
+        if isinstance(cut, Terminated):
+            how, status = "terminated", cut.status
+        print(f"{how}: {len(writer.rows)} rows until then; {written}", file=sys.stderr)
+        return status
+    finally:  # what was measured until then is kept
         writer.close()
     print_rows(writer.rows)
     print_summary(writer.rows)
