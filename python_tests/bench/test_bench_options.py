@@ -26,6 +26,17 @@ WRONG = [
     ("demo", ["--quick", "--json", "/proc"], "--json: cannot be written: [Errno 21]"),
     ("drafts", ["--steps", "0"], "--steps: must be a whole number from 1 on"),
     ("evaluation", ["--clips", "0"], "--clips: must be a whole number from 1 on"),
+    ("evaluation", ["--visual-tokens", "500", "3"], "--visual-tokens: must be 28 or more, got 3"),
+    ("evaluation", ["--visual-tokens", "99999"], "must be at most 31680, got 99999"),
+    (
+        "evaluation",
+        ["--world", "harder", "--visual-tokens", "19"],
+        "--visual-tokens: must be 20 or more, got 19 (clips of the harder world)",
+    ),
+    ("decoding", ["--visual-tokens", "27"], "--visual-tokens: must be 28 or more, got 27"),
+    ("lossless", ["--visual-tokens", "27"], "--visual-tokens: must be 28 or more, got 27"),
+    ("lossless", ["--clips", "9" * 5000], "--clips: must be at most 1,000,000,000, got '999"),
+    ("lossless", ["--clips", "1000000001"], "--clips: must be at most 1,000,000,000, got"),
     ("lossless", ["--clips", "0"], "--clips: must be a whole number from 1 on, got '0'"),
     ("lossless", ["--trees", "6-5-1", "oak"], "--trees: tree must be total-depth-width such as"),
     ("page_floor", ["--seconds", "-1"], "--seconds: must be seconds from 0 on, got '-1'"),
@@ -34,6 +45,8 @@ WRONG = [
         ("run", ["--all", "--list", "--name", name], f"--name: must be a name alone, got {name!r}")
         for name in ("", ".", "..", "../x", "/tmp/x", "folder/x", "x/", "x\0y")
     ),
+    ("real_language.__main__", ["--prompts", "41"], "--prompts: must be at most 40, got '41'"),
+    ("step", ["--tiny", "--slots", "32641"], "--slots: must be at most 32,640, got 32641"),
     ("step", ["--tiny", "--family", "oak"], "--family: invalid choice: 'oak'"),
     ("step", ["--tiny", "--slots", "-3"], "--slots: must be a whole number from 1 on, got '-3'"),
     ("warm", ["ours", "--family", "oak"], "--family must be of tree, accept"),
