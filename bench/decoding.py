@@ -42,7 +42,7 @@ def main() -> int:
         prog="python -m bench.decoding", description=__doc__, formatter_class=_Raw
     )
     parser.add_argument(
-        "--visual-tokens", type=options.count, default=500, help="of a clip (default: 500)"
+        "--visual-tokens", type=options.clip_length, default=500, help="of a clip (default: 500)"
     )
     parser.add_argument("--repeats", type=options.count, default=5, help="of each way (default: 5)")
     parser.add_argument(

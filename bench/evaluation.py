@@ -33,6 +33,10 @@ def main() -> int:
         "--json", type=options.to_write, metavar="FILE", help="write the rows there too"
     )
     arguments = parser.parse_args()
+    try:
+        options.refuse_lengths(arguments.visual_tokens, arguments.world)
+    except argparse.ArgumentTypeError as error:
+        parser.error(f"argument --visual-tokens: {error}")
     found = measured(arguments.clips, arguments.visual_tokens, arguments.world)
     print_table(found)
     if arguments.json is not None:

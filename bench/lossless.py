@@ -43,7 +43,7 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--clips", type=options.count, default=100)
-    parser.add_argument("--visual-tokens", type=options.count, default=500)
+    parser.add_argument("--visual-tokens", type=options.clip_length, default=500)
     parser.add_argument(
         "--trees", type=options.tree, nargs="+", default=["6-5-1", "25-5-8", "30-4-8"]
     )

@@ -17,6 +17,7 @@ import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -28,18 +29,19 @@ from bench.timing import Call, interleaved
 PAGE = 16
 SLOTS = (1024, 4096, 16_384, 65_536, 262_144)
 _SOURCE = Path(__file__).with_suffix(".cpp")
-_BUILT = Path(__file__).resolve().parents[1] / "build" / "page_floor.so"
 
 
 def compiled() -> Any:
-    """The loops of `page_floor.cpp`, at the vector width of this processor."""
-    _BUILT.parent.mkdir(exist_ok=True)
+    """The loops of `page_floor.cpp`, at the vector width of this processor. They are compiled each
+    time, outside the checkout, which may be one that is only read."""
     compiler = os.environ.get("CXX", "c++")
     # Not -ffast-math: linked so, a library makes its process round subnormal numbers to zero.
     sums = ("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math")
     flags = ("-O3", "-march=native", "-shared", "-fPIC")
-    subprocess.run([compiler, *flags, *sums, "-o", str(_BUILT), str(_SOURCE)], check=True)
-    library = ctypes.CDLL(str(_BUILT))
+    with TemporaryDirectory() as folder:  # needed until the library is loaded
+        built = Path(folder) / "page_floor.so"
+        subprocess.run([compiler, *flags, *sums, "-o", str(built), str(_SOURCE)], check=True)
+        library = ctypes.CDLL(str(built))
     for function in (library.walk, library.walk_whole):
         function.restype = ctypes.c_float
     return library

@@ -14,18 +14,23 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
-from matplotlib.figure import Figure
-
-from bench import registry, rows
-from bench.plots import length, peers, roofline, style
+from bench import options, registry, rows
 from bench.rows import Row
 
-Plot = Callable[[style.Theme], Figure | None]
+if TYPE_CHECKING:  # matplotlib may be missing, and that is then said in a line
+    from matplotlib.figure import Figure
+
+    from bench.plots.style import Theme
+
+Plot: TypeAlias = "Callable[[Theme], Figure | None]"
 
 
 def plots(found: Sequence[Row]) -> Iterator[tuple[str, str, Plot]]:
     """Each plot there is: its name, what it needs, and how it is made."""
+    from bench.plots import length, peers, roofline
+
     yield "roofline", "a measured case", partial(roofline.figure, found)
     for family, rows_of_it in _by_family(found).items():
         needs = f"a measured case of {family} with a peer"
@@ -37,6 +42,8 @@ def plots(found: Sequence[Row]) -> Iterator[tuple[str, str, Plot]]:
 
 def drawn(found: Sequence[Row], stem: Path) -> list[Path]:
     """Write every plot that has something to show to `<stem>-<plot>-<theme>.png` and `.svg`."""
+    from bench.plots import style
+
     stem.parent.mkdir(parents=True, exist_ok=True)
     written = []
     for name, needs, plot in plots(found):
@@ -73,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, help="folder, by default plots beside the first file")
     arguments = parser.parse_args(argv)
+    if why := options.no_plots():
+        parser.exit(1, f"{parser.prog}: no plots: {why}\n")
     try:
         found = [row for path in arguments.results for row in rows.read(path)]
     except (OSError, ValueError) as error:

@@ -18,7 +18,6 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -28,6 +27,7 @@ from bench import earlier, goals, measure, options, registry, rows
 from bench.case import Case, Way
 from bench.report import measured_nothing, print_rows, print_summary
 from bench.selection import Selection, Size
+from sparrow_kernels.cli.signals import Terminated, signals_raise
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -61,11 +61,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"of an earlier run, kept: {path}")
     written = f"written: {', '.join(str(path) for path in writer.paths)}"
     try:
-        _measure(cases, plan, machine, writer, arguments.limit)
-    except KeyboardInterrupt:
-        print(f"interrupted: {len(writer.rows)} rows until then; {written}", file=sys.stderr)
-        return 130  # as shells say it
-    finally:  # what was measured before Ctrl-C is kept
+        with signals_raise():
+            _measure(cases, plan, machine, writer, arguments.limit)
+    except (KeyboardInterrupt, Terminated) as cut:
+        how, status = "interrupted", 130  # as shells say it
+        if isinstance(cut, Terminated):
+            how, status = "terminated", cut.status
+        print(f"{how}: {len(writer.rows)} rows until then; {written}", file=sys.stderr)
+        return status
+    finally:  # what was measured until then is kept
         writer.close()
     print_rows(writer.rows)
     print_summary(writer.rows)
@@ -78,8 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _plot(found: Sequence[rows.Row], stem: Path) -> None:
     """Draw what there is to see, where matplotlib is installed."""
-    if find_spec("matplotlib") is None:
-        print("no plots: matplotlib is not installed (pip install 'sparrow-kernels[bench]')")
+    if why := options.no_plots():
+        print(f"no plots: {why}")
         return
     from bench.plot import drawn
 
@@ -137,7 +141,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, default=rows.RESULTS / "local", help="folder for results"
     )
-    parser.add_argument("--name", help="of the result files, without ending")
+    parser.add_argument(
+        "--name", type=options.file_name, help="of the result files, without ending"
+    )
     parser.add_argument("--csv-only", action="store_true", help="no JSON, no plots")
     parser.add_argument("--list", action="store_true", help="say what would be measured")
     return parser

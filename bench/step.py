@@ -38,6 +38,8 @@ from sparrow_kernels.ops.env import checks
 PAPER_TAU = {500: 4.51, 1_500: 4.36, 6_000: 4.29, 17_000: 4.32, 25_000: 4.37}
 """Sparrow on Qwen2.5-VL-7B at T = 0, by visual length (arXiv 2602.15318, ablation)."""
 REDUCED_VOCABULARY = 32_768
+SPARE_SLOTS = 128
+"""Of a cache, behind the slots that are committed."""
 
 
 def main() -> int:
@@ -57,6 +59,9 @@ def main() -> int:
     if not arguments.tiny and not torch.cuda.is_available():
         parser.error("a 7B target needs a CUDA GPU (--tiny runs anywhere)")
     scale = TINY if arguments.tiny else FULL
+    most = scale.text["max_position_embeddings"] - SPARE_SLOTS
+    if arguments.slots and max(arguments.slots) > most:
+        parser.error(f"argument --slots: must be at most {most:,}, got {max(arguments.slots)}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found: list[dict[str, Any]] = []
     with torch.inference_mode(), checks(False):
@@ -87,7 +92,7 @@ def steps(family: str, model: Any, scale: Scale, slots: int) -> Iterator[dict[st
     plain = as_it_comes(model, slots, scale.repeats)
     yield {**row, "way": "plain, as it comes", "step_ms": plain}
     draft = SparrowDraft.for_target(model).eval()
-    targets = {fused: filled(model, slots, slots + 128, fused) for fused in (False, True)}
+    targets = {fused: filled(model, slots, slots + SPARE_SLOTS, fused) for fused in (False, True)}
     baseline: dict[tuple[bool, bool], float] = {}
     for way in _ways(model, scale):
         for graphed in (False, True) if graphs else (False,):

@@ -1,6 +1,6 @@
 """What each part of the method is worth, on the embedded target.
 
-    python -m bench.ablation --csv bench/results/ablation.csv --plot docs/ablation.png
+    python -m bench.ablation --csv bench/results/ablation.csv --plot docs/ablation
 
 Trains seven drafts for each of three seeds on the same clips, then replays the target's greedy
 captions of unseen clips with each, the clip in its sight and out of it. Everything is kept in
@@ -26,9 +26,13 @@ def main() -> int:
     parser.add_argument("--steps", type=options.count, default=300,
                         help="of each draft (default: 300)")  # fmt: skip
     parser.add_argument("--csv", type=options.to_write, default=Path("build/ablation/ablation.csv"))
-    parser.add_argument("--plot", type=options.to_write, metavar="FILE")
+    parser.add_argument(
+        "--plot", type=options.to_write, metavar="STEM", help="of pictures, light and dark"
+    )
     parser.add_argument("--train-only", action="store_true", help="stop before measuring")
     arguments = parser.parse_args()
+    if arguments.plot is not None and (why := options.no_plots()):
+        parser.error(f"argument --plot: {why}")  # rather than hours later
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
     from bench.ablation import results
     from bench.ablation.measuring import measure

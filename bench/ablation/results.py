@@ -7,11 +7,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.ablation.measuring import lines_of
 from bench.ablation.systems import SYSTEMS
 from sparrow_kernels.training.replay import mean_of
+
+if TYPE_CHECKING:  # matplotlib may be missing
+    from matplotlib.figure import Figure
+
+    from bench.plots.style import Theme
 
 COLUMNS = ("system", "vata", "seed", "visual_tokens", "clips", "checked", "mean_emitted")
 
@@ -72,13 +77,26 @@ def table(path: Path) -> str:
     return "\n".join(lines)
 
 
-def draw(path: Path, out: Path) -> None:
-    """Tokens a call by visual length, with the clip in sight dashed and out of it whole."""
-    from matplotlib.figure import Figure
+def draw(path: Path, out: Path) -> list[Path]:
+    """Tokens a call by visual length, with the clip in sight dashed and out of it whole, light and
+    dark: `<out>-<theme>.svg` and `.png`, which are returned."""
+    from bench.plots import style
 
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    colors = {system.name: f"C{number}" for number, system in enumerate(SYSTEMS)}
+    written = []
+    for theme in style.THEMES:
+        with style.themed(theme):
+            written += style.save(_figure(path, theme), out, theme)
+    return written
+
+
+def _figure(path: Path, theme: Theme) -> Figure:
+    from matplotlib import pyplot
+
+    from bench.plots.style import WIDTH, plain_ticks
+
+    figure, axes = pyplot.subplots(figsize=(WIDTH, 4.7))
+    palette = (theme.ours, *theme.others)
+    colors = {system.name: color for system, color in zip(SYSTEMS, palette, strict=True)}
     for (system, vata), by_length in cells(path).items():
         axes.errorbar(
             list(by_length),
@@ -91,5 +109,6 @@ def draw(path: Path, out: Path) -> None:
         )
     axes.set(xscale="log", xlabel="visual tokens", ylabel="tokens a target call")
     axes.set_title("whole: the clip out of the draft's sight; dashed: in it")
-    axes.legend(fontsize="small")
-    figure.savefig(out, dpi=130)
+    plain_ticks(axes, x=True)
+    axes.legend()
+    return figure

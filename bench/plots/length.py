@@ -1,6 +1,7 @@
 """Time over the length of the clip, or of the prefix: ours and every peer, one panel a shape.
 
 Lines are medians, shades go from the 20th to the 80th percentile; both axes are logarithmic.
+Points are hollow where a time is doubted.
 """
 
 from __future__ import annotations
@@ -13,7 +14,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.matches import Match, matches, median
-from bench.plots.style import MARKERS, WIDTH, Theme, plain_ticks, short_case, way_colors
+from bench.plots.style import (
+    DOUBTED,
+    MARKERS,
+    WIDTH,
+    Theme,
+    doubted_entry,
+    hollow,
+    plain_ticks,
+    short_case,
+    way_colors,
+)
 from bench.rows import Row
 
 _WORDS = {"visual": "visual tokens", "prefix": "committed slots"}
@@ -50,6 +61,12 @@ def figure(rows: Sequence[Row], word: str, theme: Theme) -> Figure | None:
         handles, labels = each.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
     order = sorted(entries, key=lambda way: (way != OURS, way))
+    drawn = (
+        row for found in panels.values() for match in found for row in (match.ours, *match.peers)
+    )
+    if any(row.doubt for row in drawn):
+        entries[DOUBTED] = doubted_entry(theme)
+        order.append(DOUBTED)
     made.legend([entries[way] for way in order], order, loc="outside upper left", ncols=4)
     machines = dict.fromkeys(match.ours.device for found in panels.values() for match in found)
     made.supxlabel(f"median, p20–p80 shaded; {'; '.join(machines)}", fontsize=8)
@@ -58,6 +75,7 @@ def figure(rows: Sequence[Row], word: str, theme: Theme) -> Figure | None:
 
 def _panel(axes: Axes, found: list[Match], word: str, theme: Theme, colors: dict[str, str]) -> None:
     by_way: dict[str, list[tuple[int, float, float, float]]] = {}
+    doubted: dict[str, list[tuple[int, float]]] = {}
     for match in sorted(found, key=lambda match: int(match.parameters[word])):
         length = int(match.parameters[word])
         for row in (match.ours, *match.peers):
@@ -65,17 +83,21 @@ def _panel(axes: Axes, found: list[Match], word: str, theme: Theme, colors: dict
             low, high = row.us_p20 or middle, row.us_p80 or middle
             way = OURS if row is match.ours else row.backend
             by_way.setdefault(way, []).append((length, middle, low, high))
+            if row.doubt:
+                doubted.setdefault(way, []).append((length, middle))
     for way, points in by_way.items():
         is_ours = way == OURS
         place = list(colors).index(way) + 1 if not is_ours else 0
         lengths, middles, lows, highs = zip(*points, strict=True)
         color = theme.ours if is_ours else colors[way]
+        marker, layer = MARKERS[place % len(MARKERS)], 3 if is_ours else 2
         axes.fill_between(lengths, lows, highs, color=color, alpha=0.2, linewidth=0)
         axes.plot(
-            lengths, middles, label=way, marker=MARKERS[place % len(MARKERS)],
-            markersize=6, color=color,
-            linewidth=2.6 if is_ours else 1.4, zorder=3 if is_ours else 2,
+            lengths, middles, label=way, marker=marker, markersize=6, color=color,
+            linewidth=2.6 if is_ours else 1.4, zorder=layer,
         )  # fmt: skip
+        for point in doubted.get(way, []):  # over the whole one
+            axes.plot(*point, marker=marker, markersize=6, zorder=layer, **hollow(theme, color))
     axes.set(xscale="log", yscale="log", xlabel=f"{_WORDS[word]} (logarithmic)")
     ticks: list[int] = []
     for length in _lengths(found, word):

@@ -1,13 +1,14 @@
 """Each peer's time over our best, case by case: one panel an op, one figure a family of ops.
 
 A bar goes from 1 to the fastest peer of a case, to the right where we are faster, and its ratio
-stands beside it. Dots are peers.
+stands beside it. Dots are peers, hollow where one of the two times is doubted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib import pyplot
 from matplotlib.axes import Axes
@@ -15,7 +16,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.matches import Match, matches
-from bench.plots.style import MARKERS, WIDTH, Theme, plain_ticks, short_case, way_colors
+from bench.plots.style import (
+    MARKERS,
+    WIDTH,
+    Theme,
+    doubted_entry,
+    hollow,
+    plain_ticks,
+    short_case,
+    way_colors,
+)
 from bench.rows import Row
 
 _USUAL = ("model", "dtype", "inputs")
@@ -51,7 +61,12 @@ def figure(rows: Sequence[Row], theme: Theme) -> Figure | None:
         Line2D([], [], linestyle="", marker=markers[way], color=colors[way], label=way)
         for way in colors
     ]
-    made.legend(handles=handles, loc="outside upper left", ncols=4, handletextpad=0.1)
+    pairs = ((match, peer) for found in by_op.values() for match in found for peer in match.peers)
+    is_doubted = any(match.ours.doubt or peer.doubt for match, peer in pairs)
+    if is_doubted:
+        handles.append(doubted_entry(theme))
+    columns = 3 if is_doubted else 4  # more would not fit beside its words
+    made.legend(handles=handles, loc="outside upper left", ncols=columns, handletextpad=0.1)
     return made
 
 
@@ -75,9 +90,13 @@ def _panel(
             textcoords="offset points", va="center", fontsize=9,
         )  # fmt: skip
         for peer in match.peers:
+            color = colors[peer.backend]
+            looks: dict[str, Any] = {"markeredgecolor": theme.background}
+            if match.ours.doubt or peer.doubt:
+                looks = hollow(theme, color)
             axes.plot(
                 match.ratio(peer), place, marker=markers[peer.backend], markersize=6.5,
-                color=colors[peer.backend], markeredgecolor=theme.background, linestyle="",
+                color=color, linestyle="", **looks,
             )  # fmt: skip
     axes.axvline(1, color=theme.text, linewidth=1.4)
     axes.set_xscale("log")

@@ -4,7 +4,7 @@ Above, ops that compute: operations a second over operations a byte, under the t
 measured rates draw. Below, ops that only move bytes, a panel a family, under the bandwidth. Each
 point is the best of our backends at one case. A stem leads from it to what its own floor allows,
 which is the exponential rate's where that is what bounds it. Rates are those that the rows' own
-floors imply.
+floors imply. Points are hollow where a time is doubted.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from matplotlib import pyplot
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from bench import registry
 from bench.matches import Match, matches, median
-from bench.plots.style import MARKERS, WIDTH, Theme, plain_ticks, quantity
+from bench.plots.style import MARKERS, WIDTH, Theme, doubted_entry, hollow, plain_ticks, quantity
 from bench.rows import Row
 
 _DTYPES = ("bfloat16", "float16", "float32")
@@ -64,7 +65,7 @@ def _compute(
         _say(axes, f"{dtype}, {quantity(rate, 'FLOP/s')}", (right, rate), (0, 4), "right")
     _scatter(axes, found, theme, lambda row: (row.flops / row.bytes, row.flops))
     _leave_room(axes)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.legend(handles=_entries(axes, found, theme), loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def _move(
@@ -78,7 +79,13 @@ def _move(
         at.set_title(family, fontsize=10, fontweight="normal")
         at.axhline(bandwidth, color=theme.text, lw=1.4)
         _scatter(at, found, theme, lambda row: (row.bytes, row.bytes))
-        at.legend(loc="lower right", fontsize=7, handletextpad=0.2, borderaxespad=0.2)
+        at.legend(
+            handles=_entries(at, found, theme),
+            loc="lower right",
+            fontsize=7,
+            handletextpad=0.2,
+            borderaxespad=0.2,
+        )
     _leave_room(axes[0][0])  # of all, which share it
     least = min(match.ours.bytes for found in families.values() for match in found)
     _say(axes[0][0], quantity(bandwidth, "B/s"), (least, bandwidth), (-4, 4))
@@ -121,7 +128,17 @@ def _scatter(axes: Axes, found: list[Match], theme: Theme, place: Place) -> None
             marker=MARKERS[turn % len(MARKERS)], color=color,
             markeredgecolor=theme.background, markeredgewidth=0.6,
         )  # fmt: skip
+        for match, point in zip(of_name, points, strict=True):
+            if match.ours.doubt:  # over the whole one
+                marker, looks = MARKERS[turn % len(MARKERS)], hollow(theme, color)
+                axes.plot(*point, linestyle="", markersize=6.5, marker=marker, **looks)
     plain_ticks(axes, x=True, y=True)
+
+
+def _entries(axes: Axes, found: list[Match], theme: Theme) -> list[Artist]:
+    """Of a legend."""
+    handles: list[Artist] = axes.get_legend_handles_labels()[0]
+    return [*handles, doubted_entry(theme)] if any(each.ours.doubt for each in found) else handles
 
 
 def _leave_room(axes: Axes) -> None:

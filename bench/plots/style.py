@@ -11,6 +11,7 @@ import matplotlib
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
 matplotlib.use("Agg")
@@ -95,6 +96,20 @@ def way_colors(ways: list[str], theme: Theme) -> dict[str, str]:
     return {
         way: theme.others[place % len(theme.others)] for place, way in enumerate(sorted(set(ways)))
     }
+
+
+DOUBTED = "not to be believed"
+
+
+def hollow(theme: Theme, color: str) -> dict[str, Any]:
+    """A marker's looks where its row is doubted (`Row.doubt`)."""
+    return {"markerfacecolor": theme.background, "markeredgecolor": color, "markeredgewidth": 1.4}
+
+
+def doubted_entry(theme: Theme) -> Line2D:
+    """The legend's word for it."""
+    looks = hollow(theme, theme.text)
+    return Line2D([], [], linestyle="", marker="o", markersize=6, label=DOUBTED, **looks)
 
 
 def plain_ticks(axes: Axes, *, x: bool = False, y: bool = False) -> None:

@@ -45,7 +45,10 @@ def main() -> int:
     parser.add_argument(
         "--answer-tokens", type=options.count, default=64_000, help="default: 64000"
     )
-    parser.add_argument("--prompts", type=options.count, default=30, help="to decode (default: 30)")
+    parser.add_argument(
+        "--prompts", type=options.at_most(answers.HELD_OUT), default=30,
+        help=f"to decode, of {answers.HELD_OUT} (default: 30)",
+    )  # fmt: skip
     parser.add_argument(
         "--tree", type=options.tree, default="6-5-1", help="default: a chain, 6-5-1"
     )

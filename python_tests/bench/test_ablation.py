@@ -83,7 +83,10 @@ def test_a_line_that_was_cut_is_dropped(tmp_path: Path) -> None:
     assert path.read_text() == '{"clip": 0}\n'
 
 
-def test_the_figure_is_drawn(measured: Path, tmp_path: Path) -> None:
+def test_the_figure_is_drawn_light_and_dark(measured: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    results.draw(measured, tmp_path / "ablation.png")
-    assert (tmp_path / "ablation.png").stat().st_size > 5_000
+    drawn = results.draw(measured, tmp_path / "found")
+    names = {f"found-{theme}.{kind}" for theme in ("light", "dark") for kind in ("svg", "png")}
+    assert {path.name for path in drawn} == names
+    assert all(path.stat().st_size > 5_000 for path in drawn)
+    assert len({path.read_bytes() for path in drawn}) == len(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -119,24 +120,34 @@ def test_what_is_just_possible_is_a_case() -> None:
         assert run.main(["--op", op, "--shape", shape, "--device", "cpu", "--list"]) == 0
 
 
-def test_an_interrupted_run_keeps_what_it_measured_and_says_where(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("number", "status", "how"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_a_run_that_a_signal_ends_keeps_what_it_measured_and_says_where(
+    number: int,
+    status: int,
+    how: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     measured, calls = measure.measured, iter(range(9))
 
     def until_the_second(*words: Any) -> Any:
         if next(calls) == 1:
-            raise KeyboardInterrupt
+            assert callable(signal.getsignal(number)), "it would end the tests"
+            signal.raise_signal(number)
         return measured(*words)
 
     monkeypatch.setattr(measure, "measured", until_the_second)
     words = ["--all", "--smoke", "--family", "tree", "--peers", "none", "--device", "cpu"]
-    assert run.main([*words, "--out", str(tmp_path), "--name", "found"]) == 130
+    assert run.main([*words, "--out", str(tmp_path), "--name", "found"]) == status
     found = rows.read(tmp_path / "found.csv")
     assert found and {row.op for row in found} == {"build_tree"}
     assert len(json.loads((tmp_path / "found.json").read_text())) == len(found)
     said = capsys.readouterr().err
-    assert f"interrupted: {len(found)} rows until then" in said and "found.csv" in said
+    assert f"{how}: {len(found)} rows until then" in said and "found.csv" in said
 
 
 def test_a_family_named_twice_is_measured_once() -> None:
