@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,11 @@ import pytest
 from sparrow_kernels.cli import bench, main
 
 PLANTED = """
-import os, pathlib, sys, time
+import os, pathlib, signal, sys, time
 if "--killed" in sys.argv:
     os.kill(os.getpid(), 9)
 if "--slow" in sys.argv:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         print("begun", flush=True)
         time.sleep(60)
@@ -63,7 +65,14 @@ def test_every_word_and_the_status_are_handed_over(module: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_waits_for_what_is_written_down(module: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "send", "how"),
+    [(signal.SIGINT, os.killpg, "interrupted"), (signal.SIGTERM, os.kill, "terminated")],
+)
+def test_a_signal_waits_for_what_is_written_down(
+    number: int, send: Callable[[int, int], None], how: str, module: Path
+) -> None:
+    """A terminal sends Ctrl-C to both processes, others send theirs to the one they know."""
     words = [sys.executable, "-c", INTERRUPTED.format(module=str(module)), "bench", "--out", "here"]
     process = subprocess.Popen(
         [*words, "--slow"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -71,9 +80,9 @@ def test_ctrl_c_waits_for_what_is_written_down(module: Path) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     assert process.stdout is not None and process.stdout.readline() == "begun\n"
-    os.killpg(process.pid, signal.SIGINT)
+    send(process.pid, number)
     _, said = process.communicate(timeout=60)
-    assert "sparrow: error: interrupted before it was done" in said
+    assert f"sparrow: error: {how} before it was done" in said
     assert Path("here").is_file()
 
 

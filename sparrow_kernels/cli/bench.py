@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from sparrow_kernels.cli.signals import Terminated
+
 HELP = "run the benchmarks of a checkout (python -m bench.run ...)"
 _LAST_WORDS_S = 10
 """Calls of the slowest backends take seconds, and are not left before they end."""
@@ -46,7 +48,10 @@ def run(rest: Sequence[str]) -> int:
     )
     try:
         status = process.wait()
-    except KeyboardInterrupt:  # which the run gets too: it ends its call and says what it wrote
+    except (KeyboardInterrupt, Terminated) as cut:
+        # The run ends its call and says what it wrote. Ctrl-C it got too, other signals it did not.
+        if isinstance(cut, Terminated):
+            process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(_LAST_WORDS_S)
         raise
