@@ -48,9 +48,13 @@ def pytest_configure() -> None:
 
 # What transformers announces with a FutureWarning it will break: an error where we call it.
 _CALLS_TRANSFORMERS = ("test_decoder_", "test_transformers_", "test_cli_", "test_embedded_pair")
+# Their tests share what takes seconds to make. The first ones of a run are not stolen by its other
+# processes, which would make it again.
+_MADE_ONCE = ("test_draft_probe.py", "test_draft_trained.py", "test_training_processes.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in _MADE_ONCE)
     for item in items:
         if item.path.name.startswith(_CALLS_TRANSFORMERS):
             item.add_marker(pytest.mark.filterwarnings("error::FutureWarning"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import accumulate
 
 from tree_cases import Tree, children
 
@@ -12,7 +13,8 @@ Row = list[Fraction]
 
 def normalised(weights: Sequence[float | Fraction]) -> Row:
     exact = [Fraction(weight) for weight in weights]
-    return [weight / sum(exact) for weight in exact] if any(exact) else exact
+    whole = sum(exact)
+    return [weight / whole for weight in exact] if whole else exact
 
 
 class Rule:
@@ -43,7 +45,7 @@ class Rule:
         )
 
     def cdf(self) -> list[Fraction]:
-        return [sum(self.target[: x + 1], Fraction(0)) for x in range(len(self.target))]
+        return list(accumulate(self.target))
 
 
 def run(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
+from itertools import pairwise
 
 import torch
 from residual_rule import Row, Rule, normalised
@@ -62,7 +63,7 @@ class Game:
                     break
                 rule.refuse(token)
             else:
-                for low, high in zip([Fraction(0), *rule.cdf()], rule.cdf(), strict=False):
+                for low, high in pairwise([Fraction(0), *rule.cdf()]):
                     if high > low:
                         yield Run(left * (high - low), known, used, (low, high))
 
@@ -131,7 +132,8 @@ def prove_exact(op: Op, game: Game) -> None:
                 emitted[node][token] += run.probability
     assert sum(emitted[0]) == 1
     for node, law in enumerate(emitted):
-        expected = [prob * sum(law) for prob in normalised(game.target[node])]
+        reached = sum(law)
+        expected = [prob * reached for prob in normalised(game.target[node])]
         assert law == expected, f"biased at node {node}: {law} is not {expected}"
     for one, other in zip(low, high, strict=True):
         assert torch.equal(one, other), "a decision changes within an interval"
