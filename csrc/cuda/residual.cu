@@ -18,17 +18,19 @@
 // is looked up; softmax takes one more a node, for the highest logits. Links, tokens and coins of
 // up to 1,024 nodes come into shared memory in one trip at the start, and the first child's own
 // weights are on their way while a row is. The masses of blocks and warps are what the bonus is
-// drawn from: no pass of its own. Bytes: V * sizeof(Element) for each node on the path's target
-// row, and again for its draft row if it has a child to try; nothing else of [B, T, V]. One
-// exponential an id read, for logits. At V = 152k a level is 1.2 MB of float32, 76 KB a block
-// of 16. What bounds it are the sums, one by one: four levels of three refusals took 47 us on an
-// H100, whose memory needs 2 for their bytes (bench/results/bench-trees.csv), when each group's
-// loads waited for the group before and a refused draft was summed in a pass of its own. Since then
-// no GPU has run it. Precision: multiplying by share rounds once (its two halves are floats), the
-// weights of a group are added as floats, groups as pairs of floats, lanes, warps and blocks in
-// double: no term is negative, so for a given share a mass has float32's digits, without
-// double-precision arithmetic on every id, of which consumer GPUs have little. Relies on: V below
-// 2^31; nothing about values. Does not handle: rows whose masses are more than 2^120 apart.
+// drawn from: no pass of its own.
+// Bytes: V * sizeof(Element) for each node on the path's target row, and again for its draft row if
+// it has a child to try; nothing else of [B, T, V]. One exponential an id read, for logits. At
+// V = 152k a level is 1.2 MB of float32, 76 KB a block of 16. What bounds it are the sums, one by
+// one: four levels of three refusals took 47 us on an H100, whose memory needs 2 for their
+// bytes (bench/results/bench-trees.csv), when each group's loads waited for the group before and a
+// refused draft was summed in a pass of its own. Since then no GPU has run it.
+// Precision: multiplying by share rounds once (its two halves are floats), the weights of a group
+// are added as floats, groups as pairs of floats, lanes, warps and blocks in double: no term is
+// negative, so for a given share a mass has float32's digits, without double-precision arithmetic
+// on every id, of which consumer GPUs have little.
+// Relies on: V below 2^31; nothing about values. Does not handle: rows whose masses are more than
+// 2^120 apart.
 #include <algorithm>
 #include <atomic>
 
