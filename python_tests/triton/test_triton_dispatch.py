@@ -169,7 +169,8 @@ def test_splits_fill_the_gpu_evenly():
     # What was fastest on an H200: 16 splits of two row tiles, 8 of four.
     assert configurations.split_count(wide, 8, 132, 25_664) == 16
     assert configurations.split_count(wide, 16, 132, 25_664) == 8
-    assert configurations.split_count(wide, 8, 132, 256) == 1
+    # No split for less than two tiles of 64 slots: with them 512 slots took less the more there were.
+    assert configurations.split_count(wide, 8, 132, 256) == 2
     # One pass of the merge, and nothing to divide by.
     assert configurations.split_count(narrow, 4, 132, 1_000_000) == configurations.MOST_SPLITS
     assert configurations.split_count(wide, 0, 132, 25_664) >= 1
@@ -177,7 +178,7 @@ def test_splits_fill_the_gpu_evenly():
     waves = 272 * configurations.split_count(wide, 272, 132, 4_096) / 132
     assert waves / -(-waves // 1) > 0.7
     # A long request is not left to the few programs that a large batch gives each.
-    assert configurations.split_count(wide, 256, 132, 25_664, batch=32) >= 25_664 / 128 / 32
+    assert configurations.split_count(wide, 256, 132, 25_664, batch=32) >= 25_664 / 64 / 32
     # One request alone has programs of one length: what evens them out decides.
     assert configurations.split_count(wide, 256, 132, 25_664) == 1
 

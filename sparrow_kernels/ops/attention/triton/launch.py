@@ -19,12 +19,16 @@ from triton import knobs
 from triton.runtime import driver
 
 
+Grid = tuple[int, int, int]
+"""Programs along each axis; at most 65,535 along the second and the third."""
+
+
 class Kept(NamedTuple):
     """A launch, but for its pointers and its stream."""
 
     compiled: Any
     """What Triton compiled, loaded on the key's device."""
-    grid: int
+    grid: Grid
     rest: tuple[Any, ...]
     """Arguments behind the pointers."""
 
@@ -53,11 +57,11 @@ def launch(
     kernel: Any,
     key: Hashable,
     pointers: tuple[Tensor | None, ...],
-    prepare: Callable[[], tuple[int, tuple[Any, ...], dict[str, Any]]],
+    prepare: Callable[[], tuple[Grid, tuple[Any, ...], dict[str, Any]]],
 ) -> None:
     """Launch `kernel` on `pointers`, its first arguments, on the device and stream of the present.
 
-    `prepare` gives the number of programs, the other arguments in order, and the options. `key`
+    `prepare` gives the programs, the other arguments in order, and the options. `key`
     says what these and the compiled kernel depend on: device, dtypes, what is None, alignment.
     """
     kept = _KEPT.get((kernel, key))
@@ -67,12 +71,12 @@ def launch(
         stream = driver.active.get_current_stream(driver.active.get_current_device())
         addresses = [None if each is None else each.data_ptr() for each in pointers]
         compiled.run(
-            kept.grid, 1, 1, stream, compiled.function, compiled.packed_metadata, None, None, None,
+            *kept.grid, stream, compiled.function, compiled.packed_metadata, None, None, None,
             *addresses, *kept.rest,
         )  # fmt: skip
         return
     grid, rest, options = prepare()
-    compiled = kernel[(grid,)](*pointers, *rest, **options)
+    compiled = kernel[grid](*pointers, *rest, **options)
     if all(hasattr(compiled, name) for name in ("run", "function", "packed_metadata")):
         if len(_KEPT) >= _MOST_KEPT:
             _KEPT.clear()

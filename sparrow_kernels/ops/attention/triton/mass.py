@@ -22,7 +22,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from sparrow_kernels.ops.attention.triton.tree_tiles import load_slots, slot_pages
+from sparrow_kernels.ops.attention.triton.tree_tiles import (
+    load_slots,
+    slot_pages,
+    slot_pointers,
+)
 
 ANY_ALIGNMENT = ["prefix_lens_ptr", "lse_ptr", "block_table_ptr", "mass_ptr"]
 _ANY_VALUE = [
@@ -66,9 +70,8 @@ def mass_kernel(
         table = block_table_ptr + request * table_stride_b
         pages = (table, num_pages, key_stride_b, key_stride_b, PAGE)
         found = slot_pages(pages, slots, committed)
-    keys = load_slots(
-        key_ptr, slots, key_stride_n, found, key_stride_b, PAGE, committed, D, BLOCK_D
-    )
+    ptrs = slot_pointers(key_ptr, slots, key_stride_n, found, key_stride_b, PAGE, BLOCK_D)
+    keys = load_slots(ptrs, committed, D, BLOCK_D)
 
     query_ptr += request * query_stride_b + group * G * query_stride_h
     lse_ptr += request * lse_stride_b + group * G * lse_stride_h

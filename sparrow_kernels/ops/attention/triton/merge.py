@@ -28,7 +28,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sparrow_kernels.ops.attention.triton.configurations import padded_head_dim
-from sparrow_kernels.ops.attention.triton.launch import aligned, launch
+from sparrow_kernels.ops.attention.triton.launch import Grid, aligned, launch
 
 BLOCK_R = 16
 ANY_ALIGNMENT = ["lses_ptr", "lse_ptr"]
@@ -154,7 +154,7 @@ def merge_splits(
     `dependent`: start before the kernel that writes the splits has ended, and wait for it there.
     """
 
-    def prepare() -> tuple[int, tuple[Any, ...], dict[str, Any]]:
+    def prepare() -> tuple[Grid, tuple[Any, ...], dict[str, Any]]:
         num_splits, batch, heads, nodes, head_dim = parts.shape
         rows = batch * heads * nodes
         block_r, block_s = tile
@@ -165,7 +165,7 @@ def merge_splits(
         options: dict[str, Any] = {"num_warps": splits_warps(head_dim)}
         if dependent:
             options["launch_pdl"] = True
-        return triton.cdiv(rows, block_r), arguments, options
+        return (triton.cdiv(rows, block_r), 1, 1), arguments, options
 
     key = (
         out.device, out.dtype, parts.shape, out.stride(),

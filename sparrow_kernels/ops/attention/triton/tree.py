@@ -7,7 +7,7 @@ Rows: the G query heads of a KV head and all T nodes share its K and V, so row =
 within the group fills one M dimension, in one or two subtiles: 128 + 64 rows waste less than 256
 would, and one subtile's exponentials can run beside the other's products.
 
-Grid: row tile (fastest: programs that share K and V run together) x split x KV head x request.
+Grid: row tile (fastest: programs that share K and V run together) and split, KV head, request.
 Loads: Q once; K and V by asynchronous copies, tiles ahead of it; words once, by the split that
 holds the tree. The lengths are read here: whole tiles of the prefix carry no mask and are shared
 out evenly; the rest of the prefix and the tree, which lies right behind, are masked tiles of split
@@ -38,8 +38,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from sparrow_kernels.ops.attention.triton import configurations
-from sparrow_kernels.ops.attention.triton.tree_spans import anchored_span, prefix_span, tree_span
+from sparrow_kernels.ops.attention.triton.tree_spans import (
+    anchored_span,
+    prefix_span,
+    tiles_of_split,
+    tree_span,
+)
 from sparrow_kernels.ops.attention.triton.tree_tiles import (
     begin,
     load_queries,
@@ -59,10 +63,8 @@ _ANY_VALUE = [
     "table_stride_b", "bias_stride_b", "bias_stride_h",
     "key_scale_stride_b", "key_scale_stride_h", "value_scale_stride_b", "value_scale_stride_h",
     "lse_stride_s", "lse_stride_b", "lse_stride_h", "lse_stride_t",
-    "window", "T", "N", "W", "A", "num_pages", "num_splits", "row_tiles", "num_groups",
+    "window", "T", "N", "W", "A", "num_pages", "num_splits", "row_tiles", "zero",
 ]  # fmt: skip
-
-TREE_TILES: tl.constexpr = tl.constexpr(configurations.TREE_TILES)
 
 
 @triton.jit(do_not_specialize=_ANY_VALUE, do_not_specialize_on_alignment=ANY_ALIGNMENT)
@@ -93,7 +95,8 @@ def tree_kernel(
     out_stride_s, out_stride_b, out_stride_h, out_stride_t,
     lse_stride_s, lse_stride_b, lse_stride_h, lse_stride_t,
     scale_log2,  # |scale| * log2(e), above 0
-    window, T, N, W, A, num_pages, num_splits, row_tiles, num_groups,  # num_groups is Hkv
+    window, T, N, W, A, num_pages, num_splits, row_tiles,
+    zero,  # always: what is computed with it, the compiler does not keep in registers
     G: tl.constexpr,
     SIGN: tl.constexpr,  # of the scale: -1, 0 or 1
     D: tl.constexpr,
@@ -105,11 +108,9 @@ def tree_kernel(
     PAGE: tl.constexpr,  # slots of a page, 0 without a block table
     DEPENDENT: tl.constexpr,  # the merge may be launched while splits are still at work
 ):  # fmt: skip
-    program = tl.program_id(0)
-    row_tile = program % row_tiles
-    split = program // row_tiles % num_splits
-    request = (program // (row_tiles * num_splits) // num_groups).to(tl.int64)
-    group = (program // (row_tiles * num_splits) % num_groups).to(tl.int64)
+    place, over = tl.program_id(0).to(tl.uint32), row_tiles.to(tl.uint32)
+    split, row_tile = (place // over).to(tl.int32), (place % over).to(tl.int32)
+    group, request = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     length = tl.minimum(tl.maximum(tl.load(prefix_lens_ptr + request), 0), N)
     start = length * 0
     if prefix_starts_ptr is not None:
@@ -144,21 +145,14 @@ def tree_kernel(
     query_steps = (query_stride_h, query_stride_t)
 
     tiles = (length - start) // BLOCK_N
-    # What the split of the tree takes of them; the others share the rest.
-    own = tl.maximum((tiles + TREE_TILES) // num_splits - TREE_TILES, 0)
-    others, rest = tl.maximum(num_splits - 1, 1), (tiles - own).to(tl.int64)
-    first_tile = tl.where(split == 0, 0, own + ((split - 1) * rest // others).to(tl.int32))
-    end_tile = own + (split * rest // others).to(tl.int32)
-    asked = T  # nodes whose queries are loaded
-    if anchor_slots_ptr is None:
-        asked = tl.where((first_tile < end_tile) | (split == 0), T, 0)
+    first_tile, end_tile = tiles_of_split(tiles, split, num_splits)
 
     first_row = row_tile * (BLOCK_M0 + BLOCK_M1)
     rows = row_numbers(first_row, BLOCK_M0, BLOCK_M1)
-    queries = (load_queries(query_ptr, rows[0], query_steps, asked, G, SIGN, D, BLOCK_D),)
+    queries = (load_queries(query_ptr, rows[0], query_steps, T, G, SIGN, D, BLOCK_D),)
     states = (begin(BLOCK_M0, BLOCK_D),)
     if BLOCK_M1 > 0:
-        second = load_queries(query_ptr, rows[1], query_steps, asked, G, SIGN, D, BLOCK_D)
+        second = load_queries(query_ptr, rows[1], query_steps, T, G, SIGN, D, BLOCK_D)
         queries = (queries[0], second)
         states = (states[0], begin(BLOCK_M1, BLOCK_D))
 
@@ -182,9 +176,8 @@ def tree_kernel(
         )  # fmt: skip
         tree_split = num_splits - 1  # it has the fewest of the others
         tree_begin = length
-    # Programs have no second and third number. The compiler does not know, so it computes what
-    # follows from the rows anew, where it would keep it in registers through all the loops.
-    rows = row_numbers(first_row + tl.program_id(1), BLOCK_M0, BLOCK_M1)
+    # Anew, what follows from the rows too, where it would be kept through all the loops.
+    rows = row_numbers(first_row + zero, BLOCK_M0, BLOCK_M1)
     if split == tree_split:
         words = ancestors_ptr + request * ancestors_stride_b
         states = tree_span(
@@ -198,7 +191,7 @@ def tree_kernel(
         # V), and the merge of the call before may still read the memory of its parts: it is not
         # launched early itself, or it would have to wait before its first load.
         tl.extra.cuda.gdc_launch_dependents()
-    rows = row_numbers(first_row + tl.program_id(2), BLOCK_M0, BLOCK_M1)
+    rows = row_numbers(first_row - zero, BLOCK_M0, BLOCK_M1)
     out_steps, lse_steps = (out_stride_h, out_stride_t), (lse_stride_h, lse_stride_t)
     store_rows(
         out_ptr,

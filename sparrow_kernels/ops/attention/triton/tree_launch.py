@@ -16,12 +16,13 @@ from torch import Tensor
 
 from sparrow_kernels.ops.attention.triton import configurations, tuning
 from sparrow_kernels.ops.attention.triton.configurations import Configuration
-from sparrow_kernels.ops.attention.triton.launch import aligned, current, launch
+from sparrow_kernels.ops.attention.triton.launch import Grid, aligned, current, launch
 from sparrow_kernels.ops.attention.triton.merge import merge_splits
 from sparrow_kernels.ops.attention.triton.tree import tree_kernel
 from sparrow_kernels.ops.pages import num_slots
 
 _BEFORE_OUT = 12  # arguments after the query that come before `out` in the form that writes there
+_MOST_REQUESTS = 65_535  # programs along the third axis of a grid
 _LARGEST_WINDOW = 2**62  # beyond any distance; sums with it stay in 64 bits
 
 
@@ -162,6 +163,10 @@ def tree_attention_out(
         if lse is not None:
             lse.fill_(-math.inf)
         return
+    if batch > _MOST_REQUESTS:
+        raise ValueError(
+            f"tree_attention: at most {_MOST_REQUESTS} requests a call on a GPU, got {batch}"
+        )
     slots = capacity
     if anchor_slots is not None:
         slots = min(capacity, anchor_slots.shape[1] + (window or 0) + 64 * ancestors.shape[2])
@@ -223,7 +228,7 @@ def attend(
         window, scale, aligned(query, key, value, target),
     )  # fmt: skip
 
-    def prepare() -> tuple[int, tuple[Any, ...], dict[str, Any]]:
+    def prepare() -> tuple[Grid, tuple[Any, ...], dict[str, Any]]:
         return _arguments(
             query, key, value, ancestors, anchor_slots, anchor_rank, depth, window, scale,
             target, target_lse, block_table, key_bias, key_scale, value_scale, chosen,
@@ -268,8 +273,8 @@ def _arguments(
     key_scale: Tensor | None,
     value_scale: Tensor | None,
     chosen: Plan,
-) -> tuple[int, tuple[Any, ...], dict[str, Any]]:
-    """The number of programs, what follows the pointers, and how the kernel is compiled."""
+) -> tuple[Grid, tuple[Any, ...], dict[str, Any]]:
+    """The programs, what follows the pointers, and how the kernel is compiled."""
     configuration, num_splits = chosen
     batch, heads, nodes, head_dim = query.shape
     kv_heads = key.shape[1]
@@ -289,11 +294,11 @@ def _arguments(
         abs(scale) * math.log2(math.e) if scale else 1.0,
         min(window or 0, _LARGEST_WINDOW), nodes, num_slots(key, block_table), ancestors.shape[2],
         0 if anchor_slots is None else anchor_slots.shape[1], key.shape[0], num_splits, row_tiles,
-        kv_heads, group, (scale > 0) - (scale < 0), head_dim,
+        0, group, (scale > 0) - (scale < 0), head_dim,
         configurations.padded_head_dim(head_dim), configuration.block_m0,
         configuration.block_m1, configuration.block_n,
         configuration.block_t, 0 if block_table is None else key.shape[2],
         device_facts(query.device).dependent_launch,
     )  # fmt: skip
     options = {"num_warps": configuration.num_warps, "num_stages": configuration.num_stages}
-    return row_tiles * num_splits * batch * kv_heads, arguments, options
+    return (row_tiles * num_splits, kv_heads, batch), arguments, options

@@ -14,14 +14,40 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from sparrow_kernels.ops.attention.triton import configurations
 from sparrow_kernels.ops.attention.triton.tree_tiles import (
     fold,
     has_bit,
     load_slots,
     slot_pages,
+    slot_pointers,
     tree_bits,
     tree_extent,
 )
+
+
+TREE_TILES: tl.constexpr = tl.constexpr(configurations.TREE_TILES)
+
+
+@triton.jit
+def tiles_of_split(tiles, split, num_splits):
+    """The first of a split's whole tiles of the prefix, and the one after its last.
+
+    All splits share a line evenly on which the tree's tiles come first, as split 0's; where they
+    are more than its share, the others share the prefix without it. Shares that are one longer are
+    the last ones'. One division, for every program waits for it.
+    """
+    line = tiles + TREE_TILES
+    is_short = line < TREE_TILES * num_splits
+    sharing = tl.where(is_short, num_splits - 1, num_splits)
+    shared = tl.where(is_short, tiles, line)
+    before = tl.where(is_short, split - 1, split)  # of those who share
+    each = (shared.to(tl.uint32) // tl.maximum(sharing, 1).to(tl.uint32)).to(tl.int32)
+    shorter = sharing - (shared - each * sharing)
+    first = before * each + tl.maximum(before - shorter, 0)
+    end = first + each + tl.where(before >= shorter, 1, 0)
+    ahead = tl.where(is_short, 0, TREE_TILES)
+    return tl.maximum(first - ahead, 0), tl.maximum(end - ahead, 0)
 
 
 @triton.jit
@@ -49,8 +75,15 @@ def _fold_slots(
         key_page = pages[2]
         value_page = pages[3]
         size = pages[4]
-    keys = load_slots(key_ptr, slots, key_stride, found, key_page, size, seen, D, BLOCK_D)
-    values = load_slots(value_ptr, slots, value_stride, found, value_page, size, seen, D, BLOCK_D)
+    key_ptrs = slot_pointers(key_ptr, slots, key_stride, found, key_page, size, BLOCK_D)
+    value_ptrs = slot_pointers(value_ptr, slots, value_stride, found, value_page, size, BLOCK_D)
+    keys = load_slots(key_ptrs, seen, D, BLOCK_D)
+    values = load_slots(value_ptrs, seen, D, BLOCK_D)
+    return _fold_loaded(queries, states, keys, values, visible, bias, scale_log2)
+
+
+@triton.jit
+def _fold_loaded(queries, states, keys, values, visible, bias, scale_log2):
     if keys.dtype == tl.float8e4nv:
         # Exact, all of it. Weights are at most 1, so that beside float16 values they lose less than
         # in bfloat16, and these are one instruction for two; straight to bfloat16 it would be one
@@ -66,12 +99,26 @@ def prefix_span(
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Whole tiles of the prefix, counted from its first slot."""
-    for tile in tl.range(first_tile, end_tile):
-        slots = start + tile * BLOCK_N + tl.arange(0, BLOCK_N)
-        states = _fold_slots(
-            queries, states, cache, pages, biases, slots, None, None, length, scale_log2,
-            D, BLOCK_D,
-        )  # fmt: skip
+    if pages is None and biases is None:
+        # Pointers that go along: made anew each turn they were a seventh of its instructions.
+        key_ptr, value_ptr, key_stride, value_stride = cache
+        slots = start + first_tile * BLOCK_N + tl.arange(0, BLOCK_N)
+        key_ptrs = slot_pointers(key_ptr, slots, key_stride, None, None, None, BLOCK_D)
+        value_ptrs = slot_pointers(value_ptr, slots, value_stride, None, None, None, BLOCK_D)
+        length_of_tile = tl.full([], BLOCK_N, tl.int64)
+        for _ in tl.range(first_tile, end_tile):
+            keys = load_slots(key_ptrs, None, D, BLOCK_D)
+            values = load_slots(value_ptrs, None, D, BLOCK_D)
+            states = _fold_loaded(queries, states, keys, values, None, None, scale_log2)
+            key_ptrs += length_of_tile * key_stride
+            value_ptrs += length_of_tile * value_stride
+    else:
+        for tile in tl.range(first_tile, end_tile):
+            slots = start + tile * BLOCK_N + tl.arange(0, BLOCK_N)
+            states = _fold_slots(
+                queries, states, cache, pages, biases, slots, None, None, length, scale_log2,
+                D, BLOCK_D,
+            )  # fmt: skip
     return states
 
 

@@ -27,17 +27,19 @@ def slot_pages(pages, slots, seen):
 
 
 @triton.jit
-def load_slots(
-    ptr, slots, stride, found, page_stride, size, seen, D: tl.constexpr, BLOCK_D: tl.constexpr
-):
-    """Rows `slots` `[n]` of a cache, or of the pages `found` for them, as `[n, BLOCK_D]`. Not
-    `seen` (None: all are): 0, not read."""
-    dims = tl.arange(0, BLOCK_D)
+def slot_pointers(ptr, slots, stride, found, page_stride, size, BLOCK_D: tl.constexpr):
+    """`[n, BLOCK_D]` into the rows `slots` `[n]` of a cache, or of the pages `found` for them."""
     if found is None:
         starts = slots.to(tl.int64) * stride
     else:
         starts = found.to(tl.int64) * page_stride + (slots % size).to(tl.int64) * stride
-    ptrs = ptr + starts[:, None] + dims[None, :]
+    return ptr + starts[:, None] + tl.arange(0, BLOCK_D)[None, :]
+
+
+@triton.jit
+def load_slots(ptrs, seen, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Rows `[n, BLOCK_D]`. Not `seen` (None: all are): 0, not read."""
+    dims = tl.arange(0, BLOCK_D)
     if seen is not None:
         return tl.load(ptrs, mask=seen[:, None] & (dims < D)[None, :], other=0.0)
     elif D < BLOCK_D:
@@ -172,7 +174,7 @@ def store_rows(
     exists = rows < T * G
     if value_scale is not None:
         acc *= value_scale
-    result = (acc / tl.where(blind, 1.0, total)[:, None]).to(out.dtype.element_ty)
+    result = (acc * (1.0 / tl.where(blind, 1.0, total))[:, None]).to(out.dtype.element_ty)
     ptrs = out + head * out_steps[0] + node * out_steps[1]
     kept = exists & (tl.where(num_splits == 1, 1, (total != 0.0).to(tl.int32)) != 0)
     tl.store(ptrs[:, None] + dims[None, :], result, mask=kept[:, None] & (dims < D)[None, :])
