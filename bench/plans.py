@@ -4,15 +4,15 @@
     python -m bench.plans --device A100
 
     time = fixed + max(the blocks, in their order, as multiprocessors come free; all keys and values
-           at the device's bandwidth) + merge
+           at a share of the device's bandwidth) + merge
     block = the tiles of its run, and masked tiles where the tree is
     tile = its products, and a turn of the loop
 
-The constants were fitted to 40 graph replays with cold inputs on one H200 (triton 3.6; 1 to 60
-nodes, 28 query and 4 KV heads of 128, 25,600 slots, ten configurations, 8 to 132 splits), when a
-split took a run of ceil(tiles / splits): the error has an RMS of 3 % and is 8 % at most. Those of
-the merge are of an H100, where the whole model is within 9 % for 8 to 60 nodes. For other GPUs they
-are scaled by clock and bandwidth.
+The constants are of one H200 (triton 3.6, cold inputs, replayed graphs, 28 query and 4 KV heads of
+128): those of the tiles were fitted to 40 calls of 25,600 slots, 1 to 60 nodes, ten configurations
+and 8 to 132 splits; the others to seven calls of the kernel as it is, which the model meets within
+5 % behind 25,600 slots (1 to 60 nodes), 10 % behind 512 (8, 30), a fifth behind 128 (1). For other
+GPUs they are scaled by clock and bandwidth.
 """
 
 from __future__ import annotations
@@ -31,19 +31,21 @@ from bench.table import print_table
 from sparrow_kernels.ops.attention.triton import configurations
 from sparrow_kernels.ops.attention.triton.configurations import Configuration
 
-_FIXED_US = 7.4
+_FIXED_US = 3.6
 """Launch, lengths, queries, the first tile, the result."""
+_READING = 1.1
+"""What keys and values take over their time at the device's bandwidth."""
 _PRODUCTS = 1.84
 """Clocks of a tile over those its products take on tensor cores that are never idle,"""
 _TURN_US = 0.20
 """and what a turn of the loop takes besides."""
 _NO_OVERLAP_US = 0.53
 """More, where a turn waits for its own copies: two stages."""
-MASKED_US = 3.0
+MASKED_US = 2.0
 """A masked tile: words, keys and values wait for one another."""
-_MERGE_US, _MERGE_BYTES_A_US = 1.0, 5.5e6
+_MERGE_US, _MERGE_BYTES_A_US = 1.9, 8e6
 """The merge of splits: its launch, and parts written and read again."""
-_PASS_US = 0.9
+_PASS_US = 0.2
 """What a program of the merge takes for each pass over splits but the first."""
 _EMPTY_US = 0.5
 
@@ -146,7 +148,7 @@ def of_configuration(
     times = [_EMPTY_US + tiles * tile + masked * MASKED_US for tiles, masked in runs]
     # Row tiles of the same keys run together and read them from the L2.
     slots = sum(call.lengths) * call.kv_heads
-    reading = 1e6 * 2 * slots * call.head_dim * call.dtype.itemsize / device.bandwidth
+    reading = 1e6 * _READING * 2 * slots * call.head_dim * call.dtype.itemsize / device.bandwidth
     us = _FIXED_US + max(_scheduled(times, call.kv_heads * row_tiles, room), reading)
     if splits > 1:
         us += merge(call, chosen, splits)

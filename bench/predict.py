@@ -27,7 +27,7 @@ from bench.case import Case
 from bench.cases.attention import AnchorIndex, TreeAttention
 from bench.cases.draft import AnchoredTreeAttention
 from bench.cases.forms import Float8TreeAttention
-from bench.cases.sampling import AcceptTreeResidual
+from bench.cases.sampling import AcceptTreeResidual, AcceptTreeResidualLogits
 from bench.devices import DEVICES, H200, Device
 from bench.predicted import COLUMNS, TABLE
 from bench.rows import RESULTS
@@ -90,11 +90,10 @@ def microseconds(case: Case, device: Device) -> tuple[float, str]:
         return 27.5 * case.slots / 25_600 * H200.ghz / device.ghz, _ARITHMETIC  # as measured
     steps = _STEPS.get(case.op)
     if isinstance(case, AcceptTreeResidual):
-        # A level loads a node and sums it; each refusal is a sum more: the block's part from shared
-        # memory, 13 steps of shuffles and double additions, a message, a division, a decision. That
-        # is 2,400 cycles by count. The kernel before was 3,700, by which count an H100 should have
-        # taken 37 us where it took 47; so all of it times 1.27.
-        steps = Steps(1, case.levels * (3.7 + 2.45 * case.refused))
+        # As the samples of an H200's program counters divide what it takes: a node is loaded and
+        # summed, softmax and its exchange come on top, each refusal is a sum more.
+        node = 4.6 + (8.0 if isinstance(case, AcceptTreeResidualLogits) else 0.0)
+        steps = Steps(1, (case.levels + 1) * node + case.levels * 3.0 * case.refused)
     if steps is None:
         raise ValueError(f"no steps of {case.op}")
     bulk = floors.floor(case, device.rates(case.dtype)).microseconds / steps.share

@@ -232,10 +232,17 @@ def test_what_is_compiled_at_first_use_is_called_once(
     assert "late: RuntimeError: too late" in shown and "1 calls in 0 s, 1 failed" in shown
     del found[1]
     assert warm.main(["peers", "--device", "cpu"]) == 1
+    found[:] = [Way("elsewhere", False, lambda arguments: _elsewhere, compiles=True)]
+    assert warm.main(["peers", "--device", "cpu"]) == 0  # its row will say so
+    assert capsys.readouterr().out.splitlines()[-1] == "0 calls in 0 s, 0 failed"
 
 
 def _late() -> None:
     raise RuntimeError("too late")
+
+
+def _elsewhere() -> None:
+    raise NotImplementedError("another machine")
 
 
 WRONG = [

@@ -11,7 +11,7 @@ Grid: row tile (fastest: programs that share K and V run together) and split, KV
 Loads: Q once; K and V by asynchronous copies, tiles ahead of it; words once, by the split that
 holds the tree. The lengths are read here: whole tiles of the prefix carry no mask and are shared
 out evenly; the rest of the prefix and the tree, which lies right behind, are masked tiles of split
-0, which has TREE_TILES whole ones less for them. A split without a tile loads nothing. With anchors
+0, which has TREE_TILES whole ones less for them. A split without a tile loads Q alone. With anchors
 a split takes each num_splits-th tile of the anchor list, then of the window, counted from the end
 of the prefix: where tiles lie depends on the request alone, and a row masks what it does not see,
 which changes none of its bits.
