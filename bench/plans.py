@@ -8,7 +8,7 @@
     block = the tiles of its run, and masked tiles where the tree is
     tile = its products, and a turn of the loop
 
-The constants are of one H200 (triton 3.6, cold inputs, replayed graphs, 28 query and 4 KV heads of
+`Costs` are of one H200 (triton 3.6, cold inputs, replayed graphs, 28 query and 4 KV heads of
 128): those of the tiles were fitted to 40 calls of 25,600 slots, 1 to 60 nodes, ten configurations
 and 8 to 132 splits; the others to seven calls of the kernel as it is, which the model meets within
 5 % behind 25,600 slots (1 to 60 nodes), 10 % behind 512 (8, 30), a fifth behind 128 (1). For other
@@ -31,22 +31,33 @@ from bench.table import print_table
 from sparrow_kernels.ops.attention.triton import configurations
 from sparrow_kernels.ops.attention.triton.configurations import Configuration
 
-_FIXED_US = 3.6
-"""Launch, lengths, queries, the first tile, the result."""
-_READING = 1.1
-"""What keys and values take over their time at the device's bandwidth."""
-_PRODUCTS = 1.84
-"""Clocks of a tile over those its products take on tensor cores that are never idle,"""
-_TURN_US = 0.20
-"""and what a turn of the loop takes besides."""
-_NO_OVERLAP_US = 0.53
-"""More, where a turn waits for its own copies: two stages."""
-MASKED_US = 2.0
-"""A masked tile: words, keys and values wait for one another."""
-_MERGE_US, _MERGE_BYTES_A_US = 1.9, 8e6
-"""The merge of splits: its launch, and parts written and read again."""
-_PASS_US = 0.2
-"""What a program of the merge takes for each pass over splits but the first."""
+
+class Costs(NamedTuple):
+    """What the model is made of, of a kernel as it was compiled: microseconds, but for shares."""
+
+    fixed: float = 3.6
+    """Launch, lengths, queries, the first tile, the result."""
+    reading: float = 1.1
+    """What keys and values take, over their time at the device's bandwidth."""
+    products: float = 1.84
+    """Clocks of a tile over those its products take on tensor cores that are never idle,"""
+    turn: float = 0.20
+    """and what a turn of the loop takes besides."""
+    no_overlap: float = 0.53
+    """More, where a turn waits for its own copies: two stages."""
+    masked: float = 2.0
+    """A masked tile: words, keys and values wait for one another."""
+    indirect: float = 1.35
+    """What tiles take whose pages or biases are loaded before their keys, over those of others."""
+    merge: float = 1.9
+    """The merge of splits: its launch,"""
+    merge_bytes: float = 8e6
+    """parts written and read again, bytes a microsecond,"""
+    merge_pass: float = 0.2
+    """and each pass of a program over splits but the first."""
+
+
+PRESENT = Costs()
 _EMPTY_US = 0.5
 
 
@@ -60,6 +71,8 @@ class Call(NamedTuple):
     kv_heads: int = 4
     head_dim: int = 128
     dtype: torch.dtype = torch.bfloat16
+    indirect: bool = False
+    """Whether its keys lie in pages, or have a bias each."""
 
     @property
     def slots(self) -> int:
@@ -114,12 +127,12 @@ def shared_evenly(
 Runs = Callable[[int, int, Configuration, int], Iterable[tuple[int, int]]]
 
 
-def merge_us(call: Call, chosen: Configuration, splits: int) -> float:
+def merge_us(call: Call, chosen: Configuration, splits: int, costs: Costs = PRESENT) -> float:
     """What the merge of several splits takes."""
     parts = splits * len(call.lengths) * call.heads * call.nodes * call.head_dim
     passes = -(-splits // configurations.splits_tile(chosen.rows)[1])
-    us = _MERGE_US + 2 * parts * call.dtype.itemsize / _MERGE_BYTES_A_US
-    return us + _PASS_US * (passes - 1)
+    us = costs.merge + 2 * parts * call.dtype.itemsize / costs.merge_bytes
+    return us + costs.merge_pass * (passes - 1)
 
 
 Merge = Callable[[Call, Configuration, int], float]
@@ -132,6 +145,7 @@ def of_configuration(
     splits: int,
     runs_of: Runs = shared_evenly,
     merge: Merge = merge_us,
+    costs: Costs = PRESENT,
 ) -> Cut:
     """The time of any choice."""
     rows = call.nodes * (call.heads // call.kv_heads)
@@ -144,12 +158,14 @@ def of_configuration(
     busy = [run for run in runs if run != (0, 0)]
     blocks = len(busy) * call.kv_heads * row_tiles
     room = device.multiprocessors * chosen.resident
-    tile = _tile_us(device, call, chosen, min(blocks, room))
-    times = [_EMPTY_US + tiles * tile + masked * MASKED_US for tiles, masked in runs]
+    slower = costs.indirect if call.indirect else 1.0
+    tile = slower * _tile_us(device, call, chosen, min(blocks, room), costs)
+    times = [_EMPTY_US + tiles * tile + masked * costs.masked for tiles, masked in runs]
     # Row tiles of the same keys run together and read them from the L2.
     slots = sum(call.lengths) * call.kv_heads
-    reading = 1e6 * _READING * 2 * slots * call.head_dim * call.dtype.itemsize / device.bandwidth
-    us = _FIXED_US + max(_scheduled(times, call.kv_heads * row_tiles, room), reading)
+    num_bytes = 2 * slots * call.head_dim * call.dtype.itemsize
+    reading = 1e6 * slower * costs.reading * num_bytes / device.bandwidth
+    us = costs.fixed + max(_scheduled(times, call.kv_heads * row_tiles, room), reading)
     if splits > 1:
         us += merge(call, chosen, splits)
     turns = [tiles + (configurations.TREE_TILES if masked else 0) for tiles, masked in busy]
@@ -157,11 +173,11 @@ def of_configuration(
     return Cut(chosen, splits, blocks, blocks / room, balance, us - _EMPTY_US)
 
 
-def _tile_us(device: Device, call: Call, chosen: Configuration, active: int) -> float:
+def _tile_us(device: Device, call: Call, chosen: Configuration, active: int, costs: Costs) -> float:
     tensor = chosen.rows * chosen.block_n * call.head_dim * 4 / device.tensor_flops
     beside = min(chosen.resident, -(-active // device.multiprocessors))
-    us = _PRODUCTS * tensor * beside / (1e3 * device.ghz) + _TURN_US
-    return us + (_NO_OVERLAP_US if chosen.num_stages <= 2 else 0.0)
+    us = costs.products * tensor * beside / (1e3 * device.ghz) + costs.turn
+    return us + (costs.no_overlap if chosen.num_stages <= 2 else 0.0)
 
 
 def _scheduled(times: Sequence[float], copies: int, room: int) -> float:

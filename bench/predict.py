@@ -27,6 +27,7 @@ from bench.case import Case
 from bench.cases.attention import AnchorIndex, TreeAttention
 from bench.cases.draft import AnchoredTreeAttention
 from bench.cases.forms import Float8TreeAttention
+from bench.cases.pages import BiasedTreeAttention, PagedTreeAttention
 from bench.cases.sampling import AcceptTreeResidual, AcceptTreeResidualLogits
 from bench.devices import DEVICES, H200, Device
 from bench.predicted import COLUMNS, TABLE
@@ -85,7 +86,7 @@ def microseconds(case: Case, device: Device) -> tuple[float, str]:
     if isinstance(case, AnchoredTreeAttention):
         # Anchors and window, in loops one after another: what they hold, and a masked tile a loop.
         seen = case.anchors + case.window
-        return _of_tree(case, device, (seen,) * case.batch) + 2 * plans.MASKED_US, _ARITHMETIC
+        return _of_tree(case, device, (seen,) * case.batch) + 2 * plans.PRESENT.masked, _ARITHMETIC
     if isinstance(case, AnchorIndex):
         return 27.5 * case.slots / 25_600 * H200.ghz / device.ghz, _ARITHMETIC  # as measured
     steps = _STEPS.get(case.op)
@@ -105,7 +106,8 @@ def _of_tree(
 ) -> float:
     model = MODELS[case.model]
     sizes = (model.heads, model.kv_heads, model.head_dim, case.dtype)
-    return plans.cut(device, plans.Call(case.nodes, lengths, *sizes)).us
+    indirect = isinstance(case, (PagedTreeAttention, BiasedTreeAttention))
+    return plans.cut(device, plans.Call(case.nodes, lengths, *sizes, indirect)).us
 
 
 def runs(case: Case, device: Device) -> bool:

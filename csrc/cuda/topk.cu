@@ -12,7 +12,7 @@
 // Who loads what: a thread 8 groups of 4 ids into registers, all in flight before the first is
 // used; keys and sums of tiles go through scratch [R, tiles, k] of 8 bytes and [R, tiles] of 16.
 // Bytes: R * V * sizeof(Element), one exponential an id. Few rows are bound by neither: 8 of 152k
-// in bfloat16 took 13.0 us on an H100, their bytes 0.8 (bench/results/bench-trees.csv). Of random
+// in bfloat16 took 12.8 us on an H200, their bytes 0.5 (bench/results/bench-trees.csv). Of random
 // logits little more than k keys reach a floor, so ranking costs next to nothing; sorted rows cost
 // the same but for the 64 k. Tried on paper and left: a list of the k best a warp (inserts one at a
 // time where logits ascend), radix selection (more passes than the row is worth).

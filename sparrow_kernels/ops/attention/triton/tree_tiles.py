@@ -19,10 +19,11 @@ def slot_pages(pages, slots, seen):
     """The page of each of `slots` `[n]`; `pages` is (a request's table, pages in the cache, strides
     of a page of keys and of values, slots of a page)."""
     table, num_pages, _, _, size = pages
+    number = slots.to(tl.uint32) // tl.cast(size, tl.uint32)
     if seen is None:
-        found = tl.load(table + slots // size)
+        found = tl.load(table + number)
     else:
-        found = tl.load(table + slots // size, mask=seen, other=0)
+        found = tl.load(table + number, mask=seen, other=0)
     return tl.minimum(tl.maximum(found, 0), num_pages - 1)
 
 
@@ -32,7 +33,7 @@ def slot_pointers(ptr, slots, stride, found, page_stride, size, BLOCK_D: tl.cons
     if found is None:
         starts = slots.to(tl.int64) * stride
     else:
-        starts = found.to(tl.int64) * page_stride + (slots % size).to(tl.int64) * stride
+        starts = found.to(tl.int64) * page_stride + (slots.to(tl.uint32) % tl.cast(size, tl.uint32)).to(tl.int64) * stride
     return ptr + starts[:, None] + tl.arange(0, BLOCK_D)[None, :]
 
 
