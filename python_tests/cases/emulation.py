@@ -114,7 +114,7 @@ _OF_KERNELS = "-fsanitize=thread"
 
 @cache
 def _runtime() -> Path:
-    """A folder with the emulator's own objects, and its headers read: once for all that ask."""
+    """A folder with the emulator's own object, and its headers read: once for all that ask."""
     sources = sorted((CSRC / "emulation").glob("*.cpp"))
     text = "".join(path.read_text() for path in sorted((CSRC / "emulation").iterdir()))
     digest = hashlib.sha256(" ".join([text, *_FLAGS, _OF_KERNELS]).encode()).hexdigest()[:12]
@@ -122,15 +122,12 @@ def _runtime() -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for source in sources:
-            made = folder / f"{source.stem}.o"
-            if not made.exists():
-                _compile(made.with_suffix(".part"), source).rename(made)
-        header, read = folder / "kernels.h", folder / "kernels.h.gch"
-        if not read.exists():
-            header.write_text("#include <cuda_runtime.h>\n")
-            part = _compile(read.with_suffix(".part"), header, _OF_KERNELS, "-xc++-header")
-            part.rename(read)
+        if not (folder / "runtime.o").exists():
+            runtime, kernels = folder / "runtime.cpp", folder / "kernels.h"
+            runtime.write_text("".join(f'#include "emulation/{path.name}"\n' for path in sources))
+            kernels.write_text("#include <cuda_runtime.h>\n")
+            _compile(folder / "kernels.h.gch", kernels, _OF_KERNELS, "-xc++-header")
+            _compile(folder / "runtime.part", runtime).rename(folder / "runtime.o")
     return folder
 
 
@@ -141,9 +138,9 @@ def compile_program(folder: Path, text: str, csrc: Path = CSRC) -> Path:
     # Reading the emulator's headers takes as long as compiling what is here.
     flags = (_OF_KERNELS, "-include", str(runtime / "kernels.h"))
     program = _compile(folder / "program.o", folder / "program.cpp", *flags, csrc=csrc)
-    objects = sorted(runtime.glob("*.o"))
-    subprocess.run(["c++", "-pthread", "-o", folder / "program", program, *objects], check=True)
-    return folder / "program"
+    output, objects = folder / "program", (program, runtime / "runtime.o")
+    subprocess.run(["c++", "-pthread", "-o", output, *objects], check=True)
+    return output
 
 
 @pytest.fixture(scope="module", params=LIBRARIES)
