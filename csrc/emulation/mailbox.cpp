@@ -37,44 +37,44 @@ void Scheduler::complete_if_all_came(Mailbox& box) {
 void mailbox_open(const void* box) {
   Block& block = *here().block;
   uint32_t turn = 0;
-  for (const auto& [key, other] : scheduler.mailboxes_) turn += other.block == &block;
-  if (turn == 2) scheduler.fail("a block with more than two mailboxes");
-  Mailbox& opened = scheduler.mailboxes_[box] = {};
+  for (const auto& [key, other] : scheduler->mailboxes_) turn += other.block == &block;
+  if (turn == 2) scheduler->fail("a block with more than two mailboxes");
+  Mailbox& opened = scheduler->mailboxes_[box] = {};
   opened.block = &block;
   opened.turn = turn;
 }
 
 void mailbox_expect(const void* key, size_t bytes) {
-  Mailbox& box = scheduler.mailbox(key);
-  if (box.block != here().block) scheduler.fail("another block's mailbox");
-  if (box.is_expected) scheduler.fail("a mailbox expects twice in a phase");
+  Mailbox& box = scheduler->mailbox(key);
+  if (box.block != here().block) scheduler->fail("another block's mailbox");
+  if (box.is_expected) scheduler->fail("a mailbox expects twice in a phase");
   box.is_expected = true;
   box.bytes += static_cast<int64_t>(bytes);
-  scheduler.complete_if_all_came(box);
+  scheduler->complete_if_all_came(box);
 }
 
 void mailbox_send(void* to, const void* value, size_t bytes, const void* key) {
-  Mailbox& box = scheduler.mailbox(key);
+  Mailbox& box = scheduler->mailbox(key);
   const Actor sender = here().actor;
-  scheduler.report(
-      scheduler.shadow_.access(scheduler.order_, sender, Actor::mailbox(box.block->id, box.turn),
-                               to, bytes, Access::kWrite),
+  scheduler->report(
+      scheduler->shadow_.access(scheduler->order_, sender, Actor::mailbox(box.block->id, box.turn),
+                                to, bytes, Access::kWrite),
       "a sent value");
-  scheduler.order_.send(sender, *box.senders);
+  scheduler->order_.send(sender, *box.senders);
   Letter letter{.to = to, .value = {}, .bytes = bytes, .box = &box};
   std::memcpy(letter.value, value, bytes);
-  scheduler.letters_.push_back(letter);
+  scheduler->letters_.push_back(letter);
   maybe_interrupt();
 }
 
 void mailbox_wait(const void* key, unsigned parity) {
-  Mailbox& box = scheduler.mailbox(key);
+  Mailbox& box = scheduler->mailbox(key);
   while (box.phases % 2 == parity) {
     box.waiting.push_back(&here());
-    scheduler.wait("a mailbox", std::source_location::current());
+    scheduler->wait("a mailbox", std::source_location::current());
   }
-  scheduler.order_.receive(here().actor, box.turn, box.complete, box.senders_complete);
-  if (scheduler.chance(4)) scheduler.interrupt();
+  scheduler->order_.receive(here().actor, box.turn, box.complete, box.senders_complete);
+  if (scheduler->chance(4)) scheduler->interrupt();
 }
 
 }  // namespace sparrow::emulation

@@ -23,9 +23,9 @@ bool is_index(const char* at) {
 
 char* shared_of(Block& block) {
   if (block.shared == nullptr) {
-    block.shared = std::make_unique_for_overwrite<char[]>(scheduler.shared_bytes());
-    std::memset(block.shared.get(), kJunk, scheduler.shared_bytes());
-    scheduler.begin_shared(block, 0, scheduler.dynamic_bytes());
+    block.shared = std::make_unique_for_overwrite<char[]>(scheduler->shared_bytes());
+    std::memset(block.shared.get(), kJunk, scheduler->shared_bytes());
+    scheduler->begin_shared(block, 0, scheduler->dynamic_bytes());
   }
   return block.shared.get();
 }
@@ -33,7 +33,7 @@ char* shared_of(Block& block) {
 }  // namespace
 
 void Scheduler::access(const void* memory, size_t bytes, Access kind) {
-  if (running_ == nullptr || is_host_) return;
+  if (running_ == nullptr) return;
   const char* const at = static_cast<const char*>(memory);
   const char* const stack = running_->stack.get();
   if (at >= stack && at < stack + kStackBytes) return;             // its own
@@ -87,25 +87,25 @@ Allowed allowed(const void* kernel) {
 }
 
 void on_access(const void* memory, size_t bytes, Access kind) {
-  scheduler.access(memory, bytes, kind);
+  if (scheduler != nullptr) scheduler->access(memory, bytes, kind);
 }
 
-void on_fence() { scheduler.order_.fence(here().actor); }
+void on_fence() { scheduler->order_.fence(here().actor); }
 
 void* shared_variable(const void* key, size_t bytes) {
   const size_t rounded = (bytes + 15) / 16 * 16;
-  auto [entry, is_new] = scheduler.shared_variables_.try_emplace(key, scheduler.static_bytes_);
-  if (is_new) scheduler.static_bytes_ += rounded;
-  if (scheduler.static_bytes_ > kStaticBytes) scheduler.fail("more than 48 KiB of __shared__");
+  auto [entry, is_new] = scheduler->shared_variables_.try_emplace(key, scheduler->static_bytes_);
+  if (is_new) scheduler->static_bytes_ += rounded;
+  if (scheduler->static_bytes_ > kStaticBytes) scheduler->fail("more than 48 KiB of __shared__");
   Block& block = *here().block;
   char* const memory = shared_of(block);
   const size_t end = entry->second + rounded;
   if (end > block.static_bytes) {
-    scheduler.begin_shared(block, scheduler.dynamic_bytes() + block.static_bytes,
-                           end - block.static_bytes);
+    scheduler->begin_shared(block, scheduler->dynamic_bytes() + block.static_bytes,
+                            end - block.static_bytes);
     block.static_bytes = end;
   }
-  return memory + scheduler.dynamic_bytes() + entry->second;
+  return memory + scheduler->dynamic_bytes() + entry->second;
 }
 
 char* dynamic_shared() { return shared_of(*here().block); }
@@ -114,7 +114,7 @@ unsigned cluster_size() { return static_cast<unsigned>(here().block->cluster->bl
 
 void* of_block(const void* shared, unsigned rank) {
   Block& own = *here().block;
-  if (rank >= own.cluster->blocks.size()) scheduler.fail("of_block: no such block in the cluster");
+  if (rank >= own.cluster->blocks.size()) scheduler->fail("of_block: no such block in the cluster");
   return shared_of(own.cluster->blocks[rank]) + (static_cast<const char*>(shared) - shared_of(own));
 }
 

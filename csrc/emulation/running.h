@@ -5,6 +5,7 @@
 #include <ucontext.h>
 
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -33,6 +34,7 @@ struct Where {
 
 struct Block;
 struct Fiber;
+struct Meeting;
 
 struct Thread {
   uint3 index;
@@ -45,16 +47,23 @@ struct Thread {
   // The warp operation it waits in, and what came of it.
   uint32_t mask = 0;
   uint64_t value = 0;
-  Brought brought;
+  Meeting* met = nullptr;
   unsigned counted = 0;  // what its last barrier counted
 };
 
 struct Cluster;
 
+// A warp operation that all lanes of its mask have come to.
+struct Meeting {
+  uint64_t values[32];  // by lane
+  uint32_t unread = 0;  // lanes that may still look at them
+};
+
 // By lane.
 struct Warp {
   uint32_t here = 0;  // in a warp operation, which may be one for other lanes
   uint32_t done = 0;
+  std::deque<Meeting> meetings;  // those that nobody reads any more are used again
 };
 
 struct Block {
@@ -63,6 +72,8 @@ struct Block {
   uint32_t id;    // in its launch
   Cluster* cluster;
   std::vector<Thread> threads;
+  std::vector<Fiber*> ready;
+  size_t place;  // among the blocks that are ready
   std::vector<Warp> warps;
   unsigned waiting = 0, done = 0, count = 0;
   Where barrier;
@@ -104,7 +115,7 @@ class Shuffler {
     state_ ^= state_ << 13;
     state_ ^= state_ >> 7;
     state_ ^= state_ << 17;
-    return static_cast<unsigned>((state_ >> 32) % count);
+    return static_cast<unsigned>(state_ >> 32) % count;  // of 32 bits: a third of the time of 64
   }
 
  private:
@@ -113,6 +124,12 @@ class Shuffler {
 
 // A stack and where to go on on it. It takes one job after another.
 struct Fiber {
+  // `number`: of those before it. Stacks begin at different places of a page, or the lines in use
+  // of all of them would want the same few places of a cache.
+  explicit Fiber(size_t number) : colour(number % kColours * kColourBytes) {}
+
+  static constexpr size_t kColours = 61, kColourBytes = 64;
+  size_t colour;
   std::unique_ptr<char[]> stack{new char[kStackBytes]};
   jmp_buf context;
   bool is_started = false;
@@ -132,8 +149,9 @@ class Scheduler {
   }
   void wake(Thread& thread) {
     thread.waiting.kind = nullptr;
-    ready_.push_back(thread.fiber);  // it was in no list while it waited
+    make_ready(thread);  // it was in no list while it waited
   }
+  void end_turn() { turn_ = 0; }
   bool chance(unsigned one_in) { return shuffler_.below(one_in) == 0; }
 
   // Of a block's shared memory; the static variables lie behind.
@@ -158,6 +176,8 @@ class Scheduler {
 
  private:
   void run_together(std::vector<std::unique_ptr<Cluster>>& clusters);
+  void make_ready(Thread& thread);
+  Fiber& next();
   void resume(Fiber& fiber);
   void switch_to(Fiber& fiber);
   void start(Fiber& fiber);
@@ -166,18 +186,23 @@ class Scheduler {
   Shuffler shuffler_{0};
   uint64_t seed_ = 0;
   std::vector<std::unique_ptr<Fiber>> idle_, busy_;
-  std::vector<Fiber*> ready_;
-  Fiber* running_ = nullptr;
+  size_t num_fibers_ = 0;
+  std::vector<Block*> ready_;  // those of whose threads any can go on
+  // Of one block any fiber goes on for a while: what they need is then at hand.
+  Block* whose_turn_ = nullptr;
+  unsigned turn_ = 0;         // how many more times
+  Fiber* running_ = nullptr;  // null: the host
   const std::function<void()>* kernel_ = nullptr;
   jmp_buf context_;
-  bool is_host_ = true;  // what runs is no kernel
   const char* host_stack_ = nullptr;
   ucontext_t start_context_;
   std::string failure_;
 };
 
-extern thread_local Scheduler scheduler;
+// Of this host thread; null before its first launch. A pointer, since what must be made before its
+// first use is asked about at every use.
+extern thread_local constinit Scheduler* scheduler;
 
-inline Thread& here() { return scheduler.current(); }
+inline Thread& here() { return scheduler->current(); }
 
 }  // namespace sparrow::emulation

@@ -12,13 +12,14 @@ namespace sparrow::emulation {
 namespace {
 
 constexpr unsigned kThreadsAtOnce = 2048;
+constexpr unsigned kLongestTurn = 512;  // in fibers that go on
 
 }  // namespace
 
-thread_local Scheduler scheduler;
+thread_local constinit Scheduler* scheduler = nullptr;
 
 void Scheduler::enter() {
-  Scheduler& self = scheduler;
+  Scheduler& self = *scheduler;
   Fiber* fiber = self.running_;
   while (true) {
     (*self.kernel_)();
@@ -42,7 +43,7 @@ void Scheduler::start(Fiber& fiber) {
   ucontext_t context;
   getcontext(&context);
   context.uc_stack.ss_sp = fiber.stack.get();
-  context.uc_stack.ss_size = kStackBytes;
+  context.uc_stack.ss_size = kStackBytes - fiber.colour;
   context.uc_link = nullptr;
   makecontext(&context, &Scheduler::enter, 0);
   // setjmp and longjmp from here on: swapcontext would cost a system call a switch.
@@ -50,9 +51,8 @@ void Scheduler::start(Fiber& fiber) {
 }
 
 void Scheduler::resume(Fiber& fiber) {
-  is_host_ = false;
   switch_to(fiber);
-  is_host_ = true;
+  running_ = nullptr;
 }
 
 void Scheduler::switch_to(Fiber& fiber) {
@@ -79,17 +79,46 @@ void Scheduler::fail(const std::string& why) {
   _longjmp(context_, 1);
 }
 
+void Scheduler::make_ready(Thread& thread) {
+  Block& block = *thread.block;
+  if (block.ready.empty()) {
+    block.place = ready_.size();
+    ready_.push_back(&block);
+  }
+  block.ready.push_back(thread.fiber);
+}
+
+Fiber& Scheduler::next() {
+  if (turn_ == 0 || whose_turn_->ready.empty()) {
+    whose_turn_ = ready_[shuffler_.below(static_cast<unsigned>(ready_.size()))];
+    turn_ = 1 + shuffler_.below(kLongestTurn);
+  }
+  --turn_;
+  Block& block = *whose_turn_;
+  std::swap(block.ready[shuffler_.below(static_cast<unsigned>(block.ready.size()))],
+            block.ready.back());
+  Fiber& fiber = *block.ready.back();
+  block.ready.pop_back();
+  if (block.ready.empty()) {
+    ready_[block.place] = ready_.back();
+    ready_[block.place]->place = block.place;
+    ready_.pop_back();
+  }
+  return fiber;
+}
+
 void Scheduler::run_together(std::vector<std::unique_ptr<Cluster>>& clusters) {
   ready_.clear();
+  end_turn();
   for (auto& cluster : clusters) {
     for (Block& block : cluster->blocks) {
       for (Thread& thread : block.threads) {
-        if (idle_.empty()) idle_.push_back(std::make_unique<Fiber>());
+        if (idle_.empty()) idle_.push_back(std::make_unique<Fiber>(num_fibers_++));
         busy_.push_back(std::move(idle_.back()));
         idle_.pop_back();
         busy_.back()->thread = &thread;
         thread.fiber = busy_.back().get();
-        ready_.push_back(busy_.back().get());
+        make_ready(thread);
       }
     }
   }
@@ -98,12 +127,10 @@ void Scheduler::run_together(std::vector<std::unique_ptr<Cluster>>& clusters) {
       deliver_one();
       continue;
     }
-    std::swap(ready_[shuffler_.below(static_cast<unsigned>(ready_.size()))], ready_.back());
-    Fiber* fiber = ready_.back();
-    ready_.pop_back();
-    resume(*fiber);
-    const Thread& thread = *fiber->thread;
-    if (!thread.is_done && thread.waiting.kind == nullptr) ready_.push_back(fiber);
+    Fiber& fiber = next();
+    resume(fiber);
+    Thread& thread = *fiber.thread;
+    if (!thread.is_done && thread.waiting.kind == nullptr) make_ready(thread);
   }
   if (failure_.empty()) {
     for (auto& fiber : busy_) {
@@ -193,11 +220,18 @@ void Scheduler::run(const Launch& launch, const std::function<void()>& kernel) {
 }
 
 void run_grid(const Launch& launch, const std::function<void()>& kernel) {
-  scheduler.run(launch, kernel);
+  thread_local std::unique_ptr<Scheduler> own;
+  if (own == nullptr) {
+    own = std::make_unique<Scheduler>();
+    scheduler = own.get();
+  }
+  own->run(launch, kernel);
 }
 
 void maybe_interrupt() {
-  if (scheduler.chance(4)) scheduler.interrupt();
+  if (!scheduler->chance(4)) return;
+  scheduler->end_turn();
+  scheduler->interrupt();
 }
 
 }  // namespace sparrow::emulation

@@ -72,11 +72,10 @@ void mailbox_wait(const void* box, unsigned parity);
 // What every lane of the mask brought, once all of them have come.
 struct Brought {
   unsigned lane;
-  uint64_t values[32];
+  const uint64_t* values;  // by lane, until the next operation
 };
 // `kind` names the operation: lanes that meet must mean the same one.
-const Brought& meet(const char* kind, uint32_t mask, uint64_t value,
-                    const std::source_location& where);
+Brought meet(const char* kind, uint32_t mask, uint64_t value, const std::source_location& where);
 
 // --- shared memory ------------------------------------------------------------------------------
 void* shared_variable(const void* key, size_t bytes);

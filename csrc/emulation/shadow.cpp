@@ -4,16 +4,11 @@
 #include <iterator>
 
 namespace sparrow::emulation {
-namespace {
-
-// A cell forgets readers past this many, those of the newest one's own block first.
-constexpr size_t kMostReaders = 32;
-
-}  // namespace
 
 void Shadow::begin_launch() {
   ++launch_;
   readers_.clear();
+  unused_readers_.clear();
 }
 
 Shadow::Page& Shadow::page_of(uintptr_t address) {
@@ -36,7 +31,15 @@ Shadow::Page& Shadow::page_of(uintptr_t address) {
 void Shadow::refine(Page& page) {
   std::vector<Cell> fine;
   fine.reserve(kPage);
-  for (const Cell& cell : page.cells) fine.insert(fine.end(), page.grain, cell);
+  for (const Cell& cell : page.cells) {
+    fine.insert(fine.end(), page.grain, cell);
+    if (cell.read != kBySeveral) continue;
+    for (size_t i = 1; i < page.grain; ++i) {
+      const uint32_t copy = new_readers();
+      readers_[copy] = readers_[cell.reader];
+      fine[fine.size() - i].reader = copy;
+    }
+  }
   page.cells = std::move(fine);
   page.grain = 1;
 }
@@ -57,6 +60,7 @@ void Shadow::each_cell(const void* memory, size_t bytes, const Visit& visit) {
 
 void Shadow::begin(const void* memory, size_t bytes, Actor by, Time time) {
   each_cell(memory, bytes, [&](Cell& cell) {
+    forget_readers(cell);
     cell = {};
     cell.writer = by;
     cell.written = time;
@@ -64,80 +68,107 @@ void Shadow::begin(const void* memory, size_t bytes, Actor by, Time time) {
   });
 }
 
+uint32_t Shadow::new_readers() {
+  if (!unused_readers_.empty()) {
+    const uint32_t unused = unused_readers_.back();
+    unused_readers_.pop_back();
+    return unused;
+  }
+  readers_.emplace_back();
+  return static_cast<uint32_t>(readers_.size() - 1);
+}
+
+void Shadow::forget_readers(Cell& cell) {
+  if (cell.read == kBySeveral) unused_readers_.push_back(cell.reader);
+  cell.read = 0;
+}
+
 void Shadow::add_reader(Cell& cell, Actor by, Time time) {
-  if (cell.read == 0 || cell.reader == by) {
-    cell.reader = by;
+  if (cell.read == 0 || (cell.reader == by.id && cell.read != kBySeveral)) {
+    cell.reader = by.id;
     cell.read = time;
     return;
   }
-  if (cell.more == 0) {
-    readers_.emplace_back();
-    cell.more = static_cast<uint32_t>(readers_.size());
+  if (cell.read != kBySeveral) {
+    const uint32_t several = new_readers();
+    readers_[several].count = 1;
+    readers_[several].who[0] = {cell.reader};
+    readers_[several].when[0] = cell.read;
+    cell.reader = several;
+    cell.read = kBySeveral;
   }
-  Readers& readers = readers_[cell.more - 1];
-  auto place = std::find_if(readers.begin(), readers.end(),
-                            [&](const auto& reader) { return reader.first == by; });
-  if (place == readers.end() && readers.size() == kMostReaders) {
-    place = std::find_if(readers.begin(), readers.end(),
-                         [&](const auto& reader) { return reader.first.block() == by.block(); });
-    if (place == readers.end()) place = readers.begin() + time % kMostReaders;
+  Readers& readers = readers_[cell.reader];
+  Actor* const end = readers.who + readers.count;
+  Actor* place = std::find(readers.who, end, by);
+  if (place == end && readers.count == kMostReaders) {
+    place = std::find_if(readers.who + 1, end,
+                         [&](const Actor& reader) { return reader.block() == by.block(); });
+    if (place == end) place = readers.who + 1 + time % (kMostReaders - 1);
+  } else if (place == end) {
+    ++readers.count;
   }
-  if (place == readers.end()) {
-    readers.emplace_back(by, time);
-  } else {
-    *place = {by, time};
-  }
+  *place = by;
+  readers.when[place - readers.who] = time;
 }
 
-std::optional<Race> Shadow::touch(const Order& order, Actor thread, Actor by, Cell& cell,
-                                  Access kind) {
+template <typename Wanted>
+std::optional<Actor> Shadow::find_reader(const Cell& cell, const Wanted& wanted) const {
+  if (cell.read == 0) return std::nullopt;
+  if (cell.read != kBySeveral) {
+    const Actor reader{cell.reader};
+    return wanted(reader, cell.read) ? std::optional(reader) : std::nullopt;
+  }
+  const Readers& readers = readers_[cell.reader];
+  for (uint32_t i = 0; i < readers.count; ++i) {
+    if (wanted(readers.who[i], readers.when[i])) return readers.who[i];
+  }
+  return std::nullopt;
+}
+
+bool Shadow::touch(const Order& order, Actor thread, Actor by, Cell& cell, Access kind) {
   const bool are_atomic = kind == Access::kAtomic && cell.is_atomic;
   if (cell.written != 0 && !are_atomic && !order.knows(thread, cell.writer, cell.written)) {
-    return Race{cell.writer, true};
+    race_ = {cell.writer, true};
+    return false;
   }
   if (kind == Access::kRead) {
     add_reader(cell, by, order.now());
-    return std::nullopt;
+    return true;
   }
-  if (cell.read != 0 && !order.knows(thread, cell.reader, cell.read)) {
-    return Race{cell.reader, false};
+  const auto unknown = find_reader(
+      cell, [&](Actor reader, Time time) { return !order.knows(thread, reader, time); });
+  if (unknown) {
+    race_ = {*unknown, false};
+    return false;
   }
-  if (cell.more != 0) {
-    for (const auto& [reader, time] : readers_[cell.more - 1]) {
-      if (!order.knows(thread, reader, time)) return Race{reader, false};
-    }
-    readers_[cell.more - 1].clear();
-  }
-  cell.read = 0;
+  forget_readers(cell);
   cell.writer = by;
   cell.written = order.now();
   cell.is_atomic = kind == Access::kAtomic;
-  return std::nullopt;
+  return true;
 }
 
 std::optional<Race> Shadow::access(const Order& order, Actor thread, Actor by, const void* memory,
                                    size_t bytes, Access kind) {
-  std::optional<Race> race;
+  bool knows = true;
   each_cell(memory, bytes, [&](Cell& cell) {
-    race = touch(order, thread, by, cell, kind);
-    return !race.has_value();
+    knows = touch(order, thread, by, cell, kind);
+    return knows;
   });
-  return race;
+  return knows ? std::nullopt : std::optional(race_);
 }
 
 std::optional<Race> Shadow::unknown_at_end(const Order& order, uint32_t block, const void* memory,
                                            size_t bytes) {
   std::optional<Race> race;
-  const auto check = [&](Actor by, Time time, bool wrote) {
-    if (time != 0 && by.block() != block && !race && !order.block_knows(block, by, time)) {
-      race = Race{by, wrote};
-    }
+  const auto is_unknown = [&](Actor by, Time time) {
+    return by.block() != block && !order.block_knows(block, by, time);
   };
   each_cell(memory, bytes, [&](Cell& cell) {
-    check(cell.writer, cell.written, true);
-    check(cell.reader, cell.read, false);
-    if (cell.more != 0) {
-      for (const auto& [reader, time] : readers_[cell.more - 1]) check(reader, time, false);
+    if (cell.written != 0 && is_unknown(cell.writer, cell.written)) {
+      race = Race{cell.writer, true};
+    } else if (const auto reader = find_reader(cell, is_unknown)) {
+      race = Race{*reader, false};
     }
     return !race.has_value();
   });

@@ -38,31 +38,50 @@ class Shadow {
 
  private:
   static constexpr uintptr_t kPage = 4096;
+  // Past this many a cell forgets readers, those of the newest one's own block first, but never
+  // the first one.
+  static constexpr uint32_t kMostReaders = 33;
 
-  struct Cell {
-    Actor writer, reader;
-    Time written = 0, read = 0;
-    uint32_t more : 31 = 0;  // other readers, less 1
-    uint32_t is_atomic : 1 = 0;
+  // Of several. Actors apart from times: a search looks at nothing else.
+  struct Readers {
+    uint32_t count = 0;
+    Actor who[kMostReaders];
+    Time when[kMostReaders];
   };
+  // Four to a line of the cache: most of the emulator's time is waiting for them.
+  struct alignas(16) Cell {
+    Actor writer;
+    Time written : 31 = 0;
+    uint32_t is_atomic : 1 = 0;
+    uint32_t reader = 0;  // its id, or which of readers_
+    Time read = 0;        // kBySeveral: there are several
+  };
+  static constexpr Time kBySeveral = ~Time{0};
   struct Page {
     uint64_t launch = 0;
     uintptr_t grain = 4;  // bytes a cell; 1 once anyone touched less
     std::vector<Cell> cells;
   };
-  using Readers = std::vector<std::pair<Actor, Time>>;
 
   Page& page_of(uintptr_t address);
-  static void refine(Page& page);
-  std::optional<Race> touch(const Order& order, Actor thread, Actor by, Cell& cell, Access kind);
+  void refine(Page& page);
+  // Whether `thread` knows of what it meets; else who it met is in race_.
+  bool touch(const Order& order, Actor thread, Actor by, Cell& cell, Access kind);
   void add_reader(Cell& cell, Actor by, Time time);
+  void forget_readers(Cell& cell);
+  uint32_t new_readers();
+  // The first reader for whom `wanted(actor, time)`.
+  template <typename Wanted>
+  std::optional<Actor> find_reader(const Cell& cell, const Wanted& wanted) const;
   template <typename Visit>
   void each_cell(const void* memory, size_t bytes, const Visit& visit);
 
   uint64_t launch_ = 0;
+  Race race_;
   std::unordered_map<uintptr_t, std::unique_ptr<Page>> pages_;
-  std::pair<uintptr_t, Page*> recent_[64] = {};
+  std::pair<uintptr_t, Page*> recent_[256] = {};
   std::vector<Readers> readers_;
+  std::vector<uint32_t> unused_readers_;  // of these
 };
 
 }  // namespace sparrow::emulation

@@ -50,7 +50,7 @@ T fetch(const Brought& brought, uint32_t mask, unsigned source, bool exists) {
 template <typename T, typename Combine>
 T reduce(const char* kind, uint32_t mask, T value, const Combine& combine,
          const std::source_location& where) {
-  const Brought& brought = meet(kind, mask, packed(value), where);
+  const Brought brought = meet(kind, mask, packed(value), where);
   T result{};
   bool is_first = true;
   for (unsigned lane = 0; lane < 32; ++lane) {
@@ -75,7 +75,7 @@ inline uint32_t lanes_with(const Brought& brought, uint32_t mask, uint64_t value
 template <typename T>
 T __shfl_sync(uint32_t mask, T value, int source, int width = 32, SPARROW_WHERE) {
   namespace emulation = ::sparrow::emulation;
-  const auto& brought = emulation::meet("__shfl_sync", mask, emulation::packed(value), where);
+  const auto brought = emulation::meet("__shfl_sync", mask, emulation::packed(value), where);
   const unsigned segment = brought.lane & ~(static_cast<unsigned>(width) - 1);
   const unsigned from = segment | (static_cast<unsigned>(source) & (width - 1u));
   return emulation::fetch<T>(brought, mask, from, true);
@@ -83,7 +83,7 @@ T __shfl_sync(uint32_t mask, T value, int source, int width = 32, SPARROW_WHERE)
 template <typename T>
 T __shfl_xor_sync(uint32_t mask, T value, int lanes, int width = 32, SPARROW_WHERE) {
   namespace emulation = ::sparrow::emulation;
-  const auto& brought = emulation::meet("__shfl_xor_sync", mask, emulation::packed(value), where);
+  const auto brought = emulation::meet("__shfl_xor_sync", mask, emulation::packed(value), where);
   const unsigned from = brought.lane ^ static_cast<unsigned>(lanes);
   const unsigned end = (brought.lane & ~(static_cast<unsigned>(width) - 1)) + width;
   return emulation::fetch<T>(brought, mask, from, from < end);
@@ -91,20 +91,20 @@ T __shfl_xor_sync(uint32_t mask, T value, int lanes, int width = 32, SPARROW_WHE
 template <typename T>
 T __shfl_up_sync(uint32_t mask, T value, unsigned delta, int width = 32, SPARROW_WHERE) {
   namespace emulation = ::sparrow::emulation;
-  const auto& brought = emulation::meet("__shfl_up_sync", mask, emulation::packed(value), where);
+  const auto brought = emulation::meet("__shfl_up_sync", mask, emulation::packed(value), where);
   const bool exists = brought.lane % width >= delta;
   return emulation::fetch<T>(brought, mask, brought.lane - delta, exists);
 }
 template <typename T>
 T __shfl_down_sync(uint32_t mask, T value, unsigned delta, int width = 32, SPARROW_WHERE) {
   namespace emulation = ::sparrow::emulation;
-  const auto& brought = emulation::meet("__shfl_down_sync", mask, emulation::packed(value), where);
+  const auto brought = emulation::meet("__shfl_down_sync", mask, emulation::packed(value), where);
   const bool exists = brought.lane % width + delta < static_cast<unsigned>(width);
   return emulation::fetch<T>(brought, mask, brought.lane + delta, exists);
 }
 inline uint32_t __ballot_sync(uint32_t mask, int predicate, SPARROW_WHERE) {
   namespace emulation = ::sparrow::emulation;
-  const auto& brought = emulation::meet("__ballot_sync", mask, predicate != 0, where);
+  const auto brought = emulation::meet("__ballot_sync", mask, predicate != 0, where);
   return emulation::lanes_with(brought, mask, 1);
 }
 inline int __any_sync(uint32_t mask, int predicate, SPARROW_WHERE) {
@@ -116,7 +116,7 @@ inline int __all_sync(uint32_t mask, int predicate, SPARROW_WHERE) {
 template <typename T>
 uint32_t __match_any_sync(uint32_t mask, T value, SPARROW_WHERE) {
   namespace emulation = ::sparrow::emulation;
-  const auto& brought = emulation::meet("__match_any_sync", mask, emulation::packed(value), where);
+  const auto brought = emulation::meet("__match_any_sync", mask, emulation::packed(value), where);
   return emulation::lanes_with(brought, mask, emulation::packed(value));
 }
 

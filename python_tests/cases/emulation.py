@@ -108,31 +108,39 @@ def _compile(output: Path, source: Path, *flags: str, csrc: Path = CSRC) -> Path
     return output
 
 
+# Calls into hooks.cpp: the sanitizer's own library is not linked.
+_OF_KERNELS = "-fsanitize=thread"
+
+
 @cache
-def _runtime() -> list[Path]:
-    """The emulator's own objects; once for all processes that ask."""
+def _runtime() -> Path:
+    """A folder with the emulator's own object, and its headers read: once for all that ask."""
     sources = sorted((CSRC / "emulation").glob("*.cpp"))
     text = "".join(path.read_text() for path in sorted((CSRC / "emulation").iterdir()))
-    digest = hashlib.sha256(" ".join([text, *_FLAGS]).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(" ".join([text, *_FLAGS, _OF_KERNELS]).encode()).hexdigest()[:12]
     folder = CHECKOUT / "build" / f"emulation-{digest}"
     folder.mkdir(parents=True, exist_ok=True)
-    objects = [folder / f"{source.stem}.o" for source in sources]
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for source, made in zip(sources, objects, strict=True):
-            if not made.exists():
-                _compile(made.with_suffix(".part"), source).rename(made)
-    return objects
+        if not (folder / "runtime.o").exists():
+            runtime, kernels = folder / "runtime.cpp", folder / "kernels.h"
+            runtime.write_text("".join(f'#include "emulation/{path.name}"\n' for path in sources))
+            kernels.write_text("#include <cuda_runtime.h>\n")
+            _compile(folder / "kernels.h.gch", kernels, _OF_KERNELS, "-xc++-header")
+            _compile(folder / "runtime.part", runtime).rename(folder / "runtime.o")
+    return folder
 
 
 def compile_program(folder: Path, text: str, csrc: Path = CSRC) -> Path:
     """An executable of a program that includes kernels, from `csrc`, run by the emulator."""
+    runtime = _runtime()
     (folder / "program.cpp").write_text(text)
-    # Calls into hooks.cpp: the sanitizer's own library is not linked.
-    program = _compile(folder / "program.o", folder / "program.cpp", "-fsanitize=thread", csrc=csrc)
-    command = ["c++", "-pthread", "-o", folder / "program", program, *_runtime()]
-    subprocess.run(command, check=True)
-    return folder / "program"
+    # Reading the emulator's headers takes as long as compiling what is here.
+    flags = (_OF_KERNELS, "-include", str(runtime / "kernels.h"))
+    program = _compile(folder / "program.o", folder / "program.cpp", *flags, csrc=csrc)
+    output, objects = folder / "program", (program, runtime / "runtime.o")
+    subprocess.run(["c++", "-pthread", "-o", output, *objects], check=True)
+    return output
 
 
 @pytest.fixture(scope="module", params=LIBRARIES)
