@@ -33,7 +33,8 @@ def slot_pointers(ptr, slots, stride, found, page_stride, size, BLOCK_D: tl.cons
     if found is None:
         starts = slots.to(tl.int64) * stride
     else:
-        starts = found.to(tl.int64) * page_stride + (slots.to(tl.uint32) % tl.cast(size, tl.uint32)).to(tl.int64) * stride
+        within = slots.to(tl.uint32) % tl.cast(size, tl.uint32)
+        starts = found.to(tl.int64) * page_stride + within.to(tl.int64) * stride
     return ptr + starts[:, None] + tl.arange(0, BLOCK_D)[None, :]
 
 
