@@ -4,7 +4,7 @@
 
 Grid: tile of slots (fastest: programs that share queries run together) x KV head x request. A
 program loads its keys once and goes over all G * T rows, whose tiles come by asynchronous copies;
-row = head of the group * T + query row. It writes its own slots and nobody else's: no atomics, so
+row = query row * G + head of the group. It writes its own slots and nobody else's: no atomics, so
 the same bits each time.
 Bytes: 2 D a slot and KV head once, Q and lse once for each tile of slots, mostly from the L2; 4 a
 slot written. Flops: 2 D a row and slot. Exponentials: 1 a row and slot. Bound: the tensor cores and
@@ -81,8 +81,8 @@ def mass_kernel(
     for first in tl.range(0, end, BLOCK_M):
         rows = first + tl.arange(0, BLOCK_M)
         exists = rows < T * G
-        head, node = (rows // T).to(tl.int64), rows % T
-        starts = head * query_stride_h + node.to(tl.int64) * query_stride_t
+        head, node = (rows % G).to(tl.int64), (rows // G).to(tl.int64)
+        starts = head * query_stride_h + node * query_stride_t
         inside = exists[:, None] & (dims < D)[None, :]
         queries = tl.load(query_ptr + starts[:, None] + dims[None, :], mask=inside, other=0.0)
         lse = tl.load(lse_ptr + head * lse_stride_h + node, mask=exists, other=-float("inf"))
