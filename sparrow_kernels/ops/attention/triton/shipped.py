@@ -126,6 +126,7 @@ def _tree(
         "BLOCK_N": configuration.block_n,
         "BLOCK_T": configuration.block_t,
         "PAGE": _PAGE if more == "pages" else 0,
+        **dict.fromkeys(("KEY_PAGE", "VALUE_PAGE"), _PAGE * head_dim if more == "pages" else 0),
         "DEPENDENT": arch >= 90,
     }
     return Shipped(

@@ -22,8 +22,9 @@ slot. Exponentials: 1 a row and slot. Bound: memory, up to about 256 rows a KV h
 Relies on: contiguous last dims, all else strided. Nothing about values: lengths and anchors are
 clamped, bits past the cache are ignored, what no row sees is not read.
 Pages: the block table is read before the keys, slot by slot, so that a tile may begin anywhere in a
-page: the tiles, and so the bits, are those of a cache of one piece. A bias is read there too: what
-it takes away (-inf) is loaded as zeros.
+page: the tiles, and so the bits, are those of a cache of one piece. The compiler knows the strides
+of pages, which hang on the layout of a cache and not on its size: products with them were a sixth
+of a turn. A bias is read there too: what it takes away (-inf) is loaded as zeros.
 Float8 caches, on 9.x: half the bytes; what is loaded becomes 16 bits on its way to the products,
 and scores and result are multiplied by the scales of the KV head.
 Not handled: float64, another head dim for V, D above 256.
@@ -106,6 +107,8 @@ def tree_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_T: tl.constexpr,  # of the tiles with tree slots, at most 64
     PAGE: tl.constexpr,  # slots of a page, 0 without a block table
+    KEY_PAGE: tl.constexpr,  # stride of a page of keys
+    VALUE_PAGE: tl.constexpr,  # and of values
     DEPENDENT: tl.constexpr,  # the merge may be launched while splits are still at work
 ):  # fmt: skip
     place, over = tl.program_id(0).to(tl.uint32), row_tiles.to(tl.uint32)
@@ -123,7 +126,7 @@ def tree_kernel(
         value_ptr += request * value_stride_b
     else:
         table = block_table_ptr + request * table_stride_b
-        pages = (table, num_pages, key_stride_b, value_stride_b, PAGE)
+        pages = (table, num_pages, KEY_PAGE, VALUE_PAGE, PAGE)
     biases = None
     if key_bias_ptr is not None:
         biases = key_bias_ptr + request * bias_stride_b + group * bias_stride_h

@@ -281,6 +281,9 @@ def _arguments(
     group = heads // kv_heads
     row_tiles = -(-nodes * group // configuration.rows)
     lse_strides = (0, 0, 0) if target_lse is None else target_lse.stride()[-3:]
+    pages = (0, 0, 0)
+    if block_table is not None:
+        pages = (key.shape[2], key.stride(0), value.stride(0))
     split_strides = (0, 0)
     if num_splits > 1:
         assert target_lse is not None
@@ -297,8 +300,7 @@ def _arguments(
         0, group, (scale > 0) - (scale < 0), head_dim,
         configurations.padded_head_dim(head_dim), configuration.block_m0,
         configuration.block_m1, configuration.block_n,
-        configuration.block_t, 0 if block_table is None else key.shape[2],
-        device_facts(query.device).dependent_launch,
+        configuration.block_t, *pages, device_facts(query.device).dependent_launch,
     )  # fmt: skip
     options = {"num_warps": configuration.num_warps, "num_stages": configuration.num_stages}
     return (row_tiles * num_splits, kv_heads, batch), arguments, options
