@@ -18,7 +18,6 @@ from torch import Tensor
 from triton import knobs
 from triton.runtime import driver
 
-
 Grid = tuple[int, int, int]
 """Programs along each axis; at most 65,535 along the second and the third."""
 

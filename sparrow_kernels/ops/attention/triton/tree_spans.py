@@ -25,7 +25,6 @@ from sparrow_kernels.ops.attention.triton.tree_tiles import (
     tree_extent,
 )
 
-
 TREE_TILES: tl.constexpr = tl.constexpr(configurations.TREE_TILES)
 
 

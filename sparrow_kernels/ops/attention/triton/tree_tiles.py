@@ -20,10 +20,7 @@ def slot_pages(pages, slots, seen):
     of a page of keys and of values, slots of a page)."""
     table, num_pages, _, _, size = pages
     number = slots.to(tl.uint32) // tl.cast(size, tl.uint32)
-    if seen is None:
-        found = tl.load(table + number)
-    else:
-        found = tl.load(table + number, mask=seen, other=0)
+    found = tl.load(table + number) if seen is None else tl.load(table + number, mask=seen, other=0)
     return tl.minimum(tl.maximum(found, 0), num_pages - 1)
 
 
