@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 CASES = Path(__file__).resolve().parent
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["training_run", "slow_save", "parallel_run"])
+SERVER.set_forkserver_preload(["training_run", "slow_save", "parallel_run", "sparrow_process"])
 
 
 def environment() -> dict[str, str]:
