@@ -46,8 +46,8 @@ RELEASE_TESTS ?= $(addprefix python_tests/, $(addprefix models/test_, transforme
 	decoder_families.py target_requirements.py decoder_arguments.py decoder_precision.py \
 	decoder_threads.py decoder_parallel.py decoder_drafts.py) decoding/test_decoder_lossless.py \
 	decoding/test_decoder_batches.py decoding/test_decoder_behaviour.py \
-	embedded/test_embedded_pair.py cli/test_cli_generate.py cli/test_cli_targets.py \
-	cli/test_cli_train.py training/test_training_encoding.py video/test_video.py)
+	embedded/test_embedded_pair.py cli/test_cli_generate.py cli/test_cli_processes.py \
+	cli/test_cli_targets.py cli/test_cli_train.py training/test_training_encoding.py video/test_video.py)
 SPARROW_BUILD_NATIVE ?= auto
 SPARROW_BUILD_CUDA ?= auto
 export SPARROW_BUILD_NATIVE SPARROW_BUILD_CUDA

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from bench import sass
+from bench import listings, sass
 
 KIB = 1024
 
@@ -109,7 +109,8 @@ def read(cubin: Path, arch: int) -> list[Kernel]:
     """Every kernel of a cubin that was compiled for `arch`, such as 90."""
     usage, threads = _usage(cubin), _threads(cubin.read_bytes())
     kernels = []
-    for symbol, code in sass.kernels(_dump("-sass", str(cubin))):
+    listing = listings.kept(cubin, cuobjdump(), lambda: _dump("-sass", str(cubin)))
+    for symbol, code in sass.kernels(listing):
         opcodes = Counter(instruction.opcode for instruction in code)
         counts = usage[symbol]
         static = counts["SHARED"]

@@ -41,6 +41,7 @@ if NO_NATIVE is not None and os.environ.get("SPARROW_BUILD_NATIVE") == "0":
 
 
 def pytest_configure() -> None:
+    gc.disable()  # what is imported and collected stays: a walk over it has nothing to free
     # A shell's job in the background ignores Ctrl-C, and so would what tests start and interrupt.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -70,6 +71,7 @@ def pytest_collection_finish() -> None:
     which some tests ask for at every step, need not walk them."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._pytree import tree_leaves
 
 from sparrow_kernels.ops import env
@@ -31,6 +30,9 @@ def compiles_once(
 
     Each element of `calls` makes fresh arguments, so that ops in place start from the same.
     """
+    # A second to import, for processes that run a few tests without it.
+    from torch._dynamo.testing import CompileCounterWithBackend
+
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(function, fullgraph=True, backend=counter, dynamic=True)

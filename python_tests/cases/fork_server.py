@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 CASES = Path(__file__).resolve().parent
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["training_run", "slow_save", "parallel_run"])
+SERVER.set_forkserver_preload(["training_run", "slow_save", "parallel_run", "sparrow_process"])
 
 
 def environment() -> dict[str, str]:
@@ -22,10 +22,13 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
 
 
-def forked(target: Callable[..., None], *arguments: Any) -> ForkServerProcess:
+def forked(
+    target: Callable[..., None], *arguments: Any, is_parent: bool = False
+) -> ForkServerProcess:
     """A process that runs `target`, a function of one of the cases, and has begun. One that a
-    failed test leaves behind ends with the tests, which would wait for it else."""
-    process = SERVER.Process(target=target, args=arguments, daemon=True)
+    failed test leaves behind ends with the tests, which would wait for it else; but of such a one
+    Python lets no process begin others."""
+    process = SERVER.Process(target=target, args=arguments, daemon=not is_parent)
     with patch.dict(os.environ, environment()):  # the server starts with the first
         process.start()
     return process

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
-import shlex
-import shutil
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 av = pytest.importorskip("av")
 pytest.importorskip("transformers")
@@ -26,9 +18,7 @@ from decoding_cases import random_pair, video  # noqa: E402
 from generate_cases import one_line_error, plain_text, words, written  # noqa: E402
 
 from sparrow_kernels.cli import main  # noqa: E402
-from sparrow_kernels.video_shim import install_for  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
 KEYS = {
     *("text", "visual_tokens", "new_tokens", "target_calls", "mean_emitted"),
     *("histogram", "seconds"),
@@ -187,89 +177,3 @@ class TestRefusals:
         assert "av is not installed (pip install 'sparrow_kernels[video]')" in one_line_error(
             capsys
         )
-
-
-def start(folder: Path, command: list[str], code: str = "", **streams: Any) -> subprocess.Popen:
-    """`sparrow` in a process of its own, after running `code`."""
-    program = f"import sys; {code}\nfrom sparrow_kernels.cli import main; sys.exit(main())"
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *command], cwd=ROOT, start_new_session=True, **streams
-    )
-
-
-def without_torchvision(folder: Path) -> subprocess.CompletedProcess:
-    code = "import sys; sys.modules['torchvision'] = None\n"
-    code += "from sparrow_kernels.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, *words(folder, "--max-new-tokens", "7")]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-@pytest.mark.slow
-def test_without_torchvision_clips_are_prepared_all_the_same(folder: Path) -> None:
-    done = without_torchvision(folder)
-    assert (done.returncode, done.stdout) == (0, plain_text(folder, 7) + "\n"), done.stderr
-
-
-@pytest.mark.slow
-def test_without_the_torchvision_that_a_processor_needs(folder: Path, tmp_path: Path) -> None:
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    settings = tmp_path / "target" / "processor_config.json"
-    settings.write_text(settings.read_text().replace("Qwen2VLVideo", "Qwen3VLVideo"))
-    done = without_torchvision(tmp_path)
-    assert (done.returncode, done.stdout) == (1, "") and done.stderr.count("\n") == 1
-    assert "torchvision is needed here: torchvision 0." in done.stderr
-    assert f"{install_for(torch.__version__)} is the one" in done.stderr
-
-
-@pytest.mark.slow
-def test_the_answer_arrives_where_stderr_is_closed(folder: Path) -> None:
-    command = [sys.executable, "-m", "sparrow_kernels.cli", *words(folder, "--max-new-tokens", "7")]
-    done = subprocess.run(
-        ["bash", "-c", f"exec {shlex.join(command)} 2>&-"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == plain_text(folder, 7) + "\n"
-
-
-@pytest.mark.slow
-def test_a_reader_that_leaves_early_is_no_error(folder: Path) -> None:
-    process = start(folder, ["env"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None and process.stderr is not None
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    assert process.wait() == 141
-
-
-@pytest.mark.slow
-def test_ctrl_c_in_mid_stream_ends_the_line_and_says_so(folder: Path) -> None:
-    """On a real terminal: words come before the end, then one line of error and status 130."""
-    leader, follower = pty.openpty()
-    command = words(folder, "--max-new-tokens", "20000")
-    # A small random model is done before a signal reaches it, unless its words take their time.
-    slowly = (
-        "import time; from sparrow_kernels.cli import terminal; put = terminal.WordStream.put;"
-        " terminal.WordStream.put = lambda self, ids: (time.sleep(0.05), put(self, ids))[1]"
-    )
-    process = start(folder, command, slowly, stdout=follower, stderr=follower, stdin=follower)
-    os.close(follower)
-    shown, interrupted, began = b"", False, time.monotonic()
-    while time.monotonic() - began < 300:
-        try:
-            piece = os.read(leader, 4096)
-        except OSError:  # Linux: the last follower is closed
-            break
-        shown += piece
-        # Words follow the clearing of the full bar.
-        words_so_far = shown.rpartition(b"\x1b[K")[2] if b"4/4" in shown else b"prefill"
-        if not interrupted and len(words_so_far) > 20 and b"prefill" not in words_so_far:
-            assert process.poll() is None
-            process.send_signal(signal.SIGINT)
-            interrupted = True
-    os.close(leader)
-    assert process.wait() == 130
-    assert shown.startswith(b"\r\x1b[Kloading torch and transformers")
-    assert b"prefill [" in shown
-    *_, text, error, rest = shown.rpartition(b"\x1b[K")[2].split(b"\r\n")
-    assert error == b"sparrow: error: interrupted before it was done"
-    assert rest == b"" and text != b""
-    assert b"Traceback" not in shown

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from tree_cases import random_tree
 
+from sparrow_kernels import _C
+
 OPS = torch.ops.sparrow_native
 # Less than a part, parts with every kind of rest, and a vocabulary that threads share out.
 VOCABULARIES = (1, 15, 1023, 1025, 2049, 6001, 152_064)
@@ -67,25 +69,37 @@ def test_any_number_of_threads(vocab: int, threads: object) -> None:
     assert set(found) == {found[0]}
 
 
+LEVELS = ("baseline", "avx2", "avx512")
+# A level is read when the ops are loaded: in a fork for each, of what has imported torch alone.
+PROGRAM = """
+import os, sys, torch
+for level in sys.argv[1:]:
+    if os.fork() == 0:
+        os.environ["SPARROW_CPU_LEVEL"] = level
+        import hashlib, sparrow_kernels._C as facts, sparrow_kernels.ops.native as native
+        native.unavailable()
+        import test_native_sampling_levels as tests
+        found = [tests.bits(tests.results(vocab)).encode() for vocab in tests.VOCABULARIES]
+        print(facts.cpu_level, *(hashlib.sha256(each).hexdigest() for each in found))
+        break
+    if os.wait()[1] != 0:
+        sys.exit(1)
+"""
+
+
 @pytest.mark.slow
 def test_every_level() -> None:
     """One that the processor lacks runs as the highest that it has."""
-    program = (
-        "import sys, hashlib, sparrow_kernels.ops.native as native; native.unavailable()\n"
-        "import test_native_sampling_levels as tests\n"
-        "for vocab in tests.VOCABULARIES:\n"
-        "    print(hashlib.sha256(tests.bits(tests.results(vocab)).encode()).hexdigest())\n"
-    )
     folders = [os.path.dirname(__file__), *sys.path]
-    found = []
-    for level in ("baseline", "avx2", "avx512"):
-        # PyTorch's own exponentials, which make the rows, depend on its level.
-        settings = {"SPARROW_CPU_LEVEL": level, "ATEN_CPU_CAPABILITY": "default"}
-        environment = os.environ | settings | {"PYTHONPATH": os.pathsep.join(folders)}
-        done = subprocess.run(
-            [sys.executable, "-c", program], env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        found.append(done.stdout.split())
-    assert len(found[0]) == len(VOCABULARIES)
-    assert found[1:] == found[:1] * 2
+    # PyTorch's own exponentials, which make the rows, depend on its level.
+    settings = {"ATEN_CPU_CAPABILITY": "default", "PYTHONPATH": os.pathsep.join(folders)}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *LEVELS],
+        env=os.environ | settings, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = [line.split() for line in done.stdout.splitlines()]
+    own = LEVELS.index(_C.cpu_level)
+    assert [level for level, *_ in found] == [LEVELS[min(n, own)] for n in range(len(LEVELS))]
+    assert len(found[0]) == 1 + len(VOCABULARIES)
+    assert found[1][1:] == found[2][1:] == found[0][1:]
