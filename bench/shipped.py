@@ -199,7 +199,8 @@ def triton_digest(entry: Any) -> str:
     kernels = [path for path in files if "@triton.jit" in path.read_text()]
     configuration = {name: entry.constexprs[name] for name in sorted(entry.constexprs)}
     types, aligned = sorted(entry.signature.items()), sorted(entry.attrs)
-    return digest(kernels, (types, configuration, aligned, entry.num_warps, entry.num_stages))
+    made = (types, configuration, aligned, entry.num_warps, entry.num_stages)
+    return digest(kernels, made if entry.most_registers is None else (*made, entry.most_registers))
 
 
 def triton_kernel(entry: Any, arch: int) -> Compiled:
@@ -216,11 +217,10 @@ def triton_kernel(entry: Any, arch: int) -> Compiled:
         constexprs=entry.constexprs,
         attrs=entry.attrs,
     )
-    compiled = triton.compile(
-        source,
-        target=GPUTarget("cuda", arch, 32),
-        options={"num_warps": entry.num_warps, "num_stages": entry.num_stages},
-    )
+    options = {"num_warps": entry.num_warps, "num_stages": entry.num_stages}
+    if entry.most_registers is not None:
+        options["maxnreg"] = entry.most_registers
+    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(compiled.asm["cubin"])

@@ -1,10 +1,11 @@
-"""How the whole tiles of a prefix are shared out among the splits of the tree kernel."""
+"""How the whole tiles of a prefix are shared out among the splits of the tree kernel, and what its
+compiler is told."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from interpreter import DEVICES
+from interpreter import DEVICES, interpreted
 
 from bench import plans
 from sparrow_kernels.ops.attention.triton import configurations
@@ -12,6 +13,8 @@ from sparrow_kernels.ops.attention.triton import configurations
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
 spans = pytest.importorskip("sparrow_kernels.ops.attention.triton.tree_spans")
+shipped = pytest.importorskip("sparrow_kernels.ops.attention.triton.shipped")
+tree_launch = pytest.importorskip("sparrow_kernels.ops.attention.triton.tree_launch")
 
 tiles_of_split = spans.tiles_of_split
 TILES = (0, 1, 2, 5, 6, 7, 8, 23, 24, 25, 100, 400, 25_601, 2**26)
@@ -48,3 +51,30 @@ def test_each_tile_has_one_split_and_the_trees_has_fewer(num_splits: int, device
         assert max(counts[1:], default=0) - min(counts[1:], default=0) <= 1
         planned = [count for count, _ in plans.shared_evenly(64 * tiles, 1, tile, num_splits)]
         assert sorted(counts) == sorted(planned)
+
+
+@interpreted
+@pytest.mark.parametrize(
+    ("more", "configuration", "most"),
+    [("pages", (16, 0, 64, 32, 4, 4, 2), 255), (None, (16, 0, 64, 32, 4, 4, 2), None),
+     ("pages", (64, 0, 64, 32, 4, 4, 1), None), (None, (64, 0, 64, 32, 2, 4, 4), 240)],
+)  # fmt: skip
+def test_a_call_is_compiled_as_its_kernel_was_read_ahead(
+    more: str | None,
+    configuration: tuple[int, ...],
+    most: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without the limit these spill, which nobody would see at run time."""
+    chosen = configurations.Configuration(*configuration)
+    launched = []
+    monkeypatch.setattr(tree_launch, "plan", lambda shape: tree_launch.Plan(chosen, 1))
+    monkeypatch.setattr(tree_launch, "launch", lambda *call: launched.append(call[3]()[2]))
+    keys = torch.zeros(4, 1, 16, 128, dtype=torch.bfloat16)
+    words, lengths = torch.ones(1, 1, 1, dtype=torch.int64), torch.ones(1, dtype=torch.int32)
+    table = torch.zeros(1, 4, dtype=torch.int32) if more else None
+    query = torch.zeros(1, 7, 1, 128, dtype=torch.bfloat16)
+    tree_launch.tree_attention(query, keys, keys, words, lengths, *[None] * 6, 1.0, None, table)
+    usual = {"num_warps": chosen.num_warps, "num_stages": chosen.num_stages}
+    assert launched == [usual if most is None else usual | {"maxnreg": most}]
+    assert shipped._tree("bf16", 128, False, chosen, 90, more).most_registers == most

@@ -67,7 +67,7 @@ _TABLE: _Table = {
         _C(128, 0, 128, 64, 8, 3, 1),
     ),
     (90, 2, 256): (
-        _C(16, 0, 32, 32, 4, 3, 3),
+        _C(16, 0, 32, 32, 4, 3, 2),
         _C(64, 0, 32, 32, 8, 4, 1),
         _C(128, 0, 32, 32, 8, 4, 1),
     ),
@@ -88,7 +88,7 @@ _TABLE: _Table = {
     ),
     (UNFENCED, 2, 64): (_C(16, 0, 64, 16, 4, 4, 4), _C(64, 0, 64, 32, 2, 4, 4)),
     (UNFENCED, 2, 128): (_C(16, 0, 64, 32, 4, 4, 2), _C(32, 0, 64, 32, 2, 4, 2)),
-    (UNFENCED, 2, 256): (_C(16, 0, 32, 32, 4, 3, 3),),
+    (UNFENCED, 2, 256): (_C(16, 0, 32, 32, 4, 3, 2),),
     # Without tensor cores (float32 products are IEEE) small tiles: larger ones spill.
     (90, 4, 64): (_C(16, 0, 32, 16, 4, 4, 3), _C(32, 0, 32, 16, 4, 4, 3)),
     (90, 4, 128): (_C(16, 0, 16, 16, 4, 3, 5), _C(16, 0, 16, 16, 4, 3, 5)),
@@ -221,6 +221,16 @@ def choose(
         return found[min(1, len(found) - 1)]
     # The fewest programs that read the same K and V, then the fewest rows of padding.
     return min(found, key=lambda each: (-(-rows // each.rows), each.rows))
+
+
+def most_registers(configuration: Configuration, indirect: bool) -> int | None:
+    """What the compiler is told that a thread may have, None where it is left alone: by itself it
+    spills one to three registers of small tiles in pages or with a bias, to have more of them on a
+    multiprocessor, and twelve of two warps' largest; told of a limit it spills others."""
+    if configuration.num_warps == 2 and configuration.rows == 64:
+        return 240
+    small = configuration.rows == 16 and configuration.block_n >= 32
+    return 255 if indirect and small else None
 
 
 def splits_tile(rows: int) -> tuple[int, int]:

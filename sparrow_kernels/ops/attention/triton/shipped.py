@@ -20,6 +20,7 @@ from sparrow_kernels.ops.attention.triton.configurations import (
     UNFENCED,
     Configuration,
     configurations,
+    most_registers,
     padded_head_dim,
     splits_tile,
 )
@@ -145,6 +146,7 @@ def _tree(
         configuration.num_warps,
         configuration.num_stages,
         dtype != "fp32" and configuration.block_m0 >= 32,
+        most_registers(configuration, more is not None),
     )
 
 

@@ -23,3 +23,5 @@ class Shipped(NamedTuple):
     num_stages: int
     tensor_cores: bool
     """Whether to expect tensor-core and asynchronous-copy instructions: 16-bit, 32 rows or more."""
+    most_registers: int | None = None
+    """Of a thread, where the compiler is told."""

@@ -303,4 +303,7 @@ def _arguments(
         configuration.block_t, *pages, device_facts(query.device).dependent_launch,
     )  # fmt: skip
     options = {"num_warps": configuration.num_warps, "num_stages": configuration.num_stages}
+    indirect = block_table is not None or key_bias is not None
+    if (most := configurations.most_registers(configuration, indirect)) is not None:
+        options["maxnreg"] = most
     return (row_tiles * num_splits, kv_heads, batch), arguments, options
