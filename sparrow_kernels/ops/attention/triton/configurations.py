@@ -233,6 +233,13 @@ def most_registers(configuration: Configuration, indirect: bool) -> int | None:
     return 255 if indirect and small else None
 
 
+def options(configuration: Configuration, indirect: bool) -> dict[str, int]:
+    """How the compiler is asked to make a tile."""
+    asked = {"num_warps": configuration.num_warps, "num_stages": configuration.num_stages}
+    most = most_registers(configuration, indirect)
+    return asked if most is None else asked | {"maxnreg": most}
+
+
 def splits_tile(rows: int) -> tuple[int, int]:
     """Rows and splits of a merge's tile, by the rows that a program of the tree kernel holds: the
     more rows there are, the fewer splits. So a merge is compiled anew only where that kernel is."""

@@ -8,7 +8,7 @@ a decode step makes the same call in every layer.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -164,9 +164,7 @@ def tree_attention_out(
             lse.fill_(-math.inf)
         return
     if batch > _MOST_REQUESTS:
-        raise ValueError(
-            f"tree_attention: at most {_MOST_REQUESTS} requests a call on a GPU, got {batch}"
-        )
+        raise ValueError(f"tree_attention: at most {_MOST_REQUESTS} requests a call, got {batch}")
     slots = capacity
     if anchor_slots is not None:
         slots = min(capacity, anchor_slots.shape[1] + (window or 0) + 64 * ancestors.shape[2])
@@ -227,13 +225,10 @@ def attend(
         key_bias is not None and key_bias.dtype,
         window, scale, aligned(query, key, value, target),
     )  # fmt: skip
-
-    def prepare() -> tuple[Grid, tuple[Any, ...], dict[str, Any]]:
-        return _arguments(
-            query, key, value, ancestors, anchor_slots, anchor_rank, depth, window, scale,
-            target, target_lse, block_table, key_bias, key_scale, value_scale, chosen,
-        )  # fmt: skip
-
+    prepare = partial(
+        _arguments, query, key, value, ancestors, anchor_slots, anchor_rank, depth, window, scale,
+        target, target_lse, block_table, key_bias, key_scale, value_scale, chosen,
+    )  # fmt: skip
     with current(query.device):
         pointers = (
             query, key, value, ancestors, prefix_lens, prefix_starts,
@@ -281,9 +276,7 @@ def _arguments(
     group = heads // kv_heads
     row_tiles = -(-nodes * group // configuration.rows)
     lse_strides = (0, 0, 0) if target_lse is None else target_lse.stride()[-3:]
-    pages = (0, 0, 0)
-    if block_table is not None:
-        pages = (key.shape[2], key.stride(0), value.stride(0))
+    pages = (0, 0, 0) if block_table is None else (key.shape[2], key.stride(0), value.stride(0))
     split_strides = (0, 0)
     if num_splits > 1:
         assert target_lse is not None
@@ -302,8 +295,6 @@ def _arguments(
         configuration.block_m1, configuration.block_n,
         configuration.block_t, *pages, device_facts(query.device).dependent_launch,
     )  # fmt: skip
-    options = {"num_warps": configuration.num_warps, "num_stages": configuration.num_stages}
     indirect = block_table is not None or key_bias is not None
-    if (most := configurations.most_registers(configuration, indirect)) is not None:
-        options["maxnreg"] = most
+    options = configurations.options(configuration, indirect)
     return (row_tiles * num_splits, kv_heads, batch), arguments, options
