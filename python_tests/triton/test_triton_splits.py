@@ -78,3 +78,11 @@ def test_a_call_is_compiled_as_its_kernel_was_read_ahead(
     usual = {"num_warps": chosen.num_warps, "num_stages": chosen.num_stages}
     assert launched == [usual if most is None else usual | {"maxnreg": most}]
     assert shipped._tree("bf16", 128, False, chosen, 90, more).most_registers == most
+
+
+def test_more_requests_than_a_grid_has_room_for_are_refused() -> None:
+    query, cache = torch.zeros(65_536, 1, 1, 16), torch.zeros(65_536, 1, 1, 16)
+    words = torch.ones(65_536, 1, 1, dtype=torch.int64)
+    lengths = torch.zeros(65_536, dtype=torch.int32)
+    with pytest.raises(ValueError, match="at most 65535 requests a call, got 65536"):
+        tree_launch.tree_attention(query, cache, cache, words, lengths, *[None] * 6, 1.0, None)
