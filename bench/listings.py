@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ def kept(cubin: Path, tool: str, disassemble: Callable[[], str]) -> str:
     about = os.stat(tool)
     made_of = f"{tool} {about.st_size} {about.st_mtime_ns}".encode() + cubin.read_bytes()
     file = FOLDER / f"{hashlib.sha256(made_of).hexdigest()[:32]}.gz"
-    with suppress(OSError):
+    with suppress(OSError, EOFError, zlib.error):  # not there, or not whole
         return gzip.decompress(file.read_bytes()).decode()
     listing = disassemble()
     with suppress(OSError):  # of a checkout that is only read nothing is kept

@@ -24,8 +24,8 @@
 // V = 152k a level is 1.2 MB of float32, 76 KB a block of 16. What bounds it are the sums, one by
 // one: four levels of three refusals took 43 us on an H200, whose memory needs 1.4 for their bytes
 // (bench/results/bench-trees.csv). Its sampled program counters put half of that into the twelve
-// refusals, 2.1 us each, which wait less for memory than for one another's instructions, a quarter
-// into loading the nodes, an eighth into fetching code.
+// refusals, about 2 us each, which wait less for memory than for one another's instructions, a
+// quarter into loading the nodes, an eighth into fetching code.
 // Precision: multiplying by share rounds once (its two halves are floats), the weights of a group
 // are added as floats, groups as pairs of floats, lanes, warps and blocks in double: no term is
 // negative, so for a given share a mass has float32's digits, without double-precision arithmetic

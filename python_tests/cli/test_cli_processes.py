@@ -44,7 +44,8 @@ for out, err, words in json.loads(sys.argv[1]):
         for number, name in ((1, out), (2, err)):
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), number)
         sys.exit(main(words))
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    # Said before the next child is forked, which would say it again.
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 

@@ -80,9 +80,10 @@ def test_a_call_is_compiled_as_its_kernel_was_read_ahead(
     assert shipped._tree("bf16", 128, False, chosen, 90, more).most_registers == most
 
 
-def test_more_requests_than_a_grid_has_room_for_are_refused() -> None:
-    query, cache = torch.zeros(65_536, 1, 1, 16), torch.zeros(65_536, 1, 1, 16)
-    words = torch.ones(65_536, 1, 1, dtype=torch.int64)
-    lengths = torch.zeros(65_536, dtype=torch.int32)
-    with pytest.raises(ValueError, match="at most 65535 requests a call, got 65536"):
-        tree_launch.tree_attention(query, cache, cache, words, lengths, *[None] * 6, 1.0, None)
+@pytest.mark.parametrize(("batch", "heads"), [(65_536, 1), (1, 65_536)])
+def test_more_than_a_grid_has_room_for_is_refused(batch: int, heads: int) -> None:
+    cache = torch.zeros(batch, heads, 1, 16)
+    words, lengths = torch.ones(batch, 1, 1, dtype=torch.int64), torch.zeros(batch).int()
+    said = f"{batch:,} requests, {heads:,} KV heads: a GPU takes 65,535 a call"
+    with pytest.raises(ValueError, match=said):
+        tree_launch.tree_attention(cache, cache, cache, words, lengths, *[None] * 6, 1.0, None)

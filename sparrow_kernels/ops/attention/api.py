@@ -139,7 +139,8 @@ def tree_attention(
     Raises:
         ValueError: wrong shape; with value checks on also lengths, bits or anchors outside the
             cache, or pages outside it (else: clamped, or ignored), fewer words than T rows that see
-            tree slots have, a bias of NaN or inf, and an `out` that shares memory with an input.
+            tree slots have, a bias of NaN or inf, and an `out` that shares memory with an input; on
+            a GPU more than 65,535 requests or KV heads.
         TypeError: wrong dtype or device.
         NotImplementedError: an input requires grad or has a tangent, or no backend takes the case.
 
