@@ -22,13 +22,10 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
 
 
-def forked(
-    target: Callable[..., None], *arguments: Any, is_parent: bool = False
-) -> ForkServerProcess:
+def forked(target: Callable[..., None], *arguments: Any) -> ForkServerProcess:
     """A process that runs `target`, a function of one of the cases, and has begun. One that a
-    failed test leaves behind ends with the tests, which would wait for it else; but of such a one
-    Python lets no process begin others."""
-    process = SERVER.Process(target=target, args=arguments, daemon=not is_parent)
+    failed test leaves behind ends with the tests, which would wait for it else."""
+    process = SERVER.Process(target=target, args=arguments, daemon=True)
     with patch.dict(os.environ, environment()):  # the server starts with the first
         process.start()
     return process

@@ -1,4 +1,4 @@
-"""A short run of a tiny target, as a process.
+"""A short run of a tiny target, as a process: `python training_run.py FOLDER OUT`.
 
 What it is to be killed in, resumed, and shared by several processes. Prints each step's loss.
 """
@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from dialogue_cases import clip_dialogue, text_dialogue, write_clip, write_lines
 from family_cases import tiny
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from sparrow_kernels.training import run as run_module
 from sparrow_kernels.training.data.dialogues import read_dialogues
@@ -90,11 +89,5 @@ def ranked(folder: Path, out: Path, group: dict[str, str], said: Path) -> None:
     main(folder, out)
 
 
-def launched(folder: Path, out: Path, processes: int, said: Path) -> None:
-    """`main` in several processes of torchrun's launcher, each of which would import it all."""
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream.fileno())
-    config = LaunchConfig(
-        1, 1, processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0", start_method="fork"
-    )
-    elastic_launch(config, main)(folder, out)
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -13,14 +15,23 @@ from typing import TextIO
 import pytest
 import torch
 import training_run
-from fork_server import SERVER, forked, group
+from fork_server import SERVER, environment, forked, group
 from safetensors.torch import load_file
+
+SCRIPT = Path(training_run.__file__)
 
 
 def losses(said: str) -> dict[int, float]:
     """By step; of a step that was made twice, the last."""
     found = re.findall(r"step (\d+) loss (\S+)", said)
     return {int(step): float(loss) for step, loss in found}
+
+
+def shared(folder: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    """A run that two processes share."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    command = [sys.executable, *launcher, str(SCRIPT), str(folder), str(out)]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
 
 
 def started(folder: Path, out: Path) -> tuple[ForkServerProcess, TextIO]:
@@ -82,13 +93,9 @@ def test_two_processes_take_the_steps_of_one(
     whole: tuple[Path, dict[int, float]], tmp_path: Path
 ) -> None:
     folder, expected = whole
-    said = tmp_path / "said"
-    arguments = (folder, tmp_path / "shared", 2, said)
-    process = forked(training_run.launched, *arguments, is_parent=True)
-    process.join(timeout=300)
-    process.kill()
-    assert process.exitcode == 0, said.read_text()
-    found = losses(said.read_text())
+    done = shared(folder, tmp_path / "shared")
+    assert done.returncode == 0, done.stderr
+    found = losses(done.stdout)
     assert found.keys() == expected.keys() and len(found) == training_run.STEPS
     for step, loss in expected.items():
         assert found[step] == pytest.approx(loss, abs=1e-5), step
