@@ -102,30 +102,30 @@ def test_the_answer_arrives_where_stderr_is_closed(folder: Path) -> None:
     assert done.stdout == plain_text(folder, 7) + "\n"
 
 
+def env_written_to(stdout: int) -> tuple[str, int | None]:
+    """What it says on stderr, and its status; `stdout` is closed here."""
+    says, told = os.pipe()
+    process = started(["env"], [0, stdout, told])
+    os.close(stdout)
+    os.close(told)
+    with open(says) as said:
+        text = said.read()
+    process.join(timeout=60)
+    return text, process.exitcode
+
+
 @pytest.mark.slow
 def test_a_reader_that_leaves_early_is_no_error() -> None:
-    (reads, writes), (says, told) = os.pipe(), os.pipe()
-    process = started(["env"], [0, writes, told])
-    for each in (writes, told, reads):
-        os.close(each)
-    with open(says) as said:
-        assert said.read() == ""
-    process.join(timeout=60)
-    assert process.exitcode == 141
+    reads, writes = os.pipe()
+    os.close(reads)
+    assert env_written_to(writes) == ("", 141)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_behind_what_took_long_to_find_out_is_an_error() -> None:
-    says, told = os.pipe()
     full = os.open("/dev/full", os.O_WRONLY)
-    process = started(["env"], [0, full, told])
-    for each in (full, told):
-        os.close(each)
-    with open(says) as said:
-        assert said.read() == "sparrow: error: No space left on device: stdout\n"
-    process.join(timeout=60)
-    assert process.exitcode == 1
+    assert env_written_to(full) == ("sparrow: error: No space left on device: stdout\n", 1)
 
 
 @pytest.mark.slow

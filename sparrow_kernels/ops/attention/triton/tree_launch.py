@@ -22,7 +22,7 @@ from sparrow_kernels.ops.attention.triton.tree import tree_kernel
 from sparrow_kernels.ops.pages import num_slots
 
 _BEFORE_OUT = 12  # arguments after the query that come before `out` in the form that writes there
-_LONGEST_AXIS = 65_535  # of a grid, behind the first
+_MOST = 65_535  # programs along an axis of a grid behind the first
 _LARGEST_WINDOW = 2**62  # beyond any distance; sums with it stay in 64 bits
 
 
@@ -271,8 +271,8 @@ def _arguments(
     configuration, num_splits = chosen
     batch, heads, nodes, head_dim = query.shape
     kv_heads = key.shape[1]
-    if max(batch, kv_heads) > _LONGEST_AXIS:
-        raise ValueError(f"{batch:,} requests, {kv_heads:,} KV heads: a GPU takes 65,535 a call")
+    if max(batch, kv_heads) > _MOST:
+        raise ValueError(f"{batch:,} requests, {kv_heads:,} KV heads: a GPU takes {_MOST:,} a call")
     group = heads // kv_heads
     row_tiles = -(-nodes * group // configuration.rows)
     lse_strides = (0, 0, 0) if target_lse is None else target_lse.stride()[-3:]
