@@ -22,13 +22,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from bench import floors, plans, predicted, registry
+from bench import floors, plans, predicted, registry, walks
 from bench.case import Case
 from bench.cases.attention import AnchorIndex, TreeAttention
 from bench.cases.draft import AnchoredTreeAttention
 from bench.cases.forms import Float8TreeAttention
 from bench.cases.pages import BiasedTreeAttention, PagedTreeAttention
-from bench.cases.sampling import AcceptTreeResidual, AcceptTreeResidualLogits
+from bench.cases.sampling import AcceptTreeResidual
 from bench.devices import DEVICES, H200, Device
 from bench.predicted import COLUMNS, TABLE
 from bench.rows import RESULTS
@@ -89,12 +89,9 @@ def microseconds(case: Case, device: Device) -> tuple[float, str]:
         return _of_tree(case, device, (seen,) * case.batch) + 2 * plans.PRESENT.masked, _ARITHMETIC
     if isinstance(case, AnchorIndex):
         return 27.5 * case.slots / 25_600 * H200.ghz / device.ghz, _ARITHMETIC  # as measured
-    steps = _STEPS.get(case.op)
     if isinstance(case, AcceptTreeResidual):
-        # As the samples of an H200's program counters divide what it takes: a node is loaded and
-        # summed, softmax and its exchange come on top, each refusal is a sum more.
-        node = 4.6 + (8.0 if isinstance(case, AcceptTreeResidualLogits) else 0.0)
-        steps = Steps(1, (case.levels + 1) * node + case.levels * 3.0 * case.refused)
+        return walks.microseconds(case, device), _ARITHMETIC
+    steps = _STEPS.get(case.op)
     if steps is None:
         raise ValueError(f"no steps of {case.op}")
     bulk = floors.floor(case, device.rates(case.dtype)).microseconds / steps.share

@@ -34,6 +34,7 @@ class Mutant:
 
 
 RESIDUAL = "native_sampling_rows native_residual accept_residual_exact"
+APART = "native_residual_apart"
 MUTANTS = {
     "commit: no release": Mutant(
         "cuda/commit.cu",
@@ -108,8 +109,8 @@ MUTANTS = {
     ),
     "residual: the last groups of a part are summed twice": Mutant(
         "cuda/residual_node.h",
-        "first += kCount * kWarp",
-        "first += kCount * kWarp - kWarp",
+        "first += kTurnGroups",
+        "first += kTurnGroups - kWarp",
         RESIDUAL,
     ),
     "residual: no warp barrier behind a refusal": Mutant(
@@ -118,6 +119,35 @@ MUTANTS = {
         "own_.draft[place] = 0;\n    }",
         RESIDUAL,
         survives="a lane reads back only what it wrote itself",
+    ),
+    "apart: no release": Mutant(
+        "cuda/residual_apart.h", "__threadfence();\n    const uint32_t last", "const uint32_t last",
+        APART,
+    ),
+    "apart: no acquire": Mutant(
+        "cuda/residual_apart.h", "__threadfence();\n    join(steps);", "join(steps);",
+        APART,
+    ),
+    "apart: counted by a plain addition": Mutant(
+        "cuda/residual_apart.h", "atomicInc(&apart_.counters[b_], last) != last",
+        "apart_.counters[b_]++ != last", APART,
+    ),
+    "apart: the counter is not zero again": Mutant(
+        "cuda/residual_apart.h", "atomicInc(&apart_.counters[b_], last)",
+        "atomicAdd(&apart_.counters[b_], 1u)", APART,
+    ),
+    "apart: more nodes than clusters": Mutant(
+        "cuda/residual_apart.h", "count > clusters || ", "", APART
+    ),
+    "apart: depths are believed": Mutant(
+        "cuda/residual_apart.h", " || !__all_sync(kWholeWarp, is_sound)", "", APART
+    ),
+    "apart: both go on where a child has its own": Mutant(
+        "cuda/residual_apart.h", "if (in_.tree.child(child) < 0) return true;", "return true;",
+        APART,
+    ),
+    "apart: nobody draws at a leaf": Mutant(
+        "cuda/residual_apart.h", "if (in_.tree.child(child) < 0) return true;", "", APART
     ),
     "path: matched before its targets are there": Mutant(
         "cuda/accept_path.h",

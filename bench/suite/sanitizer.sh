@@ -41,7 +41,7 @@ tests() { printf "python_tests/native/test_native_%s.py " "$@"; }
 # A capture cannot allocate without the pool.
 few="not captured and not capturing and not graph and not ten_thousand and not large"
 few+=" and not two_sizes and not repeated_calls"
-residual=$(tests residual)
+residual=$(tests residual residual_apart)
 rows=$(tests topk sample sampling_rows schemas)
 trees=$(tests tree walk accept)
 caches=$(tests append gather pages gpu)

@@ -107,8 +107,9 @@ class ResidualNode {
     sum_up_left();
   }
 
-  void bonus(double uniform, int64_t* id) const {
-    *id = draw(memory_.target_sums.data(), vocab_, uniform, [this](Part part, double* left) {
+  template <typename Done>
+  void bonus(double uniform, const Done& done) const {
+    done(draw(memory_.target_sums.data(), vocab_, uniform, [this](Part part, double* left) {
       at_level([&]() SPARROW_INLINED {
         // Nothing refused: the draft was perhaps never read.
         if (remainder_.share == 0) {
@@ -120,7 +121,7 @@ class ResidualNode {
           left[i] = remainder_.left({rows.target[i], rows.draft[i]});
         }
       });
-    });
+    }));
   }
 
  private:
@@ -247,11 +248,14 @@ void accept_tree_residual(const AcceptTreeResidual<Weights>& call) {
                             .tokens = call.tokens[b],
                             .uniform = call.uniform[b],
                             .bonus_uniform = call.bonus_uniform[b],
-                            .vocab = call.vocab};
+                            .vocab = call.vocab,
+                            .max_path = call.out.max_path};
     const auto make_node = [&](int64_t node, bool has_trials) {
       return ResidualNode<Weights>(call, b, node, has_trials, threads, memory);
     };
-    call.out.accept_length[b] = residual_walk(in, make_node, call.out.rows(b), true);
+    WalkedPath path{in.tokens, call.out.rows(b), call.out.accept_length + b, true};
+    if (in.tree.is_idle()) return path.idle();
+    residual_walk(in, make_node, path, 0, 0);
   };
   const int64_t of_a_row =
       std::min(threads_worth(2 * call.vocab), std::max<int64_t>(1, num_parts(call.vocab)));

@@ -8,10 +8,16 @@
 
 namespace sparrow::cuda {
 
-// The kept weights of one warp's part of both rows.
+// A turn of a warp over its part: what each lane works on at once, so that a turn needs no bounds.
+inline constexpr int kTurn = 5;  // groups a lane
+inline constexpr int kTurnGroups = kTurn * kWarp;
+
+// The kept weights of one warp's part of both rows: `groups` of each, whole turns, 0 behind the
+// part.
 struct Kept {
   float* target;
   float* draft;
+  int groups;
 };
 
 // The distributions of one node while its children are tried, as residual_walk wants them.
@@ -19,8 +25,7 @@ template <typename Weights>
 class KeptNode {
  public:
   using Element = typename Weights::Element;
-  static constexpr int kAtOnce = 10;    // groups a lane and row whose loads fly together
-  static constexpr int kExpAtOnce = 2;  // the same where more is to be done with each
+  static constexpr int kInFlight = 2 * kTurn;  // groups a lane and row whose loads fly together
 
   __device__ KeptNode(Team& team, const AcceptTreeResidual<Weights>& call, const ResidualInputs& in,
                       const Kept& own, int64_t b, int64_t node, FirstTrial first)
@@ -37,7 +42,7 @@ class KeptNode {
       first_target_ = target_.data[first_id_];
       first_draft_ = draft_.data[first_id_];
     }
-    first ? load<true>() : load<false>();
+    load(first);
   }
 
   __device__ WeightPair read(int64_t id) const {
@@ -58,7 +63,7 @@ class KeptNode {
     if (!is_mass(remainder_.target_mass)) return meanwhile();  // accepts nothing, and never will
     remainder_.share = remainder_.share_after_refusal();
     if (team_.owns(id)) {
-      const int64_t place = id - team_.begin() * kGroup;
+      const int place = static_cast<int>(id) - team_.begin() * kGroup;
       own_.target[place] = static_cast<float>(remainder_.left(pair));
       own_.draft[place] = 0;
     }
@@ -70,85 +75,98 @@ class KeptNode {
     weigh_left(kNoToken, [] {});
   }
 
-  __device__ void bonus(double uniform, int64_t* id) const {
+  template <typename Done>
+  __device__ void bonus(double uniform, const Done& done) const {
     const double mass = remainder_.target_mass;
-    if (!is_mass(mass)) {
-      if (team_.writes()) *id = kNoToken;
-      return;
+    int64_t token = kNoToken;
+    bool knows = team_.writes();
+    if (is_mass(mass)) {
+      const DrawnPart drawn = team_.draw(uniform, mass);
+      if (drawn.part < 0) return;
+      token = draw_id(team_.begin(), team_.end(), drawn, [&](int64_t group, float (&left)[kGroup]) {
+        weigh(static_cast<int>(group - team_.begin()), left);
+      });
+      knows = lane() == 0;
     }
-    const DrawnPart drawn = team_.draw(uniform, mass);
-    if (drawn.part < 0) return;
-    const int64_t token =
-        draw_id(team_.begin(), team_.end(), drawn, [&](int64_t group, float (&left)[kGroup]) {
-          weigh(static_cast<int>(group - team_.begin()), left);
-        });
-    if (lane() == 0) *id = token;
+    if (knows) done(token);
   }
 
  private:
-  // Brings this warp's part of the rows in, as weights, and their masses.
-  template <bool kWithDraft>
-  __device__ void load() {
+  // Brings this warp's part of the rows in, as weights, and their masses. Without the draft all is
+  // done but its loads, by the instructions that are there already: its mass means nothing then.
+  __device__ void load(bool with_draft) {
     constexpr float kBeyond = Weights::kNeedsHighest ? -kInfinity : 0.0f;
     RoundedSum target_sum, draft_sum;
     bool target_is_valid = true, draft_is_valid = true;
-    const auto add = [&](const float (&target)[kGroup], const float (&draft)[kGroup]) {
+    const auto add = [&](const auto& target, const auto& draft) {
       target_sum.add(target);
-      if constexpr (kWithDraft) draft_sum.add(draft);
-#pragma unroll
-      for (int j = 0; j < kGroup; ++j) {
-        target_is_valid &= target[j] >= 0;
-        if constexpr (kWithDraft) draft_is_valid &= draft[j] >= 0;
-      }
+      draft_sum.add(draft);
+      target_is_valid &= is_valid(target);
+      draft_is_valid &= is_valid(draft);
     };
     float highest_target = -kInfinity, highest_draft = -kInfinity;
-    for (int base = 0; base < team_.groups(); base += kAtOnce * kWarp) {
-      float target[kAtOnce][kGroup], draft[kAtOnce][kGroup] = {};
+    const int64_t draft_end = with_draft ? team_.end() : team_.begin();
+    for (int base = 0; base < own_.groups; base += kInFlight * kWarp) {
+      float target[kInFlight][kGroup], draft[kInFlight][kGroup];
       const int64_t first = team_.begin() + base;
       target_.load_strided(first, team_.end(), lane(), kWarp, kBeyond, target);
-      if constexpr (kWithDraft) {
-        draft_.load_strided(first, team_.end(), lane(), kWarp, kBeyond, draft);
-      }
+      draft_.load_strided(first, draft_end, lane(), kWarp, kBeyond, draft);
 #pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        const int group = base + i * kWarp + lane();
-        if (group >= team_.groups()) continue;
-        keep(own_.target, group, target[i]);
-        if constexpr (kWithDraft) keep(own_.draft, group, draft[i]);
-        if constexpr (!Weights::kNeedsHighest) {
-          add(target[i], draft[i]);
-        } else {
+      for (int i = 0; i < kInFlight; ++i) {
+        const int group = base + i * kWarp;
+        if (group >= own_.groups) continue;
+        keep(own_.target, group + lane(), target[i]);
+        keep(own_.draft, group + lane(), draft[i]);
+      }
+      if constexpr (!Weights::kNeedsHighest) {
+        add(target, draft);
+      } else {
+#pragma unroll
+        for (int i = 0; i < kInFlight; ++i) {
 #pragma unroll
           for (int j = 0; j < kGroup; ++j) {
             highest_target = max(highest_target, target[i][j]);
-            if constexpr (kWithDraft) highest_draft = max(highest_draft, draft[i][j]);
+            highest_draft = max(highest_draft, draft[i][j]);
           }
         }
       }
     }
     if constexpr (Weights::kNeedsHighest) {
       share_highest(highest_target, highest_draft);
-      in_batches<kExpAtOnce, kWithDraft>([&](int first, auto& target, auto& draft) {
-#pragma unroll
-        for (int i = 0; i < kExpAtOnce; ++i) {
-          const int group = first + i * kWarp;
-          if (group >= team_.groups()) continue;
-#pragma unroll
-          for (int j = 0; j < kGroup; ++j) {
-            target[i][j] = call_.target.weights(target[i][j], highest_target_);
-            if constexpr (kWithDraft)
-              draft[i][j] = call_.draft.weights(draft[i][j], highest_draft_);
-          }
-          keep(own_.target, group, target[i]);
-          if constexpr (kWithDraft) keep(own_.draft, group, draft[i]);
-          add(target[i], draft[i]);
+      in_turns([&](int first, auto& target, auto& draft) {
+        weigh_logits(call_.target.weights, highest_target_, own_.target + first * kGroup, target);
+        if (with_draft) {
+          weigh_logits(call_.draft.weights, highest_draft_, own_.draft + first * kGroup, draft);
         }
+        add(target, draft);
       });
     }
     constexpr double kNan = __builtin_nanf("");
     own_draft_ = draft_is_valid ? draft_sum.value() : kNan;
     part_ = {warp_sum(target_is_valid ? target_sum.value() : kNan), warp_sum(own_draft_)};
     add_up([] {});
+  }
+
+  template <int kCount>
+  __device__ static bool is_valid(const float (&weights)[kCount][kGroup]) {
+    bool all = true;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+#pragma unroll
+      for (int j = 0; j < kGroup; ++j) all &= weights[i][j] >= 0;
+    }
+    return all;
+  }
+
+  // The logits of a turn, kept from `row` on, become weights; those behind a part are -inf.
+  __device__ static void weigh_logits(const Weights& weights, float highest, float* row,
+                                      float (&turn)[kTurn][kGroup]) {
+#pragma unroll
+    for (int i = 0; i < kTurn; ++i) {
+#pragma unroll
+      for (int j = 0; j < kGroup; ++j) turn[i][j] = weights(turn[i][j], highest);
+      keep(row, i * kWarp, turn[i]);
+    }
   }
 
   __device__ void share_highest(float target, float draft) {
@@ -162,7 +180,7 @@ class KeptNode {
     for (int64_t s = in_.tree.child(node_); s >= 0; s = s == child ? -1 : in_.tree.sibling(s)) {
       const int64_t id = in_.tokens[s];
       if (id < 0 || id >= call_.vocab || !team_.owns(id)) continue;
-      own_.target[id - team_.begin() * kGroup] = read(id).target;
+      own_.target[static_cast<int>(id) - team_.begin() * kGroup] = read(id).target;
     }
     __syncwarp();
   }
@@ -197,18 +215,15 @@ class KeptNode {
     subtract(share, draft, left);
   }
 
-  // This lane's groups in their order, kCount at a time: body(first group, target, draft). Weights
-  // past the end are 0.
-  template <int kCount, bool kWithDraft, typename Body>
-  __device__ void in_batches(const Body& body) const {
-    for (int first = lane(); first < team_.groups(); first += kCount * kWarp) {
-      float target[kCount][kGroup] = {}, draft[kCount][kGroup] = {};
+  // This lane's groups of each turn: body(first group, target, draft).
+  template <typename Body>
+  __device__ void in_turns(const Body& body) const {
+    for (int first = lane(); first < own_.groups; first += kTurnGroups) {
+      float target[kTurn][kGroup], draft[kTurn][kGroup];
 #pragma unroll
-      for (int i = 0; i < kCount; ++i) {
-        const int group = first + i * kWarp;
-        if (group >= team_.groups()) continue;
-        kept(own_.target, group, target[i]);
-        if constexpr (kWithDraft) kept(own_.draft, group, draft[i]);
+      for (int i = 0; i < kTurn; ++i) {
+        kept(own_.target, first + i * kWarp, target[i]);
+        kept(own_.draft, first + i * kWarp, draft[i]);
       }
       body(first, target, draft);
     }
@@ -221,17 +236,13 @@ class KeptNode {
     const Halves share = halves_of_share();
     const bool is_lighter = lost != kNoToken && team_.holds(lost);
     RoundedSum left_sum, draft_sum;
-    in_batches<kAtOnce, true>([&](int, auto& left, auto& draft) {
+    in_turns([&](int, auto& left, auto& draft) {
       if (share.high != 0) {
 #pragma unroll
-        for (int i = 0; i < kAtOnce; ++i) subtract(share, draft[i], left[i]);
+        for (int i = 0; i < kTurn; ++i) subtract(share, draft[i], left[i]);
       }
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) left_sum.add(left[i]);
-      if (is_lighter) {
-#pragma unroll
-        for (int i = 0; i < kAtOnce; ++i) draft_sum.add(draft[i]);
-      }
+      left_sum.add(left);
+      if (is_lighter) draft_sum.add(draft);
     });
     part_.target = warp_sum(left_sum.value());
     if (is_lighter) {

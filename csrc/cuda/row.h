@@ -64,28 +64,29 @@ struct VocabularyRow {
 
   // Groups begin + own, begin + own + stride, ... below `end`, `beyond` for the others. `own` is
   // below `stride`, which is as many lanes as load together. One branch for all of them, so that
-  // all loads fly at once.
+  // all loads fly at once, with addresses that the instructions hold.
   template <int kCount>
   __device__ void load_strided(int64_t begin, int64_t end, int own, int stride, float beyond,
                                float (&to)[kCount][kGroup]) const {
     const bool is_whole = is_aligned && end * kGroup <= size;
+    const int count =
+        end - begin < kCount * stride ? static_cast<int>(end - begin) : kCount * stride;
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
 #pragma unroll
       for (int j = 0; j < kGroup; ++j) to[i][j] = beyond;
     }
     if (is_whole) {
+      const Element* from = data + (begin + own) * kGroup;
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
-        const int64_t group = begin + i * stride + own;
-        if (group < end) load_vector(data + group * kGroup, to[i]);
+        if (own + i * stride < count) load_vector(from + i * stride * kGroup, to[i]);
       }
       return;
     }
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      const int64_t group = begin + i * stride + own;
-      if (group < end) load(group, beyond, to[i]);
+      if (own + i * stride < count) load(begin + own + i * stride, beyond, to[i]);
     }
   }
 };
@@ -114,15 +115,23 @@ struct GroupSum {
   }
 };
 
-// The same to a few roundings of the whole, in a third of the instructions: the four weights of a
-// group are added as floats. What is tiny beside its neighbours is lost.
+// The same to a few roundings of the whole, in a quarter of the instructions: the weights of a few
+// groups are added as floats. What is tiny beside its neighbours is lost.
 struct RoundedSum {
-  PairSum groups;
+  PairSum some;
 
-  __device__ void add(const float (&weights)[kGroup]) {
-    groups.add((weights[0] + weights[1]) + (weights[2] + weights[3]));
+  template <int kCount>
+  __device__ void add(const float (&groups)[kCount][kGroup]) {
+    constexpr int kFew = 3;  // groups
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const float group = (groups[i][0] + groups[i][1]) + (groups[i][2] + groups[i][3]);
+      sum = i % kFew == 0 ? group : sum + group;
+      if (i % kFew == kFew - 1 || i == kCount - 1) some.add(sum);
+    }
   }
-  __device__ double value() const { return groups.value(); }
+  __device__ double value() const { return some.value(); }
 };
 
 __device__ inline double warp_sum(double value) {

@@ -20,6 +20,7 @@ struct Exchange {
 // neighbours.
 struct Cut {
   int parts, groups;
+  int kept;      // groups that a part takes where it is kept: whole turns of a warp
   int64_t past;  // groups of a whole row
 };
 
@@ -30,22 +31,22 @@ class Team {
       : exchange_(exchange),
         warps_(static_cast<int>(blockDim.x) / kWarp),
         part_(static_cast<int>(cluster_rank()) * warps_ + warp()),
-        begin_(min(int64_t{part_} * cut.groups, cut.past)),
-        end_(min(begin_ + cut.groups, cut.past)) {}
+        begin_(static_cast<int>(min(int64_t{part_} * cut.groups, cut.past))),
+        end_(static_cast<int>(min(int64_t{begin_} + cut.groups, cut.past))) {}
 
   __device__ int part() const { return part_; }
   __device__ int64_t begin() const { return begin_; }
   __device__ int64_t end() const { return end_; }
-  __device__ int groups() const { return static_cast<int>(end_ - begin_); }
+  __device__ int groups() const { return end_ - begin_; }
   __device__ bool writes() const { return part_ == 0 && lane() == 0; }
 
-  // Whether `id` is in this warp's part, and in this lane's groups of it.
+  // Whether `id`, one of the row's, is in this warp's part, and in this lane's groups of it.
   __device__ bool holds(int64_t id) const {
-    const int64_t group = id / kGroup;
+    const int group = group_of(id);
     return group >= begin_ && group < end_;
   }
   __device__ bool owns(int64_t id) const {
-    return holds(id) && (id / kGroup - begin_) % kWarp == lane();
+    return holds(id) && (group_of(id) - begin_) % kWarp == lane();
   }
 
   // Over all parts; every warp brings its own. Calls meanwhile() while they travel.
@@ -77,6 +78,9 @@ class Team {
   }
 
  private:
+  // Ids lie below 2^31.
+  __device__ static int group_of(int64_t id) { return static_cast<int>(id) >> 2; }
+
   __device__ Masses* of_warp(unsigned turn) { return exchange_.of_warp[turn % 2]; }
   __device__ Mailbox<kMaxCluster>& box(unsigned turn) { return exchange_.boxes[turn % 2]; }
 
@@ -126,7 +130,7 @@ class Team {
 
   Exchange& exchange_;
   int warps_, part_;
-  int64_t begin_, end_;
+  int begin_, end_;
   unsigned turn_ = 0;
 };
 

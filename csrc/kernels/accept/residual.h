@@ -73,7 +73,7 @@ struct ResidualInputs {
   const int64_t* tokens;
   const float* uniform;
   float bonus_uniform;
-  int64_t vocab;
+  int64_t vocab, max_path;
 
   // The first of `child` and its later siblings that has to be tried, -1 for none.
   SPARROW_HD int64_t next_trial(int64_t node, int64_t child) const {
@@ -92,27 +92,52 @@ struct FirstTrial {
   SPARROW_HD operator bool() const { return child >= 0; }
 };
 
-// Fills one request's path and emitted tokens, max_path >= 1, and returns its accept_length. Where
-// many threads walk as one, one of them `writes`.
+// Where a walk from the root leaves what it finds: one request's results. Where many threads walk
+// as one, one of them `writes`.
+struct WalkedPath {
+  const int64_t* tokens;
+  AcceptanceRows out;
+  int32_t* accept_length;
+  bool writes;
+
+  SPARROW_HD void enter(int64_t length, int64_t node) const {
+    if (writes) out.path[length] = static_cast<int32_t>(node);
+  }
+  SPARROW_HD bool accept(int64_t length, int64_t child) const {
+    if (writes) out.tokens[length] = tokens[child];
+    return true;
+  }
+  SPARROW_HD void end(int64_t length, int64_t bonus) const {
+    out.tokens[length] = bonus;
+    out.pad_from(length + 1);
+    *accept_length = static_cast<int32_t>(length);
+  }
+  SPARROW_HD void idle() const {
+    if (!writes) return;
+    out.pad_from(0);
+    *accept_length = -1;
+  }
+};
+
+// Walks down from `node`, the last of `length` + 1 on its path, at most max_path nodes, and tells
+// the path what it finds:
+//   void enter(length, node)        for every node
+//   bool accept(length, child)      whether to go on from there
+//   void end(length, bonus)         called by one thread alone
 //
 // make_node(node, FirstTrial) makes what holds a node's distributions while its children are tried:
 //   WeightPair read(id)              of an id not refused so far
 //   bool accepts(uniform, pair)
 //   void refuse(child, id, pair, meanwhile)     the update above; calls meanwhile() once
-//   void bonus(uniform, id*)         a draw from the target that is left; who knows it writes it
-template <typename MakeNode>
-SPARROW_HD int32_t residual_walk(const ResidualInputs& in, const MakeNode& make_node,
-                                 const AcceptanceRows& out, bool writes) {
-  if (in.tree.is_idle()) {
-    if (writes) out.pad_from(0);
-    return -1;
-  }
-  int64_t node = 0;
-  int64_t length = 0;
+//   void bonus(uniform, done)        a draw from the target that is left; who knows it says
+//   done(id)
+template <typename MakeNode, typename Path>
+SPARROW_HD void residual_walk(const ResidualInputs& in, const MakeNode& make_node, Path& path,
+                              int64_t node, int64_t length) {
   while (true) {
-    if (writes) out.path[length] = static_cast<int32_t>(node);
+    path.enter(length, node);
     int64_t child = -1;
-    if (length + 1 < out.max_path) child = in.next_trial(node, in.tree.child(node));
+    if (length + 1 < in.max_path) child = in.next_trial(node, in.tree.child(node));
     auto here = make_node(node, FirstTrial{child});
     WeightPair pair{};
     if (child >= 0) pair = here.read(in.tokens[child]);
@@ -127,16 +152,12 @@ SPARROW_HD int32_t residual_walk(const ResidualInputs& in, const MakeNode& make_
       pair = next_pair;
     }
     if (child < 0) {
-      here.bonus(in.bonus_uniform, out.tokens + length);
-      break;
+      return here.bonus(in.bonus_uniform, [&](int64_t id) { path.end(length, id); });
     }
-    if (writes) out.tokens[length] = in.tokens[child];
+    if (!path.accept(length, child)) return;
     node = child;
     ++length;
   }
-  // From length + 1 on: the bonus may be written by another thread.
-  if (writes) out.pad_from(length + 1);
-  return static_cast<int32_t>(length);
 }
 
 }  // namespace sparrow
