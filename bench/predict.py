@@ -27,7 +27,7 @@ from bench.case import Case
 from bench.cases.attention import AnchorIndex, TreeAttention
 from bench.cases.draft import AnchoredTreeAttention
 from bench.cases.forms import Float8TreeAttention
-from bench.cases.pages import BiasedTreeAttention, PagedTreeAttention
+from bench.cases.pages import AttentionMass, BiasedTreeAttention, PagedTreeAttention
 from bench.cases.sampling import AcceptTreeResidual
 from bench.devices import DEVICES, H200, Device
 from bench.predicted import COLUMNS, TABLE
@@ -71,7 +71,6 @@ _STEPS = {
     "rotate_append_": Steps(1, 0.7),
     "merge_attention": Steps(1, 0.5),
     "anchored_window_attention": Steps(3, 4, 0.4),
-    "attention_mass": Steps(4, 2, 0.4),  # words of zeros, tree attention, its merge, the masses
     # Of float8 caches: lengths and queries, the first tile, masked tiles, and what the merge loads;
     # the share is that of a loop that converts, at two thirds of an instruction a clock.
     "tree_attention": Steps(2, 5, 0.7),
@@ -91,6 +90,8 @@ def microseconds(case: Case, device: Device) -> tuple[float, str]:
         return 27.5 * case.slots / 25_600 * H200.ghz / device.ghz, _ARITHMETIC  # as measured
     if isinstance(case, AcceptTreeResidual):
         return walks.microseconds(case, device), _ARITHMETIC
+    if isinstance(case, AttentionMass):
+        return _of_mass(case, device), _ARITHMETIC
     steps = _STEPS.get(case.op)
     if steps is None:
         raise ValueError(f"no steps of {case.op}")
@@ -105,6 +106,21 @@ def _of_tree(
     sizes = (model.heads, model.kv_heads, model.head_dim, case.dtype)
     indirect = isinstance(case, (PagedTreeAttention, BiasedTreeAttention))
     return plans.cut(device, plans.Call(case.nodes, lengths, *sizes, indirect)).us
+
+
+def _of_mass(case: AttentionMass, device: Device) -> float:
+    """Log-sum-exps, the join of their splits, the masses. Where the masses' turns were 737
+    instructions, an H200 took 2.2 times as long as it takes to issue them; now a turn of 64 rows is
+    297 for 64 slots, three blocks a multiprocessor, and 490 for 128, two blocks."""
+    model = MODELS[case.model]
+    rows = -(-case.rows * (model.heads // model.kv_heads) // 64)
+    places = model.kv_heads * case.batch
+    products = 2 * 64 * 64 * model.head_dim / device.tensor_flops
+    of_lse = rows * -(-case.prefix // 64) * places / device.multiprocessors * max(297, products)
+    blocks = -(-case.prefix // 128) * places
+    waves = -(-blocks // (2 * device.multiprocessors))
+    of_mass = waves * rows * 2 * max(490, 2 * products)
+    return 3 * _LAUNCH_US + 2.2 * (of_lse + of_mass) / (1e3 * device.ghz)
 
 
 def runs(case: Case, device: Device) -> bool:

@@ -7,9 +7,11 @@ import torch
 from interpreter import DEVICES
 from paged_cases import Pages
 from test_attention_mass import CASES, arguments, hold
+from tree_cases import strided
 
 from sparrow_kernels.ops import env
 from sparrow_kernels.ops.attention import attention_mass
+from sparrow_kernels.ops.attention.triton import mass_launch
 
 
 @pytest.mark.slow
@@ -28,6 +30,60 @@ def test_sums_of_softmax_weights(device):
             nothing = attention_mass(query, key, lens, lse=lse)
         hold(case, mass.cpu())
         assert torch.equal(paged[..., : case.capacity], mass) and nothing.abs().max() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", DEVICES)
+def test_rows_that_lie_apart(device):
+    """Queries and lse behind strides, and rows of which an lse says that they see nothing."""
+    case = CASES["ragged"]
+    query, key, lens = arguments(case.poisoned(), device)
+    committed = torch.arange(case.capacity) < torch.tensor(case.prefix_lens)[:, None]
+    keys = case.key.repeat_interleave(case.heads // case.kv_heads, 1)
+    scores = (case.query @ keys.mT * case.head_dim**-0.5).float()
+    lse = scores.masked_fill(~committed[:, None, None], -torch.inf).logsumexp(-1).to(device)
+    even = torch.arange(lse.shape[2], device=device) % 2 == 0
+    with env.backend("triton"):
+        mass = attention_mass(query, key, lens, lse=lse)
+        assert torch.equal(attention_mass(strided(query), key, lens, lse=strided(lse)), mass)
+        some = attention_mass(query, key, lens, lse=lse.masked_fill(even, -torch.inf))
+        others = attention_mass(query, key, lens, lse=lse.masked_fill(~even, -torch.inf))
+    hold(case, mass.cpu())
+    assert 0 < some.sum() < mass.sum()
+    torch.testing.assert_close(some + others, mass)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", DEVICES)
+def test_long_requests_in_several_splits(device):
+    """Four under the interpreter, of which some end in the middle of a tile."""
+    case = CASES["more slots than a span"]
+    query, key, lens = arguments(case.poisoned(), device)
+    with env.backend("triton"):
+        hold(case, attention_mass(query, key, lens).cpu())
+
+
+def test_log_sum_exps_by_tree_attention(monkeypatch):
+    """As in float32 on a GPU."""
+    case = CASES["ragged"]
+    query, key, lens = arguments(case.poisoned())
+    pages = Pages(case, 16)
+    monkeypatch.setattr(mass_launch, "lse_tiles", lambda *_: None)
+    with env.backend("triton"):
+        mass = attention_mass(query, key, lens)
+        paged = attention_mass(query, pages.key, lens, block_table=pages.table)
+    hold(case, mass)
+    assert torch.equal(paged[..., : case.capacity], mass)
+
+
+@pytest.mark.parametrize("scale", [-0.3, 0.0])
+def test_a_scale_below_one_that_is_positive(scale):
+    case = CASES["ragged"]
+    query, key, lens = arguments(case)
+    with env.backend("triton"):
+        mass = attention_mass(query, key, lens, scale=scale)
+    with env.backend("reference"):
+        torch.testing.assert_close(mass, attention_mass(query, key, lens, scale=scale))
 
 
 @pytest.mark.gpu

@@ -24,8 +24,8 @@ from sparrow_kernels.ops.attention.triton.configurations import (
     padded_head_dim,
     splits_tile,
 )
-from sparrow_kernels.ops.attention.triton.mass import mass_kernel
-from sparrow_kernels.ops.attention.triton.mass_launch import tiles
+from sparrow_kernels.ops.attention.triton.mass import join_kernel, lse_kernel, mass_kernel
+from sparrow_kernels.ops.attention.triton.mass_launch import JOIN_ROWS, lse_tiles, tiles
 from sparrow_kernels.ops.attention.triton.merge import (
     BLOCK_R,
     parts_kernel,
@@ -55,8 +55,8 @@ def shipped(arch: int) -> list[Shipped]:
         *_, tightest = _table(arch, dtype, head_dim, False, None)
         found.append(_tree(dtype, head_dim, False, tightest, arch))
     for dtype, head_dim in (("bf16", 64), ("bf16", 128), ("bf16", 256), ("fp32", 128)):
-        found.append(_mass(dtype, head_dim, arch))
-    found.append(_mass("bf16", 128, arch, paged=True))
+        found += _mass(dtype, head_dim, arch)
+    found += [*_mass("bf16", 128, arch, paged=True), _join()]
     if arch >= 90:
         for head_dim, anchored, more in product(_HEAD_DIMS, _EITHER, _MORE):
             for each in _table(arch, "bf16", head_dim, anchored, more, float8=True):
@@ -64,9 +64,8 @@ def shipped(arch: int) -> list[Shipped]:
         for each in _table(arch, "fp16", 128, False, None, float8=True):
             found.append(_tree("fp16", 128, False, each, arch, float8=True))
         found += _unfenced(arch)
-        found.append(
-            _mass("bf16", 128, UNFENCED)._replace(name="attention_mass D128 bf16 unfenced")
-        )
+        for entry in _mass("bf16", 128, UNFENCED):
+            found.append(entry._replace(name=f"{entry.name} unfenced"))
     merges = (("bf16", 128, 64), ("bf16", 128, 128), ("bf16", 256, 128), ("fp32", 128, 16))
     found += [_merge(*each, arch >= 90) for each in merges]
     return [*found, _parts("bf16"), _anchors()]
@@ -150,34 +149,39 @@ def _tree(
     )
 
 
-def _mass(dtype: str, head_dim: int, arch: int, paged: bool = False) -> Shipped:
-    cut = tiles(arch, _DTYPES[dtype], head_dim)
+def _mass(dtype: str, head_dim: int, arch: int, paged: bool = False) -> list[Shipped]:
+    """The masses, and the log-sum-exps where they have a kernel."""
+    kinds = [("attention_mass", mass_kernel, tiles(arch, _DTYPES[dtype], head_dim))]
+    of_lse = lse_tiles(arch, _DTYPES[dtype], head_dim, paged)
+    if of_lse is not None:
+        kinds.append(("log-sum-exp of attention_mass", lse_kernel, of_lse.cut))
     tensors = dict.fromkeys(("query_ptr", "key_ptr"), f"*{dtype}")
-    tensors |= {"prefix_lens_ptr": "*i32", "lse_ptr": "*fp32", "mass_ptr": "*fp32"}
+    tensors |= {"prefix_lens_ptr": "*i32", "lse_ptr": "*fp32", "scale_log2": "fp32"}
     if paged:
         tensors |= _INDIRECT["pages"]
-    constants = {
-        "G": _GROUP,
-        "D": head_dim,
-        "BLOCK_D": padded_head_dim(head_dim),
-        "BLOCK_M": cut.block_m,
-        "BLOCK_N": cut.block_n,
-        "PAGE": _PAGE if paged else 0,
-    }
-    return Shipped(
-        f"attention_mass D{head_dim} {dtype}" + (" pages" if paged else ""),
-        mass_kernel,
-        *_arguments(
-            mass_kernel,
-            tensors | {"scale_log2": "fp32"},
-            constants,
-            aligned=("query_stride", "key_stride"),
-            any_alignment=mass.ANY_ALIGNMENT,
-        ),
-        cut.num_warps,
-        cut.num_stages,
-        dtype != "fp32",
-    )
+    found = []
+    for name, kernel, cut in kinds:
+        constants = {
+            "D": head_dim, "BLOCK_D": padded_head_dim(head_dim), "BLOCK_M": cut.block_m,
+            "BLOCK_N": cut.block_n, "PAGE": _PAGE if paged else 0,
+        }  # fmt: skip
+        if kernel is mass_kernel:
+            types: dict[str, str] = tensors | {"mass_ptr": "*fp32"}
+        else:
+            types, constants = tensors, constants | {"SIGN": 1}
+        arguments = _arguments(kernel, types, constants, ("key_stride",), mass.ANY_ALIGNMENT)
+        name = f"{name} D{head_dim} {dtype}" + (" pages" if paged else "")
+        warps, stages = cut.num_warps, cut.num_stages
+        found.append(Shipped(name, kernel, *arguments, warps, stages, dtype != "fp32"))
+    return found
+
+
+def _join() -> Shipped:
+    """Of sixteen splits of the log-sum-exps."""
+    tensors = dict.fromkeys(("parts_ptr", "lse_ptr"), "*fp32")
+    constants = {"BLOCK_M": JOIN_ROWS, "BLOCK_S": 16}
+    arguments = _arguments(join_kernel, tensors, constants, (), mass.ANY_ALIGNMENT)
+    return Shipped("join of 16 log-sum-exps", join_kernel, *arguments, 4, 3, False)
 
 
 def _merge(dtype: str, head_dim: int, rows: int, dependent: bool) -> Shipped:
