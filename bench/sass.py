@@ -1,4 +1,4 @@
-"""What a kernel's disassembly tells of its order: what its loops wait for, and two of its hazards.
+"""What a kernel's disassembly tells of its order: what its loops wait for, and three hazards.
 
 A loop that is pipelined copies its next tiles asynchronously, in groups (LDGSTS ... LDGDEPBAR), and
 waits for all but the newest N of them (DEPBAR.LE SB0, N): N is its wait distance, 0 is no overlap.
@@ -9,6 +9,9 @@ A warpgroup's product (HGMMA) reads its operands until its group is waited for (
   - the first one from registers, perhaps: what writes them earlier changes what it reads;
   - the others from shared memory, by another path than copies write there: between the wait for the
     copies and the product there has to be a fence.
+
+A kernel that may begin before the one before it has ended waits for that (ACQBULK): what it loads
+or stores earlier, the other may not have written, or still read.
 """
 
 from __future__ import annotations
@@ -57,6 +60,7 @@ class Loop(NamedTuple):
 _LINE = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:(@!?\w+)\s+)?([A-Z][^;]*?)\s*;")
 _TARGET = re.compile(r"0x([0-9a-f]+)")
 _ENDS = re.compile(r"(EXIT|RET|BRX|JMX)\b")
+_GLOBAL = re.compile(r"(LDG|LDGSTS|LD|STG|ST|ATOMG?|REDG?|UBLKCP|UTMA\w+)(\.|$)")
 _REGISTERS_OF_A = 4  # of a thread, whatever the dtype: 64 rows of 32 bytes over 128 threads
 
 
@@ -109,8 +113,8 @@ def gpu_fences(code: Sequence[Instruction]) -> int:
 
 
 def hazards(code: Sequence[Instruction]) -> list[str]:
-    """Where a product of a warpgroup may read what it should not, in words."""
-    return [*_overwritten(code), *_unfenced(code)]
+    """Where a kernel may read what it should not, in words."""
+    return [*_overwritten(code), *_unfenced(code), *_too_early(code)]
 
 
 def _overwritten(code: Sequence[Instruction]) -> Iterator[str]:
@@ -156,6 +160,14 @@ def _unfenced(code: Sequence[Instruction]) -> Iterator[str]:
             elif each.opcode.startswith("HGMMA") and has_waited:
                 yield f"{each.opcode} at {each.address:#x}: no fence since the wait for its copies"
                 break
+
+
+def _too_early(code: Sequence[Instruction]) -> Iterator[str]:
+    """Accesses to global memory before the wait for the kernel before, if there is one."""
+    waits = [each.address for each in code if each.opcode == "ACQBULK"]
+    for each in code if waits else ():
+        if each.address < waits[0] and _GLOBAL.match(each.opcode):
+            yield f"{each.opcode} at {each.address:#x}: before the kernel before has ended"
 
 
 def _pipelined(code: Sequence[Instruction]) -> Iterator[Sequence[Instruction]]:

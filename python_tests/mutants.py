@@ -189,6 +189,12 @@ MUTANTS = {
         "Key* keys = tile_keys",
         "native_topk",
     ),
+    "topk: merged while tiles are ranked": Mutant(
+        "cuda/topk.cu", "wait_for_kernel_before();", "", "native_topk"
+    ),
+    "sample: drawn while parts are weighed": Mutant(
+        "cuda/sample.cu", "wait_for_kernel_before();", "", "native_sample"
+    ),
 }  # fmt: skip
 
 

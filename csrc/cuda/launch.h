@@ -30,6 +30,7 @@ struct Grid {
   size_t shared_bytes = 0;  // dynamic
   int cluster = 0;          // blocks a cluster, sm_90 and later; 0: the kernel knows of none
   int64_t blocks_y = 1;
+  bool dependent = false;  // begins while the kernel before is at work, and waits (dependent.h)
 };
 
 // Without opting in, a block gets this much shared memory, static and dynamic together.
@@ -50,6 +51,13 @@ inline int whole_warps(int64_t count, int most) {
   return static_cast<int>(threads < 32 ? 32 : threads > most ? most : threads);
 }
 
+inline int compute_major(const char* name) {
+  int device = 0, major = 0;
+  check(cudaGetDevice(&device), name);
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), name);
+  return major;
+}
+
 // Lets a kernel take all the shared memory a block of the current device can have, and clusters of
 // more than the portable size. Once a kernel and device, to the most there is: these are settings
 // of the kernel, so one that followed a launch's size would be lowered by another thread's launch
@@ -63,15 +71,14 @@ void allow_most(const char* name, void (*kernel)(Params...)) {
   const std::pair key{reinterpret_cast<const void*>(kernel), device};
   const std::lock_guard<std::mutex> lock(mutex);
   if (allowed.count(key) != 0) return;
-  int most = 0, major = 0;
+  int most = 0;
   cudaFuncAttributes own = {};
   check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), name);
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), name);
   check(cudaFuncGetAttributes(&own, kernel), name);
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              most - static_cast<int>(own.sharedSizeBytes)),
         name);
-  if (major >= 9) {
+  if (compute_major(name) >= 9) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), name);
   }
   allowed.insert(key);
@@ -92,14 +99,19 @@ void launch(const char* name, void (*kernel)(Params...), const Grid& grid, Strea
   // A compiled loop reads 16 bytes at a time, also of an array that ends within them.
   config.dynamicSmemBytes = (grid.shared_bytes + 15) / 16 * 16;
   config.stream = stream;
-  cudaLaunchAttribute attribute = {};
+  cudaLaunchAttribute attributes[2] = {};
+  config.attrs = attributes;
   if (grid.cluster > 0) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
     attribute.id = cudaLaunchAttributeClusterDimension;
     attribute.val.clusterDim.x = static_cast<unsigned>(grid.cluster);
     attribute.val.clusterDim.y = 1;
     attribute.val.clusterDim.z = 1;
-    config.attrs = &attribute;
-    config.numAttrs = 1;
+  }
+  if (grid.dependent && compute_major(name) >= 9) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
   }
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...), name);
 }

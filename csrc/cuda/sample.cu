@@ -6,7 +6,7 @@
 //
 // Grid: weigh_parts gives each part of 512 ids a warp, so one row of 152k ids keeps 297 warps busy;
 // draw gives each row a warp. Two launches rather than a last arriver: no counter to keep, and any
-// number of rows at once.
+// number of rows at once. The second begins while the first is at work (dependent.h).
 // Who loads what: a lane four groups of four ids, straight from the row, all in flight before the
 // first is used. Parts go through scratch [R, P] of 16 bytes.
 // Bytes: R * V * sizeof(Element) once, R * (512 * sizeof(Element) + 2 * 16 * V / 512) more; logits
@@ -15,6 +15,7 @@
 // Precision: a lane adds 16 weights as pairs of floats, warps and parts add in double. Softmax
 // weights are float32 with a relative error of about 2^-22, which moves a cdf by less than 1e-6.
 // Relies on: V below 2^31. Does not handle: weights whose sum overflows float32 (-1 comes out).
+#include "cuda/dependent.h"
 #include "cuda/launch.h"
 #include "cuda/row.h"
 #include "cuda/sampling.h"
@@ -41,6 +42,7 @@ constexpr float kNoWeight = Weights::kNeedsHighest ? -kInfinity : 0.0f;
 template <typename Weights>
 __global__ void __launch_bounds__(kThreads)
     weigh_parts(SampleRows<Weights> call, int num_parts, Part* parts) {
+  let_next_begin();
   const int64_t place = int64_t{blockIdx.x} * (kThreads / kWarp) + warp();
   const int64_t r = place / num_parts;
   if (r >= call.num_rows) return;
@@ -78,6 +80,7 @@ __global__ void __launch_bounds__(kThreads)
 template <typename Weights>
 __global__ void __launch_bounds__(kWarp)
     draw(SampleRows<Weights> call, int num_parts, const Part* all_parts) {
+  wait_for_kernel_before();
   const int64_t r = blockIdx.x;
   const Part* parts = all_parts + r * num_parts;
   float highest = -kInfinity;
@@ -127,8 +130,9 @@ void sample_rows(const SampleRows<Weights>& call, Stream stream) {
   launch("sample_rows", weigh_parts<Weights>,
          {.blocks = (warps + each - 1) / each, .threads = kThreads}, stream, call, num_parts,
          parts);
-  launch("sample_rows", draw<Weights>, {.blocks = call.num_rows, .threads = kWarp}, stream, call,
-         num_parts, parts);
+  launch("sample_rows", draw<Weights>,
+         {.blocks = call.num_rows, .threads = kWarp, .dependent = true}, stream, call, num_parts,
+         parts);
 }
 
 template void sample_rows(const SampleRows<PlainWeights>&, Stream);

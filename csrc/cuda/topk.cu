@@ -8,7 +8,7 @@
 //
 // Grid: rank_tiles gives each tile of 8,192 ids a block of 256 threads (8 rows of 152k: 152
 // blocks); merge_tiles gives each row one. Two launches rather than a last arriver: no counter to
-// keep.
+// keep, and the second begins while the first is at work (dependent.h).
 // Who loads what: a thread 8 groups of 4 ids into registers, all in flight before the first is
 // used; keys and sums of tiles go through scratch [R, tiles, k] of 8 bytes and [R, tiles] of 16.
 // Bytes: R * V * sizeof(Element), one exponential an id. Few rows are bound by neither: 8 of 152k
@@ -19,6 +19,7 @@
 // Precision: a lane adds its 32 exponentials as four pairs of floats, all else in double, as
 // log(1 + tiny) needs.
 // Relies on: 1 <= k <= 64, V below 2^31. A NaN ranks as -inf and makes its row's values NaN.
+#include "cuda/dependent.h"
 #include "cuda/launch.h"
 #include "cuda/row.h"
 #include "cuda/topk.h"
@@ -91,6 +92,7 @@ template <typename Element>
 __global__ void __launch_bounds__(kThreads, 2)
     rank_tiles(TopkLogprobs<Element> call, int num_tiles, Key* tile_keys, Part* tile_parts) {
   SPARROW_SHARED(TileShared, shared);
+  let_next_begin();
   const int thread = static_cast<int>(threadIdx.x), k = static_cast<int>(call.k);
   const int64_t r = blockIdx.x / num_tiles, first = int64_t{blockIdx.x % num_tiles} * kTileGroups;
   const VocabularyRow row(call.logits[r], call.vocab);
@@ -184,6 +186,7 @@ template <typename Element>
 __global__ void __launch_bounds__(kThreads)
     merge_tiles(TopkLogprobs<Element> call, int num_tiles, const Key* tile_keys,
                 const Part* tile_parts) {
+  wait_for_kernel_before();
   MergeShared& shared = *reinterpret_cast<MergeShared*>(dynamic_shared());
   Key* reaching = reinterpret_cast<Key*>(dynamic_shared() + sizeof(MergeShared));
   const int64_t r = blockIdx.x;
@@ -239,7 +242,8 @@ void topk_logprobs(const TopkLogprobs<Element>& call, Stream stream) {
       "topk_logprobs", merge_tiles<Element>,
       {.blocks = call.num_rows,
        .threads = kThreads,
-       .shared_bytes = sizeof(MergeShared) + static_cast<size_t>(num_tiles * call.k) * sizeof(Key)},
+       .shared_bytes = sizeof(MergeShared) + static_cast<size_t>(num_tiles * call.k) * sizeof(Key),
+       .dependent = true},
       stream, call, tiles, keys, parts);
 }
 

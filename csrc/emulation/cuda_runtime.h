@@ -153,7 +153,10 @@ enum cudaFuncAttribute {
   cudaFuncAttributeMaxDynamicSharedMemorySize,
   cudaFuncAttributeNonPortableClusterSizeAllowed
 };
-enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension };
+enum cudaLaunchAttributeID {
+  cudaLaunchAttributeClusterDimension,
+  cudaLaunchAttributeProgrammaticStreamSerialization
+};
 enum cudaDeviceAttr {
   cudaDevAttrComputeCapabilityMajor,
   cudaDevAttrMultiProcessorCount,
@@ -166,6 +169,7 @@ struct cudaLaunchAttribute {
     struct {
       unsigned x, y, z;
     } clusterDim;
+    int programmaticStreamSerializationAllowed;
   } val;
 };
 struct cudaLaunchConfig_t {
@@ -275,7 +279,16 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
                                Args&&... args) {
   const unsigned threads = config->blockDim.x * config->blockDim.y * config->blockDim.z;
   if (threads == 0 || threads > 1024) return cudaErrorInvalidConfiguration;
-  const unsigned cluster = config->numAttrs > 0 ? config->attrs[0].val.clusterDim.x : 1;
+  unsigned cluster = 1;
+  bool is_dependent = false;
+  for (unsigned i = 0; i < config->numAttrs; ++i) {
+    const cudaLaunchAttribute& attribute = config->attrs[i];
+    if (attribute.id == cudaLaunchAttributeClusterDimension) {
+      cluster = attribute.val.clusterDim.x;
+    } else {
+      is_dependent = attribute.val.programmaticStreamSerializationAllowed != 0;
+    }
+  }
   if (config->gridDim.x % cluster != 0) return cudaErrorInvalidConfiguration;
   const auto allowed = ::sparrow::emulation::allowed(reinterpret_cast<const void*>(kernel));
   if (config->dynamicSmemBytes > static_cast<size_t>(allowed.shared_bytes) ||
@@ -284,7 +297,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   }
   std::tuple<Params...> copies(args...);
   ::sparrow::emulation::run_grid(
-      {config->gridDim, config->blockDim, config->dynamicSmemBytes, cluster},
+      {config->gridDim, config->blockDim, config->dynamicSmemBytes, cluster, is_dependent},
       [&] { std::apply(kernel, copies); });
   return cudaSuccess;
 }

@@ -39,12 +39,26 @@ void Scheduler::access(const void* memory, size_t bytes, Access kind) {
   if (at >= stack && at < stack + kStackBytes) return;             // its own
   if (at >= host_stack_ && at < host_stack_ + kHostStack) return;  // the launch's parameters
   if (is_index(at)) return;
-  const Thread& thread = current();
+  Thread& thread = current();
+  if (launch_.is_dependent && !thread.has_waited && !is_shared(*thread.block, at)) {
+    thread.has_waited = true;  // or the text, whose code may be the kernel's too, comes here again
+    fail("memory is touched before the kernel before has ended");
+  }
   report(shadow_.access(order_, thread.actor, thread.actor, memory, bytes, kind),
          kind == Access::kRead    ? "a read"
          : kind == Access::kWrite ? "a write"
                                   : "an atomic");
   if (kind == Access::kAtomic) order_.atomic(thread.actor, memory);
+}
+
+bool Scheduler::is_shared(const Block& block, const char* at) const {
+  const char* const own = block.shared.get();
+  return own != nullptr && at >= own && at < own + shared_bytes();
+}
+
+void wait_for_kernel_before() {
+  here().has_waited = true;
+  maybe_interrupt();
 }
 
 // Who writes to it from another block must know that this one has begun.

@@ -44,6 +44,7 @@ struct Thread {
   Fiber* fiber = nullptr;
   Where waiting;
   bool is_done = false;
+  bool has_waited = false;  // for the kernel before
   // The warp operation it waits in, and what came of it.
   uint32_t mask = 0;
   uint64_t value = 0;
@@ -159,6 +160,7 @@ class Scheduler {
   size_t shared_bytes() const { return dynamic_bytes() + kStaticBytes; }
 
   void access(const void* memory, size_t bytes, Access kind);
+  bool is_shared(const Block& block, const char* at) const;
   void begin_shared(const Block& block, size_t offset, size_t bytes);
   Mailbox& mailbox(const void* key);
   void deliver_one();

@@ -35,6 +35,7 @@ struct Launch {
   dim3 grid, block;
   size_t dynamic_bytes;
   unsigned cluster;
+  bool is_dependent;  // may have begun before the launch before it has ended
 };
 
 void run_grid(const Launch& launch, const std::function<void()>& kernel);
@@ -54,6 +55,10 @@ void on_fence();
 
 // Lets others run, at times.
 void maybe_interrupt();
+
+// Until the launch before has ended. A dependent one that touches memory earlier ends with an
+// exception.
+void wait_for_kernel_before();
 
 // --- barriers; each returns how many threads came with a true predicate --------------------------
 unsigned block_barrier(bool predicate, const std::source_location& where);

@@ -1,4 +1,4 @@
-"""Hazards of a warpgroup's products, planted into a loop that has none."""
+"""Hazards that are planted into a kernel that has none."""
 
 from __future__ import annotations
 
@@ -112,6 +112,17 @@ def test_a_missing_fence() -> None:
     at_the_end = SOUND.replace(wait, "").replace("@P0 BRA", "DEPBAR.LE SB0, 0x2\n@P0 BRA")
     (found,) = sass.hazards(listing(at_the_end))  # in the next turn
     assert "no fence since the wait for its copies" in found
+
+
+def test_memory_that_is_touched_too_early() -> None:
+    """By a kernel that waits for the one before it; others need not."""
+    early = "    LDG.E.128 R4, desc[UR4][R2.64]\n    STS.128 [R9], R4\n"
+    waiting = "    ACQBULK\n"
+    assert sass.hazards(listing(early + SOUND)) == []
+    assert sass.hazards(listing(waiting + early + SOUND)) == []
+    for line in (early, "@P0 LDGSTS.E [R3], desc[UR4][R2.64]\n", "    ATOMG.E.ADD R4, R2, R5\n"):
+        (found,) = sass.hazards(listing(line + waiting + SOUND))
+        assert "before the kernel before has ended" in found
 
 
 def test_cycles_of_a_turn() -> None:

@@ -24,6 +24,8 @@ KERNELS = r"""
 
 using namespace sparrow::cuda;
 
+#include "cuda/dependent.h"
+
 struct Row { int at[64]; };
 
 __global__ void left_early(int*) {
@@ -76,6 +78,14 @@ __global__ void last_block_adds(int* out) {
   if (atomicAdd(reinterpret_cast<unsigned*>(out), 1u) != gridDim.x - 2) return;
   if (kAcquires) __threadfence();
   for (unsigned b = 0; b < gridDim.x; ++b) out[5] += out[1 + b];
+}
+// Launched as one that may have begun too early. Its own shared memory is there at once.
+template <bool kWaits>
+__global__ void begins_early(int* out) {
+  SPARROW_SHARED(Row, row);
+  row.at[threadIdx.x] = 5;
+  if (kWaits || threadIdx.x != 40) wait_for_kernel_before();
+  out[blockIdx.x * 64 + threadIdx.x] = row.at[threadIdx.x];
 }
 __global__ void every_thread_one_byte(int* out) {
   reinterpret_cast<char*>(out)[blockIdx.x * 64 + threadIdx.x] = 1;
@@ -164,6 +174,11 @@ int main(int, char** arguments) {
     if (!std::strcmp(name, "before_it_begins")) run(of_the_cluster<1>, 64, 2);
     if (!std::strcmp(name, "before_it_is_written")) run(of_the_cluster<2>, 64, 2);
     if (!std::strcmp(name, "after_it_ended")) run(of_the_cluster<3>, 64, 2);
+    const Grid early{.blocks = 4, .threads = 64, .dependent = true};
+    if (!std::strcmp(name, "waits")) launch(name, begins_early<true>, early, nullptr, out.data());
+    if (!std::strcmp(name, "waits_not")) {
+      launch(name, begins_early<false>, early, nullptr, out.data());
+    }
     if (!std::strcmp(name, "too_many_threads")) run(left_early, 1056);
   } catch (const std::exception& error) {
     std::printf("%s\n", error.what());
@@ -231,6 +246,13 @@ def test_what_is_not_ordered_is_a_race_in_every_order(
     for seed in range(5):
         status, text = output(program, kernel, seed)
         assert status == 1 and "race: " in text and message in text, text
+
+
+def test_what_begins_early_waits_before_it_touches_memory(program: Path) -> None:
+    status, text = output(program, "waits_not")
+    assert status == 1 and "before the kernel before has ended (block" in text, text
+    status, text = output(program, "waits")
+    assert (status, [int(word) for word in text.split()]) == (0, [5] * 256)
 
 
 def test_what_is_ordered_is_none(program: Path) -> None:
