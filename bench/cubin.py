@@ -45,8 +45,10 @@ class Kernel:
     gpu_fences: int = 0
     """Fences that wait for the whole GPU."""
     hazards: tuple[str, ...] = ()
-    """Where a product may read what it should not, in words."""
+    """Where it may read what it should not, in words."""
     warpgroup_products: int = 0
+    waits: bool = False
+    """For the kernel before it in its stream to end."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ def read(cubin: Path, arch: int) -> list[Kernel]:
                 gpu_fences=sass.gpu_fences(code),
                 hazards=tuple(sass.hazards(code)),
                 warpgroup_products=_count(opcodes, _WARPGROUP),
+                waits="ACQBULK" in opcodes,
             )
         )
     return kernels

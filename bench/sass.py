@@ -163,7 +163,8 @@ def _unfenced(code: Sequence[Instruction]) -> Iterator[str]:
 
 
 def _too_early(code: Sequence[Instruction]) -> Iterator[str]:
-    """Accesses to global memory before the wait for the kernel before, if there is one."""
+    """Accesses to global memory before the wait for the kernel before, if there is one: by address,
+    where what is out of line stands behind what leads there."""
     waits = [each.address for each in code if each.opcode == "ACQBULK"]
     for each in code if waits else ():
         if each.address < waits[0] and _GLOBAL.match(each.opcode):

@@ -25,6 +25,8 @@ LIBRARY = PACKAGE / "libsparrow_ops.so"
 ARCHITECTURES = (80, 90)
 UNFENCED = " unfenced"
 """How kernels are named that must not have a warpgroup's products."""
+_DEPENDENT = re.compile(r"(merge_tiles|draw)<|tree_attention |merge of \d+ x ")
+"""Those that are launched to begin while the kernel before them is at work."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,12 @@ class Compiled:
     needs_tensor_cores: bool
 
     def hazards(self) -> list[str]:
-        """Where a product may read what it should not, in words."""
+        """Where it may read what it should not, in words."""
         found = [*self.kernel.hazards]
         if self.name.endswith(UNFENCED) and self.kernel.warpgroup_products > 0:
             found.append(f"{self.kernel.warpgroup_products} products of a warpgroup")
+        if self.arch >= 90 and _DEPENDENT.match(self.name) and not self.kernel.waits:
+            found.append("no wait for the kernel before it")
         return found
 
     def occupancy(self) -> float | None:

@@ -68,7 +68,7 @@ def clusters(case: AcceptTreeResidual, device: Device) -> int:
     if device.arch < 90:
         scratch = case.batch * 2 * 4 * case.vocab
         at_once = min(device.multiprocessors, case.batch * (_MOST_SCRATCH // scratch))
-    elif case.batch <= _LARGEST_AT_ONCE // 2:
+    elif case.batch <= _LARGEST_AT_ONCE:
         at_once = _LARGEST_AT_ONCE
     else:
         at_once = 2 * device.multiprocessors // _LARGEST

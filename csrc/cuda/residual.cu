@@ -4,26 +4,26 @@
 //   left(i) = max(t(i) - share * d(i), 0)      share += mass(left) / mass(d) at a refusal
 //
 // Grid: B clusters of 1 to 16 blocks (one block before sm_90), 1 to 8 warps each; and, where they
-// run at once, up to 16 such clusters a request, between which the tree's nodes are shared out
+// run at once, up to 16 such clusters a request, among which the tree's nodes are shared out
 // (residual_apart.h): what a request takes is then one node and a leaf, not all nodes of its path.
 // A row of ids is cut into as many parts as the cluster has warps; a warp keeps its part of the
 // node's two rows, as float32 weights, where only it reads them: in shared memory, or in scratch
-// [B, 2, V] where a part does not fit (before sm_90, in one block: V past 20k, with 99 KB past
-// 12k). All threads take every decision alike, so a warp more is also one more that decides: on an
-// H100 eight a block took 44 us for four levels of three refusals each, four 63; sixteen took 59,
-// timed before a sum was as short as it is now.
+// where a part does not fit (before sm_90, in one block: V past 20k, with 99 KB past 10k). All
+// threads take every decision alike, so a warp more is also one more that decides: on an H100
+// eight a block took 44 us for four levels of three refusals each, four 63; sixteen took 59, timed
+// before a sum was as short as it is now.
 // Who loads what: at a node each lane loads groups of four ids of its part of target and draft, up
 // to twenty loads in flight; from then on memory is read for the children's own weights alone. A
 // refusal is one pass over the kept parts, five groups of both rows a turn; the warp that had the
-// refused id sums its draft in the same pass. Parts are kept in whole turns with zeros behind them,
-// so that a turn asks for no bounds. A block adds up its warps' masses and sends them to every
-// block of the cluster (mailbox.h), one exchange a sum, during which the next child is looked up;
-// softmax takes one more a node, for the highest logits. Links, tokens and coins of up to 1,024
-// nodes come into shared memory in one trip at the start, and the first child's own weights are on
-// their way while a row is. The masses of blocks and warps are what the bonus is drawn from: no
-// pass of its own.
-// Bytes: V * sizeof(Element) for each node on the path's target row, and again for its draft row if
-// it has a child to try; apart, both rows of every node with children, and the target row of a
+// refused id sums its draft in the same pass. Parts are kept in whole turns with zeros behind
+// them, so that a turn asks for no bounds. A block adds up its warps' masses and sends them to
+// every block of the cluster (mailbox.h), one exchange a sum, during which the next child is
+// looked up; softmax takes one more a node, for the highest logits. Links, tokens and coins of up
+// to 1,024 nodes come into shared memory in one trip at the start, and the first child's own
+// weights are on their way while a row is. The masses of blocks and warps are what the bonus is
+// drawn from: no pass of its own.
+// Bytes: V * sizeof(Element) for each node on the path's target row, and again for its draft row
+// if it has a child to try; apart, both rows of every node with children, and the target row of a
 // leaf for each. One exponential an id read, for logits. At V = 152k a level is 1.2 MB of float32,
 // 76 KB a block of 16. What bounds it are the sums, one by one: one cluster took 43 us for four
 // levels of three refusals on an H200, whose memory needs 1.4 for their bytes
@@ -98,8 +98,8 @@ __device__ ResidualInputs bring_in(const AcceptTreeResidual<Weights>& call, int6
 }
 
 // Grid: (B clusters, those of a request). Dynamic shared memory: bytes_before_rows, and if
-// kIsShared this block's part of two rows; else these lie in `scratch`, [clusters, B, 2, parts *
-// kept * 4] floats.
+// kIsShared this block's part of two rows; else these lie in `scratch`, floats
+// [clusters, B, 2, parts * kept * 4].
 template <typename Weights, bool kIsShared>
 __global__ void __launch_bounds__(kMaxWarps* kWarp, 1)
     accept_residual(AcceptTreeResidual<Weights> call, Cut cut, Apart apart, float* scratch) {
@@ -188,7 +188,9 @@ struct Layout {
     block_bytes = 2 * warps * kept * kGroup * static_cast<int64_t>(sizeof(float));
   }
 
-  static int64_t parts_worth(int64_t past) { return (past + kPartGroups - 1) / kPartGroups; }
+  static int64_t parts_worth(int64_t past) {
+    return std::max<int64_t>(1, (past + kPartGroups - 1) / kPartGroups);
+  }
 
   bool keeps_more_busy() const {
     return cluster < kMaxCluster && cluster * kMaxWarps < parts_worth(cut.past);

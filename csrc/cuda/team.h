@@ -35,9 +35,8 @@ class Team {
         end_(static_cast<int>(min(int64_t{begin_} + cut.groups, cut.past))) {}
 
   __device__ int part() const { return part_; }
-  __device__ int64_t begin() const { return begin_; }
-  __device__ int64_t end() const { return end_; }
-  __device__ int groups() const { return end_ - begin_; }
+  __device__ int begin() const { return begin_; }
+  __device__ int end() const { return end_; }
   __device__ bool writes() const { return part_ == 0 && lane() == 0; }
 
   // Whether `id`, one of the row's, is in this warp's part, and in this lane's groups of it.
@@ -79,7 +78,9 @@ class Team {
 
  private:
   // Ids lie below 2^31.
-  __device__ static int group_of(int64_t id) { return static_cast<int>(id) >> 2; }
+  __device__ static int group_of(int64_t id) {
+    return static_cast<int>(static_cast<uint32_t>(id) / kGroup);
+  }
 
   __device__ Masses* of_warp(unsigned turn) { return exchange_.of_warp[turn % 2]; }
   __device__ Mailbox<kMaxCluster>& box(unsigned turn) { return exchange_.boxes[turn % 2]; }

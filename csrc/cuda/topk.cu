@@ -1,18 +1,20 @@
 // log_softmax and the k best, in one pass over each row of logits and a merge.
 //
 //   key(id) = logit, then lower id, as one 64-bit integer: all keys of a row differ
-//   floor   = the k-th largest of 128 keys, each the best of 64 ids: at least k keys reach it, and
-//             only k of the 128 can hold more such keys, so at most 64 k do
+//   floor   = the k-th largest of a tile's keys of pairs, each the best of 64 ids: at least k keys
+//             reach it, and only k pairs can hold more such keys, so at most 64 k do
 //   rank    = how many of those are larger: below k, it is the place in the result
 //   logprob = (logit - highest) - log(sum of exp(logit - highest))
 //
-// Grid: rank_tiles gives each tile of 8,192 ids a block of 256 threads (8 rows of 152k: 152
-// blocks); merge_tiles gives each row one. Two launches rather than a last arriver: no counter to
-// keep, and the second begins while the first is at work (dependent.h).
+// Grid: rank_tiles gives each tile of 4,096 ids a block of 128 threads (8 rows of 152k: 304 blocks,
+// at most three a multiprocessor of 132, where 152 of twice the size are two), and past 64 tiles a
+// row each tile of 8,192 a block of 256; merge_tiles gives each row one. Two launches rather than a
+// last arriver: no counter to keep, and the second begins while the first is at work (dependent.h).
 // Who loads what: a thread 8 groups of 4 ids into registers, all in flight before the first is
 // used; keys and sums of tiles go through scratch [R, tiles, k] of 8 bytes and [R, tiles] of 16.
 // Bytes: R * V * sizeof(Element), one exponential an id. Few rows are bound by neither: 8 of 152k
-// in bfloat16 took 12.8 us on an H200, their bytes 0.5 (bench/results/bench-trees.csv). Of random
+// in bfloat16 took 12.8 us on an H200, their bytes 0.5 (bench/results/bench-trees.csv, of tiles of
+// 8,192 and a merge that began later). Of random
 // logits little more than k keys reach a floor, so ranking costs next to nothing; sorted rows cost
 // the same but for the 64 k. Tried on paper and left: a list of the k best a warp (inserts one at a
 // time where logits ascend), radix selection (more passes than the row is worth).
@@ -28,14 +30,12 @@
 namespace sparrow::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / kWarp;
+constexpr int kFewThreads = 128, kManyThreads = 256;  // a tile
+constexpr int kMostSmallTiles = 64;                   // a row
+constexpr int kMergeThreads = 256;
 constexpr int kLoads = 8;  // groups a thread
-constexpr int kTileGroups = kThreads * kLoads;
-constexpr int kTileIds = kTileGroups * kGroup;
-constexpr int kPairs = kThreads / 2;
-constexpr int kPairIds = kTileIds / kPairs;
-static_assert(kMaxTopk <= kPairs);
+constexpr int kThreadIds = kLoads * kGroup;
+static_assert(kMaxTopk <= kFewThreads / 2);  // pairs of threads
 
 using Key = unsigned long long;
 constexpr Key kNoKey = 0;  // below that of any logit
@@ -69,7 +69,7 @@ __device__ inline double sum_at(const Part& part, float highest) {
 // The place of each of `count` different keys among them, by the whole block: put(key, place).
 template <typename Put>
 __device__ void rank_keys(const Key* keys, int count, const Put& put) {
-  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += blockDim.x) {
     const Key own = keys[i];
     int place = 0;
     for (int other = 0; other < count; ++other) place += keys[other] > own;
@@ -77,21 +77,23 @@ __device__ void rank_keys(const Key* keys, int count, const Put& put) {
   }
 }
 
+template <int kThreads>
 struct TileShared {
-  Key pairs[kPairs];  // the best of each pair of lanes
+  Key pairs[kThreads / 2];  // the best of each pair of lanes
   Key floor;
   int count;
-  Part parts[kWarps];
-  Key keys[kMaxTopk * kPairIds];  // those that reach the floor, in no order
+  Part parts[kThreads / kWarp];
+  Key keys[kMaxTopk * 2 * kThreadIds];  // those that reach the floor, in no order
 };
-static_assert(sizeof(TileShared) <= kSharedBytes);
+static_assert(sizeof(TileShared<kManyThreads>) <= kSharedBytes);
 
 // Grid: one block a tile, tiles of a row next to one another. keys is [R, tiles, k], each tile's in
 // order, kNoKey past its last; parts is [R, tiles].
-template <typename Element>
-__global__ void __launch_bounds__(kThreads, 2)
+template <typename Element, int kThreads>
+__global__ void __launch_bounds__(kThreads, 2 * kManyThreads / kThreads)
     rank_tiles(TopkLogprobs<Element> call, int num_tiles, Key* tile_keys, Part* tile_parts) {
-  SPARROW_SHARED(TileShared, shared);
+  constexpr int kTileGroups = kThreads * kLoads, kPairs = kThreads / 2;
+  SPARROW_SHARED(TileShared<kThreads>, shared);
   let_next_begin();
   const int thread = static_cast<int>(threadIdx.x), k = static_cast<int>(call.k);
   const int64_t r = blockIdx.x / num_tiles, first = int64_t{blockIdx.x % num_tiles} * kTileGroups;
@@ -167,8 +169,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   for (int place = shared.count + thread; place < k; place += kThreads) keys[place] = kNoKey;
   if (thread == 0) {
     Part tile{0, -kInfinity};
-    for (int w = 0; w < kWarps; ++w) tile.highest = max(tile.highest, shared.parts[w].highest);
-    for (int w = 0; w < kWarps; ++w) tile.sum += sum_at(shared.parts[w], tile.highest);
+    for (const Part& part : shared.parts) tile.highest = max(tile.highest, part.highest);
+    for (const Part& part : shared.parts) tile.sum += sum_at(part, tile.highest);
     tile_parts[blockIdx.x] = tile;
   }
 }
@@ -183,7 +185,7 @@ struct MergeShared {
 // Grid: one block a row. Dynamic shared memory: MergeShared, then tiles * k keys. The floor is the
 // smallest of the tiles' ceil(k / tiles)-th keys: at least k keys reach it.
 template <typename Element>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kMergeThreads)
     merge_tiles(TopkLogprobs<Element> call, int num_tiles, const Key* tile_keys,
                 const Part* tile_parts) {
   wait_for_kernel_before();
@@ -213,7 +215,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   __syncthreads();
   const Key floor = shared.floor;
-  for (int i = static_cast<int>(threadIdx.x); i < num_keys; i += kThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < num_keys; i += kMergeThreads) {
     const Key key = keys[i];
     if (key >= floor) reaching[atomicAdd(&shared.count, 1)] = key;
   }
@@ -231,17 +233,20 @@ __global__ void __launch_bounds__(kThreads)
 template <typename Element>
 void topk_logprobs(const TopkLogprobs<Element>& call, Stream stream) {
   if (call.num_rows == 0 || call.k == 0) return;
-  const int64_t num_tiles = (call.vocab + kTileIds - 1) / kTileIds;
+  const bool is_small = call.vocab <= kMostSmallTiles * kFewThreads * kThreadIds;
+  const int threads = is_small ? kFewThreads : kManyThreads;
+  const int64_t tile = threads * kThreadIds, num_tiles = (call.vocab + tile - 1) / tile;
   Key* keys = call.scratch.template get<Key>(call.num_rows * num_tiles * call.k);
   Part* parts = call.scratch.template get<Part>(call.num_rows * num_tiles);
   const int tiles = static_cast<int>(num_tiles);
-  launch("topk_logprobs", rank_tiles<Element>,
-         {.blocks = call.num_rows * num_tiles, .threads = kThreads}, stream, call, tiles, keys,
+  launch("topk_logprobs",
+         is_small ? rank_tiles<Element, kFewThreads> : rank_tiles<Element, kManyThreads>,
+         {.blocks = call.num_rows * num_tiles, .threads = threads}, stream, call, tiles, keys,
          parts);
   launch(
       "topk_logprobs", merge_tiles<Element>,
       {.blocks = call.num_rows,
-       .threads = kThreads,
+       .threads = kMergeThreads,
        .shared_bytes = sizeof(MergeShared) + static_cast<size_t>(num_tiles * call.k) * sizeof(Key),
        .dependent = true},
       stream, call, tiles, keys, parts);

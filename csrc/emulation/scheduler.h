@@ -5,7 +5,8 @@
 // Memory is weak: an access that some GPU would let see an old value, for want of a barrier or a
 // fence, ends the launch with an exception (order.h), whichever order came about.
 // Shared memory is filled with junk before a block begins. A barrier that not every thread reaches,
-// and a warp operation whose mask names lanes that do not come, end the launch with an exception.
+// a warp operation whose mask names lanes that do not come, and memory that a dependent launch
+// touches before it has waited, end the launch with an exception.
 //
 //   SPARROW_EMULATION_SEED  the order of the first launch (0); each launch takes the next one
 #pragma once

@@ -125,6 +125,14 @@ def test_memory_that_is_touched_too_early() -> None:
         assert "before the kernel before has ended" in found
 
 
+@pytest.mark.parametrize("name", ["merge_tiles<float>", "tree_attention D64", "merge of 4 x 8"])
+def test_a_dependent_kernel_that_never_waits(name: str) -> None:
+    careless = Compiled(f"{name} splits", 90, kernel(), 0, 128, False)
+    assert careless.hazards() == ["no wait for the kernel before it"]
+    assert replace(careless, arch=80).hazards() == []
+    assert replace(careless, kernel=replace(kernel(), waits=True)).hazards() == []
+
+
 def test_cycles_of_a_turn() -> None:
     """Of a kernel whose instructions were counted by hand: two warps on each of four schedulers."""
     loop = sass.Loop(2, 2, 128, instructions=669, tensor_flops=2048 * 4096 // 8, exps=68)

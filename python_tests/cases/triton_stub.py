@@ -132,6 +132,20 @@ def listened() -> list[int]:
     return seen
 
 
+def early() -> list[Any]:
+    """Kernels of a call that are asked to begin early: on a GPU that lets them, and on another."""
+    found = []
+    for dependent in (True, False):
+        facts = tree_launch.Device(90, 132, dependent)
+        tree_launch.device_facts = lambda device, facts=facts: facts  # type: ignore[assignment]
+        tree_launch.plan.cache_clear()
+        launch._KEPT.clear()
+        compiled.clear()
+        call(8, slots=640)
+        found.append([name for name, key in compiled if "'launch_pdl': True" in key])
+    return found
+
+
 def microseconds() -> list[float]:
     """Of the processor, for the Python of a call with two launches, the best of five runs: through
     Triton's binder, then kept."""

@@ -148,3 +148,9 @@ def test_idle_requests_beside_others(library: Library) -> None:
     call = Call([[-1, 0, 1], [-1, 0, 1]], 7, 2)
     call.layout = list(NATIVE.build_tree(int32([[-1, 0, 1]] * 2), int32([0, 3]))[:5])
     assert call.agrees(library, 3)[1].tolist()[0] == -1
+
+
+def test_no_vocabulary_at_all(library: Library) -> None:
+    call = Call([CHAIN], 7, 0)
+    call.target, call.draft = call.target[..., :0], call.draft[..., :0]
+    assert call.agrees(library, 3)[2].tolist() == [[-1, -1, -1]]

@@ -47,13 +47,13 @@ def test_more_than_64_is_for_a_cpu(library: Library) -> None:
 
 @pytest.mark.parametrize("place", ["sorted up", "sorted down", "in one tile", "one a tile"])
 def test_where_the_best_lie(library: Library, place: str) -> None:
-    """Tiles of 8,192 ids, pairs of threads with 64 each: every way the best can be shared out."""
+    """Tiles of 4,096 ids, pairs of threads with 64 each: every way the best can be shared out."""
     torch.manual_seed(2)
     logits = torch.randn(1, 20_000)
     if place == "in one tile":
         logits[0, 9000:9064] += 20
     elif place == "one a tile":
-        logits[0, [5, 8192, 16_384]] += 20
+        logits[0, [5, 4096, 8192, 12_288, 19_999]] += 20
     else:
         logits = logits.sort(descending=place == "sorted down").values
     for k in (1, 3, 64):
@@ -64,6 +64,15 @@ def test_where_the_best_lie(library: Library, place: str) -> None:
 def test_a_real_vocabulary(library: Library, dtype: torch.dtype) -> None:
     torch.manual_seed(3)
     assert_topk(library, (torch.randn(2, 152_064) * 4).to(dtype), 8)
+
+
+@pytest.mark.parametrize("vocab", [262_144, 262_145])
+def test_more_tiles_than_small_ones(library: Library, vocab: int) -> None:
+    """Past 64 tiles of 4,096 ids they have twice as many."""
+    torch.manual_seed(4)
+    logits = torch.randn(1, vocab)
+    logits[0, [0, vocab - 1]] += 20
+    assert_topk(library, logits, 64)
 
 
 @pytest.mark.parametrize("offset", [1, 2, 3])

@@ -15,7 +15,7 @@ pytest.importorskip("triton")
 STUB = Path(__file__).resolve().parents[1] / "cases/triton_stub.py"
 
 
-ASKED = ("keys", "launched", "listened", "microseconds")
+ASKED = ("keys", "launched", "listened", "early", "microseconds")
 
 
 @cache
@@ -59,6 +59,11 @@ def test_a_kept_launch_has_the_arguments_of_triton_s_own():
 @pytest.mark.slow
 def test_who_listens_to_launches_hears_of_kept_ones():
     assert asked("listened") == [1, 1]
+
+
+@pytest.mark.slow
+def test_kernels_begin_early_where_a_gpu_lets_them():
+    assert asked("early") == [["tree_kernel", "splits_kernel"], []]
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import torch
 from attention_oracle import tree_bits, words_of
 
 from sparrow_kernels.ops import env
-from sparrow_kernels.ops.attention import anchor_index, tree_attention
+from sparrow_kernels.ops.attention import anchor_index, append_cache_, tree_attention
 from sparrow_kernels.testing import assert_close
 
 PREFIX, HEADS, KV_HEADS, HEAD_DIM = 25_600, 28, 4, 128
@@ -99,3 +99,40 @@ def test_anchors_around_a_clip_replayed_by_a_graph(visual):
     exact = scores.softmax(-1) @ values.double()
     rounded = torch.nn.functional.scaled_dot_product_attention(query, keys, values, seen)
     assert_close(out.cpu(), exact.cpu(), rounded.cpu(), summands=0.1)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("nodes", [1, 8, 30])
+@pytest.mark.parametrize("length", [200, PREFIX])
+def test_kernels_that_begin_early_wait_for_the_one_before(nodes, length):
+    """Layers on layers in one graph: each kernel reads what the one before has just written. The
+    growing scale keeps them from one fixed point, where an old value would be the new one."""
+    generator = torch.Generator("cuda").manual_seed(nodes)
+
+    def draw(heads, slots):
+        shape = (1, heads, slots, HEAD_DIM)
+        return torch.randn(shape, generator=generator, device="cuda").bfloat16()
+
+    query, key, value = draw(HEADS, nodes), draw(KV_HEADS, length + 64), draw(KV_HEADS, length + 64)
+    words = torch.tensor(words_of([1 << node for node in range(nodes)], 1), device="cuda")[None]
+    lens = torch.tensor([length], dtype=torch.int32, device="cuda")
+
+    def layers(between):
+        state = query
+        for layer in range(12):
+            rows = state[:, :KV_HEADS], state[:, KV_HEADS : 2 * KV_HEADS]
+            append_cache_(*rows, key, value, lens)
+            between()
+            for scale in (1.0 + layer, 1.5 + layer):
+                state = tree_attention(state, key, value, words, lens, scale=scale)
+                between()
+        return state
+
+    with env.backend("triton"):
+        expected = layers(torch.cuda.synchronize)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            state = layers(lambda: None)
+        for _ in range(REPEATS):
+            graph.replay()
+            assert torch.equal(state, expected)

@@ -41,7 +41,8 @@ def accept_tree_residual(
     the draft loses x and is renormalised. A child that repeats a refused token is skipped. When no
     child is left, or the path holds `max_path` nodes, the bonus is drawn from the target as it then
     is, by the inverse CDF as in `sample_tokens`. Sums keep more digits than float32; a result on a
-    GPU may differ from the CPU's where a coin lies within 1e-6 of a step of what it decides.
+    GPU may differ from the CPU's where a coin lies within 1e-6 of a step of what it decides or,
+    after refusals, within 1e-6 over the share of the target's mass that they have left.
 
     Args:
         tokens: `[B, T]` int64 drafted token of each node; the root's and padding are not read.

@@ -62,9 +62,12 @@ def lse_tiles(arch: int, dtype: torch.dtype, head_dim: int, paged: bool) -> LseT
     stages = 5 if paged else 3  # pages come before the keys
     if arch == UNFENCED:
         return LseTiles(Tiles(32, 32, 2, stages), 6)
-    if padded_head_dim(head_dim) > 128:
+    width = padded_head_dim(head_dim)
+    if width > 128:
         return LseTiles(Tiles(64, 64, 8, stages), 1)
-    return LseTiles(Tiles(64, 64, 4, stages), 3 if arch == 90 else 2)
+    small = 6 if arch == 90 else 3
+    usual = 3 if arch == 90 or paged else 2
+    return LseTiles(Tiles(64, 64, 4, stages), small if width <= 64 else usual)
 
 
 class _Call(NamedTuple):
@@ -117,7 +120,7 @@ def attention_mass(
     lse: Tensor | None = None,
 ) -> Tensor:
     """See `sparrow_kernels.attention_mass`. Queries, or their lse, that are not contiguous are
-    copied: beside the keys they are few."""
+    copied, which is little beside a product of each with every slot."""
     kv_heads, slots = key.shape[1], num_slots(key, block_table)
     shape = (query.shape[0], kv_heads, slots)
     mass = torch.empty(shape, dtype=torch.float32, device=query.device)
