@@ -63,23 +63,26 @@ def test_long_requests_in_several_splits(device):
         hold(case, attention_mass(query, key, lens).cpu())
 
 
-def test_log_sum_exps_by_tree_attention(monkeypatch):
+@pytest.mark.parametrize("device", DEVICES)
+def test_log_sum_exps_by_tree_attention(device, monkeypatch):
     """As in float32 on a GPU."""
     case = CASES["ragged"]
-    query, key, lens = arguments(case.poisoned())
+    query, key, lens = arguments(case.poisoned(), device)
     pages = Pages(case, 16)
+    of_pages, table = pages.key.to(device), pages.table.to(device)
     monkeypatch.setattr(mass_launch, "lse_tiles", lambda *_: None)
     with env.backend("triton"):
         mass = attention_mass(query, key, lens)
-        paged = attention_mass(query, pages.key, lens, block_table=pages.table)
-    hold(case, mass)
+        paged = attention_mass(query, of_pages, lens, block_table=table)
+    hold(case, mass.cpu())
     assert torch.equal(paged[..., : case.capacity], mass)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("scale", [-0.3, 0.0])
-def test_a_scale_below_one_that_is_positive(scale):
+def test_a_scale_that_is_not_positive(device, scale):
     case = CASES["ragged"]
-    query, key, lens = arguments(case)
+    query, key, lens = arguments(case, device)
     with env.backend("triton"):
         mass = attention_mass(query, key, lens, scale=scale)
     with env.backend("reference"):
