@@ -10,9 +10,9 @@
 
 `Costs` are of one H200 (triton 3.6, cold inputs, replayed graphs, 28 query and 4 KV heads of
 128): those of the tiles were fitted to 40 calls of 25,600 slots, 1 to 60 nodes, ten configurations
-and 8 to 132 splits; the others to seven calls of the kernel as it is, but for its early beginning,
-which the model meets within 5 % behind 25,600 slots (1 to 60 nodes), 10 % behind 512 (8, 30), a
-fifth behind 128 (1). For other GPUs they are scaled by clock and bandwidth.
+and 8 to 132 splits; the others to seven calls of the kernel as it is, which the model meets within
+5 % behind 25,600 slots (1 to 60 nodes), 10 % behind 512 (8, 30), a fifth behind 128 (1). For other
+GPUs they are scaled by clock and bandwidth.
 """
 
 from __future__ import annotations
@@ -35,10 +35,8 @@ from sparrow_kernels.ops.attention.triton.configurations import Configuration
 class Costs(NamedTuple):
     """What the model is made of, of a kernel as it was compiled: microseconds, but for shares."""
 
-    fixed: float = 3.1
-    """Launch, lengths, queries, the first tile, the result. 3.6 was fitted; a kernel that did
-    nothing took 0.7 from the one before to the next, of which one that begins early is given 0.2:
-    arithmetic, no GPU has run it."""
+    fixed: float = 3.6
+    """Launch, lengths, queries, the first tile, the result."""
     reading: float = 1.1
     """What keys and values take, over their time at the device's bandwidth."""
     products: float = 1.84

@@ -25,7 +25,7 @@ LIBRARY = PACKAGE / "libsparrow_ops.so"
 ARCHITECTURES = (80, 90)
 UNFENCED = " unfenced"
 """How kernels are named that must not have a warpgroup's products."""
-_DEPENDENT = re.compile(r"(merge_tiles|draw)<|tree_attention |merge of \d+ x ")
+_DEPENDENT = re.compile(r"(merge_tiles|draw)<|merge of \d+ x ")
 """Those that are launched to begin while the kernel before them is at work."""
 
 

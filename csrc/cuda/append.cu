@@ -10,14 +10,12 @@
 // that turn with them, with all of its loads in flight at once. Query, key and value heads stand
 // side by side in the grid, so that one launch does it all.
 // Bytes: every row read and written once, cos and sin once a head (from L2 after the first);
-// bound by latency at the size of a tree. Attention, which comes next, may begin meanwhile and
-// wait. Relies on nothing about prefix_lens. Rows that 16-byte accesses do not fit go by single
-// elements.
+// bound by latency at the size of a tree.
+// Relies on nothing about prefix_lens. Rows that 16-byte accesses do not fit go by single elements.
 #include <initializer_list>
 
 #include "cuda/append.h"
 #include "cuda/bytes.h"
-#include "cuda/dependent.h"
 #include "cuda/launch.h"
 #include "kernels/attention/append.h"
 
@@ -62,7 +60,6 @@ void add_rows(Width& width, const HeadRows<T>& rows, int64_t batch, int64_t head
 template <int kBytes>
 __global__ void __launch_bounds__(kThreads)
     append_kernel(const AppendCache call, uint32_t pieces_a_row, uint32_t tiles) {
-  let_next_begin();
   using Type = typename Access<kBytes>::Type;
   const uint32_t heads = static_cast<uint32_t>(call.heads);
   const Piece at = piece_of(2 * heads, static_cast<uint32_t>(call.num_rows), pieces_a_row, tiles);
@@ -128,7 +125,6 @@ template <typename Element, typename Angle, int kHalf>
 __global__ void __launch_bounds__(kThreads)
     rotate_append_kernel(const RotateAppend<Element, Angle> call, uint32_t pieces_a_row,
                          uint32_t tiles) {
-  let_next_begin();
   const uint32_t query_heads = static_cast<uint32_t>(call.query_heads);
   const uint32_t heads = static_cast<uint32_t>(call.heads);
   const Piece at =

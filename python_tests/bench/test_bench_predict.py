@@ -44,8 +44,6 @@ MEASURED = (
 
 THEN = plans.Costs(fixed=7.4, reading=1.0, masked=3.0, merge=1.0, merge_bytes=5.5e6, merge_pass=0.9)
 """Of kernels whose programs divided six times before their first copy."""
-LATE = plans.PRESENT._replace(fixed=3.6)
-"""Of the present kernel, begun when the one before it had ended."""
 
 
 def in_whole_runs(
@@ -94,8 +92,7 @@ def test_and_on_an_h100_with_the_merge_that_came_after(nodes: int, us: float) ->
      (8, 512, 8.2), (30, 512, 10.9)],
 )  # fmt: skip
 def test_and_what_the_present_kernels_took_on_an_h200(nodes: int, slots: int, us: float) -> None:
-    call = Call(nodes, (slots,))
-    found = plans.of_configuration(H200, call, *plans.cut(H200, call)[:2], costs=LATE)
+    found = plans.cut(H200, Call(nodes, (slots,)))
     assert found.us == pytest.approx(us, rel=0.05 if slots > 512 else 0.1)
 
 

@@ -125,7 +125,7 @@ def test_memory_that_is_touched_too_early() -> None:
         assert "before the kernel before has ended" in found
 
 
-@pytest.mark.parametrize("name", ["merge_tiles<float>", "tree_attention D64", "merge of 4 x 8"])
+@pytest.mark.parametrize("name", ["merge_tiles<float>", "draw<PlainWeights>", "merge of 4 x 8"])
 def test_a_dependent_kernel_that_never_waits(name: str) -> None:
     careless = Compiled(f"{name} splits", 90, kernel(), 0, 128, False)
     assert careless.hazards() == ["no wait for the kernel before it"]

@@ -62,8 +62,8 @@ def test_who_listens_to_launches_hears_of_kept_ones():
 
 
 @pytest.mark.slow
-def test_kernels_begin_early_where_a_gpu_lets_them():
-    assert asked("early") == [["tree_kernel", "splits_kernel"], []]
+def test_the_merge_begins_early_where_a_gpu_lets_it():
+    assert asked("early") == [["splits_kernel"], []]
 
 
 @pytest.mark.slow

@@ -104,9 +104,9 @@ def test_anchors_around_a_clip_replayed_by_a_graph(visual):
 @pytest.mark.gpu
 @pytest.mark.parametrize("nodes", [1, 8, 30])
 @pytest.mark.parametrize("length", [200, PREFIX])
-def test_kernels_that_begin_early_wait_for_the_one_before(nodes, length):
-    """Layers on layers in one graph: each kernel reads what the one before has just written. The
-    growing scale keeps them from one fixed point, where an old value would be the new one."""
+def test_each_kernel_reads_what_the_one_before_has_written(nodes, length):
+    """Layers on layers in one graph, whose merges begin early. The growing scale keeps them from
+    one fixed point, where an old value would be the new one."""
     generator = torch.Generator("cuda").manual_seed(nodes)
 
     def draw(heads, slots):

@@ -233,12 +233,9 @@ def most_registers(configuration: Configuration, indirect: bool) -> int | None:
     return 255 if indirect and small else None
 
 
-def options(configuration: Configuration, indirect: bool, dependent: bool) -> dict[str, int]:
-    """How the compiler is asked to make a tile; and `dependent`: the kernel may begin while the one
-    before it in its stream is at work, for which it waits itself."""
+def options(configuration: Configuration, indirect: bool) -> dict[str, int]:
+    """How the compiler is asked to make a tile."""
     asked = {"num_warps": configuration.num_warps, "num_stages": configuration.num_stages}
-    if dependent:
-        asked["launch_pdl"] = True
     most = most_registers(configuration, indirect)
     return asked if most is None else asked | {"maxnreg": most}
 

@@ -58,7 +58,6 @@ def splits_kernel(
 ):  # fmt: skip
     if DEPENDENT:
         tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     exists = row < rows
     dims = tl.arange(0, BLOCK_D)

@@ -109,13 +109,11 @@ def tree_kernel(
     PAGE: tl.constexpr,  # slots of a page, 0 without a block table
     KEY_PAGE: tl.constexpr,  # stride of a page of keys
     VALUE_PAGE: tl.constexpr,  # and of values
-    DEPENDENT: tl.constexpr,  # begins while the kernel before is at work, and the merge while it is
+    DEPENDENT: tl.constexpr,  # the merge may be launched while splits are still at work
 ):  # fmt: skip
     place, over = tl.program_id(0).to(tl.uint32), row_tiles.to(tl.uint32)
     split, row_tile = (place // over).to(tl.int32), (place % over).to(tl.int32)
     group, request = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
-    if DEPENDENT:
-        tl.extra.cuda.gdc_wait()
     length = tl.minimum(tl.maximum(tl.load(prefix_lens_ptr + request), 0), N)
     start = length * 0
     if prefix_starts_ptr is not None:
@@ -192,8 +190,9 @@ def tree_kernel(
 
     if DEPENDENT:
         # The merge waits for this whole kernel before it reads; so its programs only take the room
-        # that is free by now. So does this kernel, for the one that writes its keys or, a layer
-        # before, reads the memory of its parts.
+        # that is free by now. What this kernel itself reads, earlier ones wrote (the lengths, K and
+        # V), and the merge of the call before may still read the memory of its parts: it is not
+        # launched early itself, or it would have to wait before its first load.
         tl.extra.cuda.gdc_launch_dependents()
     rows = row_numbers(first_row - zero, BLOCK_M0, BLOCK_M1)
     out_steps, lse_steps = (out_stride_h, out_stride_t), (lse_stride_h, lse_stride_t)

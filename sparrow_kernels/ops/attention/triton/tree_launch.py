@@ -273,7 +273,7 @@ def _arguments(
     kv_heads = key.shape[1]
     if max(batch, kv_heads) > _MOST:
         raise ValueError(f"{batch:,} requests, {kv_heads:,} KV heads: a GPU takes {_MOST:,} a call")
-    group, dependent = heads // kv_heads, device_facts(query.device).dependent_launch
+    group = heads // kv_heads
     row_tiles = -(-nodes * group // configuration.rows)
     lse_strides = (0, 0, 0) if target_lse is None else target_lse.stride()[-3:]
     pages = (0, 0, 0) if block_table is None else (key.shape[2], key.stride(0), value.stride(0))
@@ -293,8 +293,8 @@ def _arguments(
         0, group, (scale > 0) - (scale < 0), head_dim,
         configurations.padded_head_dim(head_dim), configuration.block_m0,
         configuration.block_m1, configuration.block_n,
-        configuration.block_t, *pages, dependent,
+        configuration.block_t, *pages, device_facts(query.device).dependent_launch,
     )  # fmt: skip
     indirect = block_table is not None or key_bias is not None
-    options = configurations.options(configuration, indirect, dependent)
+    options = configurations.options(configuration, indirect)
     return (row_tiles * num_splits, kv_heads, batch), arguments, options
