@@ -172,7 +172,7 @@ int largest_clusters(int shared_bytes) {
   return clusters;
 }
 
-bool has_clusters() { return device_attribute(cudaDevAttrComputeCapabilityMajor) >= 9; }
+bool has_clusters() { return compute_major("accept_tree_residual") >= 9; }
 
 // How a row of `past` groups lies in clusters of a size, and in their blocks.
 struct Layout {

@@ -1,5 +1,4 @@
-// A residual walk whose nodes are tried apart, each by a cluster of its own, and joined by the
-// last.
+// A residual walk whose nodes are tried apart, each by a cluster of its own; the last joins them.
 //
 // Which child a node hands the walk to depends on that node's rows and coins alone. So where there
 // are clusters enough, every node with children is tried at once, and what the walk takes is its

@@ -187,6 +187,25 @@ def test_every_case_has_a_prediction_and_says_what_it_is() -> None:
         assert each["basis"].endswith("predicted, not measured")
 
 
+@pytest.mark.parametrize(
+    ("case", "most_us", "least_percent"),
+    [("tree_attention,model=qwen2.5-vl-7b prefix=25600 T=8 B=1", 24.5, 71),
+     ("tree_attention,model=qwen2.5-vl-7b prefix=25600 T=30 B=1", 34.0, 50),
+     ("tree_attention,model=qwen2.5-vl-7b prefix=25600 T=60 B=1", 61.5, 50),
+     ("commit_tree_,model=qwen2.5-vl-7b prefix=512 T=60 B=1", 5.0, 0),
+     ("accept_tree_residual,vocab=152064 levels=4 refused=3 B=1", 17.0, 0)],
+)  # fmt: skip
+def test_what_is_predicted_for_an_h100(case: str, most_us: float, least_percent: int) -> None:
+    """The first is 75 % by the plan, and residual acceptance 14 us: neither is reached."""
+    (found,) = [
+        each
+        for each in predict.rows()
+        if (f"{each['op']},{each['case']}", each["device"]) == (case, "H100")
+    ]
+    assert (float(found["us_low"]) + float(found["us_high"])) / 2 <= most_us
+    assert int(found["percent_of_floor"]) >= least_percent
+
+
 def test_an_op_that_nothing_is_known_of_is_named() -> None:
     case = registry.cases(Selection("cuda", "quick"), ["tree"])[0]
     object.__setattr__(case, "op", "grow_tree")

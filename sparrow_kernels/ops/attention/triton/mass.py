@@ -42,6 +42,19 @@ _ANY_VALUE = [
 
 
 @triton.jit
+def _load_keys(
+    key_ptr, key_stride, pages, slots, committed,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr,
+):  # fmt: skip
+    """`[n, BLOCK_D]`; those not `committed` (None: all are) are 0, and not read."""
+    found, page_stride = None, 0
+    if pages is not None:
+        found, page_stride = slot_pages(pages, slots, committed), pages[2]
+    ptrs = slot_pointers(key_ptr, slots, key_stride, found, page_stride, PAGE, BLOCK_D)
+    return load_slots(ptrs, committed, D, BLOCK_D)
+
+
+@triton.jit
 def _add_up(queries, keys, committed, highest, total, scale_log2):
     """A tile of slots in a running sum of exponentials, in units of log 2."""
     scores = tl.dot(queries, tl.trans(keys), input_precision="ieee")
@@ -97,20 +110,12 @@ def lse_kernel(
     whole = length // BLOCK_N
     for tile in tl.range(whole * split // num_splits, whole * (split + 1) // num_splits):
         slots = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-        found = None
-        if pages is not None:
-            found = slot_pages(pages, slots, None)
-        ptrs = slot_pointers(key_ptr, slots, key_stride_n, found, key_stride_b, PAGE, BLOCK_D)
-        keys = load_slots(ptrs, None, D, BLOCK_D)
+        keys = _load_keys(key_ptr, key_stride_n, pages, slots, None, D, BLOCK_D, PAGE)
         highest, total = _add_up(queries, keys, None, highest, total, scale_log2)
     if split == 0 and whole * BLOCK_N < length:
         slots = whole * BLOCK_N + tl.arange(0, BLOCK_N)
         committed = slots < length
-        found = None
-        if pages is not None:
-            found = slot_pages(pages, slots, committed)
-        ptrs = slot_pointers(key_ptr, slots, key_stride_n, found, key_stride_b, PAGE, BLOCK_D)
-        keys = load_slots(ptrs, committed, D, BLOCK_D)
+        keys = _load_keys(key_ptr, key_stride_n, pages, slots, committed, D, BLOCK_D, PAGE)
         highest, total = _add_up(queries, keys, committed, highest, total, scale_log2)
     lse_ptr += (place * num_splits + split) * num_rows
     tl.store(lse_ptr + rows, _log2_of(highest, total), mask=exists)
@@ -167,17 +172,14 @@ def mass_kernel(
     length = tl.minimum(tl.maximum(tl.load(prefix_lens_ptr + request), 0), N)
     slots = program % slot_tiles * BLOCK_N + tl.arange(0, BLOCK_N)
     committed = slots < length
-
     key_ptr += group * key_stride_h
-    found = None
+    pages = None
     if block_table_ptr is None:
         key_ptr += request * key_stride_b
     else:
         table = block_table_ptr + request * table_stride_b
         pages = (table, num_pages, key_stride_b, key_stride_b, PAGE)
-        found = slot_pages(pages, slots, committed)
-    ptrs = slot_pointers(key_ptr, slots, key_stride_n, found, key_stride_b, PAGE, BLOCK_D)
-    keys = load_slots(ptrs, committed, D, BLOCK_D)
+    keys = _load_keys(key_ptr, key_stride_n, pages, slots, committed, D, BLOCK_D, PAGE)
 
     place = request * num_groups + group
     query_ptr += place * num_rows * D
